@@ -1,0 +1,50 @@
+# The first target that needs .venv makes it from requirements.txt under constraints.txt: minutes once, nothing later.
+#   PYTHON  the interpreter that .venv is made from (3.10 to 3.13)
+#   VENV    where it lies; one per interpreter: make test PYTHON=python3.12 VENV=.venv-3.12
+#   ARGS    passed on, for example make test ARGS="-k engine"
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python -m
+READY = $(VENV)/ready
+RUFF = $(VENV)/bin/ruff
+
+.PHONY: help app test style quality bench glyphs
+
+help:  ## Print this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1 \2/p' Makefile | awk '{ $$2 = sprintf("%-9s", $$2); print "  " $$0 }'
+
+app: $(READY)  ## Open Inscape in the browser
+	$(RUN) app $(ARGS)
+
+test: $(READY)  ## Run all tests, those in a real browser included
+	$(RUN) pytest $(ARGS)
+
+style: $(RUFF)  ## Format the code and fix what can be fixed
+	$(RUFF) format
+	$(RUFF) check --fix
+
+quality: $(RUFF)  ## Check format and lint, change nothing
+	$(RUFF) check
+	$(RUFF) format --check
+
+bench: $(READY)  ## Run the benchmarks, or those named in ARGS
+	$(RUN) tests.benchmarks $(ARGS)
+
+glyphs: $(READY)  ## Rebuild the embedded checkpoints; goes on where it stopped
+	$(RUN) trainers glyphs $(ARGS)
+
+$(READY): requirements.txt constraints.txt | $(VENV)/bin/pip
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@touch $@
+
+# pip and not python: where Debian's python3-venv is missing, a python is left behind that cannot install anything.
+$(VENV)/bin/pip:
+	@command -v "$(PYTHON)" >/dev/null || { echo "There is no $(PYTHON). Inscape needs Python 3.10 to 3.13:" \
+	  "install one, or name it with PYTHON=/path/to/python"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { echo "Inscape needs Python" \
+	  "3.10 to 3.13, but $(PYTHON) is $$("$(PYTHON)" --version 2>&1). Name another with PYTHON=python3.12"; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(RUFF): $(READY)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet ruff -c constraints.txt
+	@touch $@

@@ -1,0 +1,10 @@
+"""Every test runs offline and on one thread: tiny models lose most of their time to thread hand-over."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
