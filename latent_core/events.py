@@ -1,0 +1,92 @@
+"""What a run emits, in order: one StartEvent, any number of TokenEvent and LatentEvent, one FinishEvent.
+
+Tensors are detached, on the CPU and float32, so that events cross process borders and hold no GPU memory.
+Shape suffixes: D model width, N image tokens of all images, S recorded levels.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+TokenKind = Literal["text", "open", "control", "close"]
+Reason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StartEvent:
+    """The prompt has been read."""
+
+    row: int = 0
+    prompt_tokens: int
+    images: tuple[torch.Tensor, ...]
+    """What the model saw, one uint8 (height, width, 3) per image."""
+    grids: tuple[tuple[int, int], ...]
+    """(rows, columns) of merged image tokens, one per image, in the order of `image_states`."""
+    levels: tuple[int, ...]
+    """Which levels `image_states` holds: 0 is the merger's output, ℓ the state after block ℓ, the last normed."""
+    image_states: torch.Tensor
+    """(S, N, D) states of the image tokens, all images one after the other; S = 0 when recording is off."""
+    seconds: float
+    """Time for the vision tower and the prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenEvent:
+    """A token entered the sequence."""
+
+    row: int = 0
+    position: int
+    """Slot in the sequence, prompt included."""
+    token_id: int
+    text: str = ""
+    """The characters that this token adds (empty while a multi-byte character is incomplete)."""
+    kind: TokenKind = "text"
+    forced: bool = False
+    """The runtime put it there; nothing was sampled."""
+    logprob: float
+    """log p of this token before temperature and truncation; 0 for forced tokens that no distribution offered."""
+    p_open: float
+    """Probability of the opening token at this place, in 0…1; 0 for methods without one."""
+    hidden: torch.Tensor | None = None
+    """(D,) the state that produced this token, after the final norm; None when recording is off."""
+    seconds: float
+    """Time since the previous event of this row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatentEvent:
+    """A continuous embedding was fed back."""
+
+    row: int = 0
+    position: int
+    block: int
+    """0-based number of the block in the run."""
+    index: int
+    """0-based number of the latent in its block."""
+    fed: torch.Tensor | None = None
+    """(D,) the vector that entered the model (after any intervention); None when recording is off."""
+    hidden: torch.Tensor | None = None
+    """(D,) the state that came back, after the final norm."""
+    grid: tuple[int, int] | None = None
+    """(rows, columns) where the block is a parallel grid."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FinishEvent:
+    """The run is over."""
+
+    row: int = 0
+    reason: Reason
+    tokens: int
+    """Generated tokens, markers included."""
+    latents: int
+    blocks: int
+    text_seconds: float
+    latent_seconds: float
+    max_p_open: float
+    """Highest probability that the opening token ever had where the model could have opened a block."""
+
+
+Event = StartEvent | TokenEvent | LatentEvent | FinishEvent

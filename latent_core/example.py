@@ -1,0 +1,39 @@
+"""One question with its reasoning, in the form that every method's collator derives from."""
+
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+Box = tuple[float, float, float, float]
+"""(x0, y0, x1, y1) as shares of the image's width and height, in 0…1, x0 < x1 and y0 < y1."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """One step of reasoning: words, then a visual thought, then what it showed."""
+
+    text: str
+    """Said before the visual thought; may be empty."""
+    observation: str
+    """Said after it, and only possible because of it; may be empty."""
+    image: Image.Image | None = None
+    """The auxiliary image that the thought stands for (Monet, DeepLatent)."""
+    region: Box | None = None
+    """Where on the question image the thought looks (LVR, grounding)."""
+    image_index: int = 0
+    """The question image that `region` lies on."""
+    focus: tuple[Box, ...] = ()
+    """Where `region` spans several separate places, each of them; otherwise empty."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Example:
+    """A question about one or more images, its reasoning steps and its answer."""
+
+    images: tuple[Image.Image, ...]
+    question: str
+    steps: tuple[Step, ...]
+    answer: str
+    name: str
+    """Names the sample in errors and reports, e.g. `find/test/7`."""
+    metadata: dict[str, object] = field(default_factory=dict)

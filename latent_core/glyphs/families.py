@@ -1,0 +1,223 @@
+"""The task families: a random scene, a question about it, the steps to its answer.
+
+Every family draws the answer first, uniformly, and builds a scene around it, so that nothing but the image tells.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from PIL import Image, ImageEnhance
+
+from latent_core.example import Step
+from latent_core.glyphs.scene import (
+    COLOURS,
+    HELD_OUT,
+    JITTER,
+    MARKS,
+    SHAPES,
+    WHITE,
+    Line,
+    Scene,
+    Thing,
+    draw_line,
+    enlarge,
+)
+
+CELLS = [(row, column) for row in range(3) for column in range(3)]
+SEEN = [(colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in HELD_OUT]
+DIRECTIONS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}
+COUNTS = ("0", "1", "2", "3", "4")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A sample before it is drawn."""
+
+    scene: Scene
+    topic: str
+    """What is asked, however it is worded."""
+    question: str
+    answer: str
+    steps: Callable[[Image.Image], tuple[Step, ...]]
+    """Makes the steps, with their auxiliary images, from the rendered scene."""
+
+
+def _thing(rng: Random, pair: tuple[str, str], cell: tuple[int, int], mark: str | None = None) -> Thing:
+    return Thing(
+        *pair,
+        mark or rng.choice(MARKS),
+        *cell,
+        dx=rng.randint(-JITTER, JITTER),
+        dy=rng.randint(-JITTER, JITTER),
+    )
+
+
+def _pairs(rng: Random, count: int, compose: bool) -> list[tuple[str, str]]:
+    """Distinct colour–shape pairs; the first is a held-out one for `compose`."""
+    if not compose:
+        return rng.sample(SEEN, count)
+    return [rng.choice(HELD_OUT), *rng.sample(SEEN, count - 1)]
+
+
+def _sorted(things: list[Thing]) -> tuple[Thing, ...]:
+    return tuple(sorted(things, key=lambda thing: (thing.row, thing.column)))
+
+
+def _look(image: Image.Image, thing: Thing, text: str, observation: str) -> Step:
+    return Step(text=text, observation=observation, image=enlarge(image, thing.box), region=thing.box)
+
+
+def find(rng: Random, compose: bool) -> Draft:
+    """Visual search: one thing is named, its mark is asked."""
+    count = rng.randint(3, 6)
+    answer = rng.choice(MARKS)
+    pairs, cells = _pairs(rng, count, compose), rng.sample(CELLS, count)
+    target = _thing(rng, pairs[0], cells[0], answer)
+    others = [_thing(rng, pair, cell) for pair, cell in zip(pairs[1:], cells[1:], strict=True)]
+    name = f"{target.colour} {target.shape}"
+    question = rng.choice(
+        (
+            f"Which mark is on the {name}?",
+            f"Which mark is on the {name}?",
+            f"What mark does the {name} carry?",
+            f"Find the {name}. What is its mark?",
+        )
+    )
+
+    def steps(image: Image.Image) -> tuple[Step, ...]:
+        seen = f"It is in the {target.place} and its mark is {target.mark}."
+        return (_look(image, target, f"I look for the {name}.", seen),)
+
+    return Draft(Scene(_sorted([target, *others])), name, question, answer, steps)
+
+
+def relate(rng: Random, compose: bool) -> Draft:
+    """Two hops: an anchor is named, the mark on its neighbour is asked."""
+    count = rng.randint(3, 6)
+    answer = rng.choice(MARKS)
+    direction = rng.choice(list(DIRECTIONS))
+    down, right = DIRECTIONS[direction]
+    target_cell = rng.choice([(r, c) for r, c in CELLS if (r - down, c - right) in CELLS])
+    anchor_cell = (target_cell[0] - down, target_cell[1] - right)
+    cells = rng.sample([cell for cell in CELLS if cell not in (target_cell, anchor_cell)], count - 2)
+    pairs = _pairs(rng, count, compose)
+    target = _thing(rng, pairs[0], target_cell, answer)
+    anchor = _thing(rng, pairs[1], anchor_cell)
+    others = [_thing(rng, pair, cell) for pair, cell in zip(pairs[2:], cells, strict=True)]
+    name = f"{anchor.colour} {anchor.shape}"
+    question = rng.choice(
+        (
+            f"Which mark is on the shape directly {direction} the {name}?",
+            f"Which mark is on the shape directly {direction} the {name}?",
+            f"What mark does the shape directly {direction} the {name} carry?",
+        )
+    )
+
+    def steps(image: Image.Image) -> tuple[Step, ...]:
+        found = f"The {target.colour} {target.shape} in the {target.place} has the mark {target.mark}."
+        return (
+            _look(image, anchor, f"I look for the {name}.", f"It is in the {anchor.place}."),
+            _look(image, target, f"I look directly {direction} it.", found),
+        )
+
+    return Draft(Scene(_sorted([target, anchor, *others])), f"{direction} {name}", question, answer, steps)
+
+
+def count(rng: Random, compose: bool) -> Draft:
+    """Counting: how many things have a colour."""
+    answer = rng.randint(1 if compose else 0, 4)
+    total = rng.randint(max(3, answer), 6)
+    held_out = rng.choice(HELD_OUT)
+    colour = held_out[0] if compose else rng.choice(list(COLOURS))
+    cells = rng.sample(CELLS, total)
+    pairs = [rng.choice([pair for pair in SEEN if pair[0] == colour]) for _ in range(answer)]
+    if compose:
+        pairs[0] = held_out
+    pairs += [rng.choice([pair for pair in SEEN if pair[0] != colour]) for _ in range(total - answer)]
+    things = _sorted([_thing(rng, pair, cell) for pair, cell in zip(pairs, cells, strict=True)])
+    matching = tuple(thing for thing in things if thing.colour == colour)
+    question = rng.choice(
+        (
+            f"How many shapes are {colour}?",
+            f"How many shapes are {colour}?",
+            f"How many {colour} shapes are there?",
+            f"Count the {colour} shapes.",
+        )
+    )
+
+    def steps(image: Image.Image) -> tuple[Step, ...]:
+        boxes = tuple(thing.box for thing in matching)
+        region = None
+        if boxes:
+            lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+            region = (min(lefts), min(tops), max(rights), max(bottoms))
+        places = ", ".join(thing.place for thing in matching) or "nowhere"
+        return (
+            Step(
+                text=f"I look for the {colour} shapes.",
+                observation=f"I see {colour} shapes: {places}.",
+                image=Scene(matching).render(),
+                region=region,
+                focus=boxes,
+            ),
+        )
+
+    return Draft(Scene(things), colour, question, str(answer), steps)
+
+
+def trace(rng: Random, compose: bool) -> Draft:
+    """Visual synthesis: two lines wind from the left to two of three ends; one is to be followed."""
+    marks = rng.sample(MARKS, 5)
+    starts = rng.sample(range(3), 2)
+    ends = rng.sample(range(3), 3)
+    vias = rng.sample(range(3), 2)
+    pairs = _pairs(rng, 5, compose)
+    left = [_thing(rng, pair, (row, 0), mark) for pair, row, mark in zip(pairs[3:], starts, marks[3:], strict=True)]
+    right = [_thing(rng, pair, (row, 2), mark) for pair, row, mark in zip(pairs[:3], ends, marks[:3], strict=True)]
+    lines = tuple(Line(start, end, via) for start, end, via in zip(left, right, vias, strict=False))
+    asked = lines[0]
+    start = asked.start.mark
+    question = rng.choice(
+        (
+            f"Which mark does the line from the {start} reach?",
+            f"Which mark does the line from the {start} reach?",
+            f"Follow the line from the {start}. Which mark is at its end?",
+        )
+    )
+
+    def steps(image: Image.Image) -> tuple[Step, ...]:
+        highlighted = ImageEnhance.Brightness(image).enhance(0.35)
+        draw_line(highlighted, asked, WHITE)
+        via = ("upper middle", "centre", "lower middle")[asked.via_row]
+        return (
+            Step(
+                text=f"I follow the line from the {start}.",
+                observation=f"It goes from the {asked.start.place} by the {via} to the {asked.end.place}, to the "
+                f"mark {asked.end.mark}.",
+                image=highlighted,
+                region=asked.box,
+            ),
+        )
+
+    # the order of drawing must not tell which line is asked about
+    drawn = tuple(sorted(lines, key=lambda line: line.start.row))
+    return Draft(Scene(_sorted([*left, *right]), drawn), start, question, asked.end.mark, steps)
+
+
+def listing(rng: Random, compose: bool) -> Draft:
+    """Captions, for pre-training: everything on the board in reading order."""
+    total = rng.randint(3, 6)
+    pairs, cells = _pairs(rng, total, compose), rng.sample(CELLS, total)
+    things = _sorted([_thing(rng, pair, cell) for pair, cell in zip(pairs, cells, strict=True)])
+    lines = [f"{thing.place}: {thing.colour} {thing.shape}, {thing.mark}" for thing in things]
+    return Draft(Scene(things), "list", "List all shapes.", "; ".join(lines) + ".", lambda image: ())
+
+
+BUILDERS: dict[str, Callable[[Random, bool], Draft]] = {
+    "find": find,
+    "relate": relate,
+    "count": count,
+    "trace": trace,
+    "list": listing,
+}
