@@ -1,0 +1,150 @@
+"""Who may attend to whom, as data: every slot has a kind, a rule says which kinds see which.
+
+`attend` is the only place where a mask comes from; decoding, unrolling, splicing and replay all call it. `attention`
+is the attention function of every Backbone: `sdpa`, and when a `Recorder` is passed down as a keyword it also keeps
+the weights of the layers asked for.
+
+Shapes: B rows, Q queries, S slots, H heads, D head width.
+"""
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from latent_core.settings import Rule
+
+PAD, PROMPT, IMAGE, AUX, OPEN, CONTROL, LATENT, SEALED, CLOSE, TEXT, AFTER = range(11)
+"""Kinds of slots. TEXT is response text before any block has closed, AFTER response text since the first closing
+token. SEALED slots exist under the rule `sealed` only: a block's vectors, fed once more at its close.
+Kinds that belong to a block (or an auxiliary image) carry its number, see `numbered`."""
+
+_CLASSES = 16
+_RULES: tuple[Rule, ...] = get_args(Rule)
+
+
+def numbered(kind: int, number: int) -> int:
+    """The kind of a slot of block (or auxiliary image) `number`, e.g. numbered(LATENT, 2)."""
+    return kind + _CLASSES * number
+
+
+def kind_class(kinds: torch.Tensor | int) -> torch.Tensor | int:
+    """PAD … AFTER without the block's number; one kind or a tensor of any shape."""
+    return kinds & (_CLASSES - 1)
+
+
+def _allowed() -> torch.Tensor:
+    """(rules, query kind, key kind) bool."""
+    table = torch.zeros(len(_RULES), _CLASSES, _CLASSES, dtype=torch.bool)
+    table[:, PROMPT:, PROMPT:] = True
+    table[:, PAD, PAD] = True  # a row that sees nothing would be NaN
+    reads = {
+        "no_image": {PROMPT, OPEN, CONTROL, LATENT, CLOSE, TEXT, AFTER},
+        "latents_only": {LATENT, CLOSE, AFTER},
+        "sealed": {SEALED, CLOSE, AFTER},
+    }
+    for rule, kinds in reads.items():
+        for text in (CLOSE, AFTER):
+            table[_RULES.index(rule), text] = False
+            table[_RULES.index(rule), text, list(kinds)] = True
+    table[:, SEALED] = False
+    table[:, SEALED, SEALED] = True
+    return table
+
+
+_ALLOWED = _allowed()
+
+
+def tables(rules: Sequence[Rule], device: torch.device | str = "cpu") -> torch.Tensor:
+    """(B, kinds, kinds) bool: each row's rule as a table from query kind and key kind to "may attend"."""
+    return _ALLOWED[[_RULES.index(rule) for rule in rules]].to(device)
+
+
+def attend(kinds: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """(B, Q, S) bool, True where a query may attend: to slots up to its own whose kind its rule allows.
+
+    `everything`      plain causal.
+    `no_image`        text since the first closing token does not see images.
+    `latents_only`    it sees latents, closing tokens and itself; nothing that has looked at the prompt or the image.
+    `sealed`          as before, but in place of the latents (whose cached keys have seen the image) their sealed
+                      copies, which see only sealed copies.
+    Opening, control and latent slots see everything before them under every rule. No slot sees padding.
+
+    kinds (B, S) of all slots, rules from `tables`, slots (B, Q) of the queries.
+    """
+    classes = kind_class(kinds)
+    rows = torch.arange(len(kinds), device=kinds.device)[:, None]
+    may = rules[rows, classes.gather(1, slots)]  # (B, Q, kinds)
+    seen = may.gather(2, classes[:, None].expand(-1, slots.shape[1], -1))
+    return seen & (torch.arange(kinds.shape[1], device=kinds.device) <= slots[..., None])
+
+
+class Recorder:
+    """Attention weights of the layers asked for, kept by the caller, never by a module.
+
+    `maps[(row, position)]` is (layers, H, S) float32 on the CPU: the weights over all slots of the token or latent
+    that entered at `position`, in a block of parallel latents of the last one. Slots and positions differ only under
+    `sealed`.
+    """
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        """`layers`: decoder blocks, 0-based."""
+        self.layers = tuple(sorted(layers))
+        self.maps: dict[tuple[int, int], torch.Tensor] = {}
+        self._now: list[torch.Tensor] = []
+
+    def see(
+        self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, watch: torch.Tensor
+    ) -> None:
+        """Recomputes softmax(q·kᵀ) for query watch[b] of each row; query (B, H, Q, D), key (B, heads of keys, S, D)."""
+        rows = torch.arange(len(query), device=query.device)
+        key = repeat_kv(key, query.shape[1] // key.shape[1]).float()
+        scores = torch.einsum("bhd,bhsd->bhs", query[rows, :, watch].float(), key) * scaling
+        if mask is None:  # causal: the last query sees all
+            ends = watch + key.shape[2] - query.shape[2]
+            seen = (torch.arange(key.shape[2], device=key.device) <= ends[:, None])[:, None]
+        else:
+            seen = mask[rows, :, watch]
+        self._now.append(scores.masked_fill(~seen, float("-inf")).softmax(-1))
+
+    def take(self) -> torch.Tensor:
+        """(B, layers, H, S) weights since the last call."""
+        now, self._now = torch.stack(self._now, 1), []
+        return now
+
+
+IMPLEMENTATION = "inscape"
+"""Name under which `attention` stands in transformers' register of attention functions."""
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    recorder: Recorder | None = None,
+    watch: torch.Tensor | None = None,
+    **keywords,
+) -> tuple[torch.Tensor, None]:
+    """transformers' sdpa attention; shows queries and keys to the recorder, if one is passed."""
+    if recorder is not None and module.layer_idx in recorder.layers:
+        recorder.see(query, key, attention_mask, keywords["scaling"], watch)
+    if query.shape[2] > 1:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **keywords)
+    # One query: the heads that share a key are its queries, so that nothing is repeated. The same kernel gets there
+    # through transformers' function too, at twice the cost of the whole call on a small model.
+    rows, heads, _, width = query.shape
+    packed = query.view(rows, key.shape[1], heads // key.shape[1], width)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        packed, key, value, attn_mask=attention_mask, scale=keywords["scaling"]
+    )
+    return out.reshape(rows, 1, heads, width), None
+
+
+AttentionInterface.register(IMPLEMENTATION, attention)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)  # without it transformers drops padding silently

@@ -1,0 +1,132 @@
+"""Keys and values of the slots so far. Every row has its own length; every slot keeps its kind.
+
+`Cache` preallocates and writes in place: for decoding. `GradientCache` concatenates, so that autograd keeps every
+version: for unrolling. transformers' attention layers call `update`; nobody else needs to know which one it is.
+
+Both pad a feed on the right where rows feed different numbers of vectors. In `Cache` the padding lands beyond the
+row's end, where causality hides it until the row's next feed overwrites it; `GradientCache` keeps it as PAD slots.
+
+Shapes: B rows, H heads of keys, N vectors fed at once, S slots, D head width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+
+class Cache:
+    """In-place storage for decoding; grows by doubling."""
+
+    def __init__(self, layers: int, rows: int, heads: int, width: int, capacity: int, like: torch.Tensor) -> None:
+        """`capacity` slots for `rows` rows at once; device and dtype are those of `like`."""
+        # zeros, not empty: a masked slot has weight 0, but 0 · NaN is NaN
+        self.keys = [like.new_zeros(rows, heads, capacity, width) for _ in range(layers)]
+        self.values = [like.new_zeros(rows, heads, capacity, width) for _ in range(layers)]
+        self.kinds = torch.zeros(rows, capacity, dtype=torch.long, device=like.device)
+        self.lengths = [0] * rows
+        """Slots filled, per row."""
+        self.width = 0
+        """Slots in view: the longest row, the feed in progress included."""
+        self.gapless = True
+        """Whether all rows in view end at the same slot, so that none sees another's padding."""
+        self._rows = torch.arange(rows, device=like.device)[:, None]
+        self._start: int | None = 0
+        self.slots: torch.Tensor | None = None
+
+    def begin(self, kinds: torch.Tensor, counts: Sequence[int]) -> None:
+        """Makes room for a feed of kinds (B, N), of which row b uses the first counts[b]."""
+        size = kinds.shape[1]
+        self.width = max(self.lengths) + size
+        self._reserve(self.width)
+        level = len(set(self.lengths)) == 1
+        self.gapless = level and min(counts) == size
+        if level:
+            self._start = self.lengths[0]
+            self.slots = None
+            self.kinds[:, self._start : self.width] = kinds
+        else:
+            self._start = None
+            starts = torch.tensor(self.lengths, device=kinds.device)[:, None]
+            self.slots = starts + torch.arange(size, device=kinds.device)
+            self.kinds[self._rows, self.slots] = kinds
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+
+    def query_slots(self) -> torch.Tensor:
+        """(B, N) slots of the feed in progress."""
+        if self.slots is not None:
+            return self.slots
+        return torch.arange(self._start, self.width, device=self.kinds.device).expand(len(self.kinds), -1)
+
+    def all_kinds(self) -> torch.Tensor:
+        """(B, S) kinds of the slots in view."""
+        return self.kinds[:, : self.width]
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes keys and values (B, H, N, D) of the feed in progress; returns all in view (B, H, S, D)."""
+        all_keys, all_values = self.keys[layer], self.values[layer]
+        if self._start is not None:
+            all_keys[:, :, self._start : self.width] = keys
+            all_values[:, :, self._start : self.width] = values
+        else:
+            all_keys[self._rows, :, self.slots] = keys.transpose(1, 2)
+            all_values[self._rows, :, self.slots] = values.transpose(1, 2)
+        return all_keys[:, :, : self.width], all_values[:, :, : self.width]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forgets all other rows, so that finished ones cost nothing."""
+        index = torch.tensor(rows, device=self.kinds.device)
+        self.keys = [keys.index_select(0, index) for keys in self.keys]
+        self.values = [values.index_select(0, index) for values in self.values]
+        self.kinds = self.kinds.index_select(0, index)
+        self.lengths = [self.lengths[row] for row in rows]
+        self._rows = self._rows[: len(rows)]
+
+    def _reserve(self, width: int) -> None:
+        have = self.kinds.shape[1]
+        if width <= have:
+            return
+        extra = max(width, 2 * have) - have
+        self.keys = [torch.nn.functional.pad(keys, (0, 0, 0, extra)) for keys in self.keys]
+        self.values = [torch.nn.functional.pad(values, (0, 0, 0, extra)) for values in self.values]
+        self.kinds = torch.nn.functional.pad(self.kinds, (0, extra))
+
+
+class GradientCache:
+    """Out-of-place storage for unrolling: rows share columns, and a row that feeds less than others keeps PAD slots."""
+
+    def __init__(self, layers: int, rows: int, device: torch.device) -> None:
+        self.keys: list[torch.Tensor | None] = [None] * layers
+        self.values: list[torch.Tensor | None] = [None] * layers
+        self.kinds = torch.zeros(rows, 0, dtype=torch.long, device=device)
+        self.lengths = [0] * rows
+        self.gapless = True
+        """Whether there are no PAD slots."""
+        self._start = 0
+
+    def begin(self, kinds: torch.Tensor, counts: Sequence[int]) -> None:
+        """Appends a feed of kinds (B, N), of which row b uses the first counts[b]."""
+        self._start = self.kinds.shape[1]
+        self.kinds = torch.cat([self.kinds, kinds], 1)
+        self.lengths = [self.kinds.shape[1]] * len(kinds)
+        self.gapless = self.gapless and min(counts) == kinds.shape[1]
+
+    def query_slots(self) -> torch.Tensor:
+        """(B, N) slots of the feed in progress."""
+        end = self.kinds.shape[1]
+        return torch.arange(self._start, end, device=self.kinds.device).expand(len(self.kinds), -1)
+
+    def all_kinds(self) -> torch.Tensor:
+        """(B, S) kinds of all slots."""
+        return self.kinds
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Appends keys and values (B, H, N, D) of the feed in progress; returns all (B, H, S, D)."""
+        if self._start > 0:
+            keys = torch.cat([self.keys[layer], keys], 2)
+            values = torch.cat([self.values[layer], values], 2)
+        self.keys[layer], self.values[layer] = keys, values
+        return keys, values

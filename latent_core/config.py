@@ -1,0 +1,100 @@
+"""method.json: what a checkpoint folder says about itself beyond the backbone's own config.json."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from latent_core.settings import MAX_LATENTS, Rule, Settings, check
+
+FORMAT_VERSION = 1
+
+Convention = Literal["start_fed", "start_overwritten"]
+"""start_fed: the opening token keeps its embedding, its output state is latent 1. start_overwritten: the state that
+produced the opening token replaces that token's embedding (Monet's released inference code)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentRange:
+    """K, latents per block."""
+
+    default: int = 8
+    min: int = 0
+    max: int = 16
+
+    def __post_init__(self) -> None:
+        check(
+            0 <= self.min <= self.default <= self.max <= MAX_LATENTS,
+            f"latents: min {self.min}, default {self.default}, max {self.max}; "
+            f"0 ≤ min ≤ default ≤ max ≤ {MAX_LATENTS} is needed.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """Defaults of decoding; the fields mean what they mean in Settings."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        Settings(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PixelLimits:
+    """Pixels per image after resizing; None keeps the image processor's own limit."""
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [pixels for pixels in (self.min_pixels, self.max_pixels) if pixels is not None]
+        check(
+            all(pixels > 0 for pixels in given) and given == sorted(given),
+            f"image: min_pixels {self.min_pixels}, max_pixels {self.max_pixels}; 0 < min ≤ max is needed.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodConfig:
+    """How a checkpoint thinks, asks and samples."""
+
+    format_version: int = FORMAT_VERSION
+    method: str
+    """A key of METHODS."""
+    open_token: str | None = None
+    """Opens a latent block; None for methods without latents."""
+    close_token: str | None = None
+    """Closes it; forced by the runtime."""
+    pad_token: str | None = None
+    """Stands for a latent where only ids are written down (labels, published data); never fed."""
+    convention: Convention = "start_fed"
+    rule: Rule = "everything"
+    """The attention rule that the checkpoint was trained under."""
+    latents: LatentRange = field(default_factory=LatentRange)
+    system: str | None = None
+    """System prompt; None is the chat template's own."""
+    sampling: Sampling = field(default_factory=Sampling)
+    image: PixelLimits = field(default_factory=PixelLimits)
+    world: Literal["glyphs"] | None = None
+    """The micro-world outside of which the checkpoint's answers mean nothing; None for the real world."""
+    provenance: dict[str, object] = field(default_factory=dict)
+    """Recipe, data, package versions, commit: for readers, not interpreted."""
+
+    def __post_init__(self) -> None:
+        check(
+            self.format_version == FORMAT_VERSION,
+            f"format_version is {self.format_version}; this program reads version {FORMAT_VERSION}.",
+        )
+        check(
+            (self.open_token is None) == (self.close_token is None),
+            f"open_token is {self.open_token}, close_token {self.close_token}; give both or neither.",
+        )

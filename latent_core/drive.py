@@ -1,0 +1,162 @@
+"""A row's life as a coroutine: the one place where latents enter the model, in decoding and in training alike.
+
+`drive` alternates words and blocks. Where the words come from differs: `Sampled` asks for each one (decoding),
+`Forced` knows them (training, replay) and feeds each stretch up to the next opening token in one forward. The block
+between them, its interventions, its sealing and its closing token are the same code.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+
+from latent_core.attention import AFTER, CLOSE, CONTROL, LATENT, OPEN, SEALED, TEXT, numbered
+from latent_core.events import Reason
+from latent_core.feed import Context, Feed, Sample
+from latent_core.methods.base import LatentMethod
+from latent_core.settings import Rule, Settings
+
+Run = Generator[Feed | Sample, torch.Tensor | int, Reason]
+"""Yields a Feed and receives its states, or yields a Sample and receives an id; returns why it ended."""
+Intervention = Callable[[Feed], Feed]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Forced text."""
+
+    ids: tuple[int, ...]
+    learn: bool = True
+    """Whether these ids are labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of `latents` latents; brings its own opening and closing token."""
+
+    latents: int
+    learn: bool = True
+    """Whether the opening token is a label (the closing one never is)."""
+
+
+Segment = Tokens | Block
+
+
+class Words(Protocol):
+    """Where text comes from."""
+
+    room: int
+    """Tokens and latents that may still come."""
+
+    def write(self, first: Feed, blocks: int) -> Generator[Feed | Sample, torch.Tensor | int, Context | Reason]:
+        """Feeds `first` and then text until block number `blocks` opens; why the run ended, if none does."""
+
+
+class Sampled:
+    """Words that the model chooses, one by one."""
+
+    def __init__(self, method: LatentMethod, settings: Settings, eos_ids: frozenset[int]) -> None:
+        self.method, self.settings, self.eos_ids = method, settings, eos_ids
+        self.room = settings.max_new_tokens
+
+    def write(self, first: Feed, blocks: int) -> Generator[Feed | Sample, torch.Tensor | int, Context | Reason]:
+        """See Words."""
+        method, settings = self.method, self.settings
+        may_open = method.has_latents and settings.mode != "text" and blocks < settings.max_blocks
+        force = method.open_id if may_open and settings.mode == "forced" and blocks == 0 else None
+        states = yield first
+        while self.room > 0:
+            token = yield Sample(states[-1:], may_open, force)
+            self.room -= 1
+            if token in self.eos_ids:
+                return "stop"
+            if token == method.open_id:
+                latents = 0 if settings.mode == "markers" else settings.latents
+                if not method.overwrites_start(latents) and self.room > 0:
+                    states = yield Feed(then=(token,), kinds=(numbered(OPEN, blocks),), block=blocks)
+                return Context(states[-1:], latents)
+            if self.room > 0:
+                states = yield Feed(then=(token,), kinds=(TEXT if blocks == 0 else AFTER,))
+        return "length"
+
+
+class Forced:
+    """Words that are given; a stretch up to the next opening token is one feed."""
+
+    room = 2**62
+
+    def __init__(self, method: LatentMethod, segments: Sequence[Segment]) -> None:
+        self.method = method
+        self._segments = iter(segments)
+
+    def write(self, first: Feed, blocks: int) -> Generator[Feed | Sample, torch.Tensor | int, Context | Reason]:
+        """See Words."""
+        ids: list[int] = []
+        kinds: list[int] = []
+        latents = None
+        for segment in self._segments:
+            if isinstance(segment, Block):
+                latents = segment.latents
+                break
+            ids += segment.ids
+            kinds += [TEXT if blocks == 0 else AFTER] * len(segment.ids)
+        if latents is not None and not self.method.overwrites_start(latents):
+            ids.append(self.method.open_id)
+            kinds.append(numbered(OPEN, blocks))
+        states = yield replace(first, then=(*first.then, *ids), kinds=(*first.kinds, *kinds))
+        return "stop" if latents is None else Context(states[-1:], latents)
+
+
+def drive(
+    method: LatentMethod,
+    prompt: Feed,
+    words: Words,
+    rule: Rule,
+    *,
+    intervene: Intervention | None = None,
+    detach_feedback: bool = False,
+) -> Run:
+    """Prompt, words, block, words, …
+
+    `intervene` sees every latent feed and may replace its vectors. `detach_feedback` cuts the gradient at what is fed
+    (not the one through the cache).
+    """
+    feed, blocks = prompt, 0
+    while True:
+        start = yield from words.write(feed, blocks)
+        if not isinstance(start, Context):
+            return start
+        think, states, fed, index = method.block(start), None, [], 0
+        while True:
+            try:
+                feed = think.send(states)
+            except StopIteration:
+                break
+            size = feed.size
+            if words.room < size:
+                return "length"
+            words.room -= size
+            kind = numbered(LATENT if feed.is_latent else CONTROL, blocks)
+            feed.kinds, feed.block, feed.index, feed.num_latents = (kind,) * size, blocks, index, start.num_latents
+            if detach_feedback:
+                feed.embeds = feed.embeds.detach()
+            if feed.is_latent:
+                if intervene is not None:
+                    feed = intervene(feed)
+                fed.append(feed.embeds)
+                index += size
+            states = yield feed
+        if words.room == 0:
+            return "length"
+        words.room -= 1
+        feed = closing(method, fed if rule == "sealed" else [], blocks)
+        blocks += 1
+
+
+def closing(method: LatentMethod, sealed: list[torch.Tensor], block: int) -> Feed:
+    """The closing token, behind the block's vectors once more where they are to be sealed."""
+    vectors = torch.cat(sealed) if sealed else None
+    count = 0 if vectors is None else len(vectors)
+    kinds = (numbered(SEALED, block),) * count + (numbered(CLOSE, block),)
+    return Feed(vectors, (method.close_id,), kinds=kinds, block=block, echo=count)

@@ -1,0 +1,324 @@
+"""The one decode loop, for one row or many: rows advance in lockstep, a forward per tick, and events come out.
+
+Every tick collects each row's next feed, runs one forward, hands the states back, and samples for all rows that ask
+for a token. What the host needs to know (chosen ids, their probabilities, recorded vectors) crosses over in one copy
+per tick. A row of a batch gives what it gives alone. Closing the generator cancels the run.
+
+Shapes: B rows still running, R rows that sample, D model width, V vocabulary.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from latent_core.attention import CLOSE, Recorder, kind_class
+from latent_core.backbone import Backbone
+from latent_core.drive import Intervention, Run, Sampled, drive
+from latent_core.events import Event, FinishEvent, LatentEvent, Reason, StartEvent, TokenEvent
+from latent_core.feed import Feed, Sample
+from latent_core.lockstep import Lockstep, prompt_feeds, split
+from latent_core.methods.base import LatentMethod
+from latent_core.processor import Prompt
+from latent_core.sampling import Dice, choose
+from latent_core.settings import Settings
+
+Sampler = Callable[[int, torch.Tensor], int]
+"""(row, logits (V,) with banned ids at −inf) → id; takes the place of sampling, e.g. a script in tests."""
+
+_FIRST_SLOTS = 128
+"""Slots reserved beyond the prompt; the cache doubles when they are full."""
+
+
+def decode(
+    backbone: Backbone,
+    method: LatentMethod,
+    prompts: Sequence[Prompt],
+    settings: Sequence[Settings],
+    *,
+    intervene: Sequence[Intervention | None] | None = None,
+    record: bool = True,
+    levels: Sequence[int] | None = None,
+    sampler: Sampler | None = None,
+    record_attention: Recorder | None = None,
+) -> Iterator[Event]:
+    """Runs all rows to their end; events of different rows come interleaved, `text` empty.
+
+    intervene: per row, a function from feed to feed, see interventions.py. record: whether events carry vectors;
+    without it no hidden state leaves the device. levels: of the image tokens' states in StartEvent, by default all.
+    Raises ValueError for prompts whose image tokens do not match their images.
+    """
+    batch = _Batch(backbone, method, record, sampler, record_attention)
+    wanted = range(backbone.num_layers + 1) if levels is None else levels
+    yield from batch.start(prompts, settings, intervene or [None] * len(prompts), tuple(wanted) if record else ())
+    while batch.rows:
+        yield from batch.tick()
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One run in progress."""
+
+    number: int
+    prompt: Prompt
+    run: Run
+    dice: Dice
+    position: int = 0
+    """Next place in the sequence (sealed copies take none)."""
+    request: Feed | Sample | None = None
+    """What the coroutine asks for; None at its end."""
+    reason: Reason = "stop"
+    clock: float = 0.0
+    hidden: torch.Tensor | None = None
+    """(D,) on the host: the state that produces the next token; None when not recording."""
+    tokens: int = 0
+    latents: int = 0
+    blocks: int = 0
+    text_seconds: float = 0.0
+    latent_seconds: float = 0.0
+    max_p_open: float = 0.0
+
+    def answer(self, value: torch.Tensor | int | None) -> None:
+        """Hands the answer to the coroutine and takes its next request."""
+        try:
+            self.request = self.run.send(value)
+        except StopIteration as end:
+            self.request, self.reason = None, end.value
+
+    def lap(self, now: float) -> float:
+        """Seconds since this row's previous event."""
+        seconds, self.clock = now - self.clock, now
+        return seconds
+
+    def finish(self) -> FinishEvent:
+        """The last event."""
+        return FinishEvent(
+            row=self.number,
+            reason=self.reason,
+            tokens=self.tokens,
+            latents=self.latents,
+            blocks=self.blocks,
+            text_seconds=self.text_seconds,
+            latent_seconds=self.latent_seconds,
+            max_p_open=self.max_p_open,
+        )
+
+
+class _Batch:
+    """The rows still running and the forward that they share."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: LatentMethod,
+        record: bool,
+        sampler: Sampler | None,
+        recorder: Recorder | None,
+    ) -> None:
+        self.backbone, self.method, self.record = backbone, method, record
+        self.sampler, self.recorder = sampler, recorder
+        self.rows: list[_Row] = []
+        self._biases: dict[tuple[bool, int | None], torch.Tensor] = {}
+
+    def start(
+        self,
+        prompts: Sequence[Prompt],
+        settings: Sequence[Settings],
+        intervene: Sequence[Intervention | None],
+        levels: tuple[int, ...],
+    ) -> list[Event]:
+        """Reads the prompts: one start event per row, then what the first tick gives."""
+        began = time.perf_counter()
+        backbone, method = self.backbone, self.method
+        rules = [s.rule or method.config.rule for s in settings]
+        with torch.inference_mode():
+            for number, (prompt, feed) in enumerate(zip(prompts, prompt_feeds(backbone, prompts), strict=True)):
+                words = Sampled(method, settings[number], backbone.eos_ids)
+                run = drive(method, feed, words, rules[number], intervene=intervene[number])
+                dice = Dice(settings[number], prompt.input_ids, backbone.vocabulary, backbone.device)
+                row = _Row(number, prompt, run, dice, clock=began)
+                row.answer(None)
+                self.rows.append(row)
+            longest = max(row.request.size for row in self.rows)
+            cache = backbone.new_cache(len(prompts), longest + _FIRST_SLOTS)
+            self.lockstep = Lockstep(backbone, cache, rules)
+        return self.tick(levels, prefill=True)
+
+    def tick(self, levels: tuple[int, ...] = (), *, prefill: bool = False) -> list[Event]:
+        """One forward for all rows, and the events that come of it."""
+        began = time.perf_counter()
+        rows, feeds = self.rows, [row.request for row in self.rows]
+        with torch.inference_mode():
+            states, kept = self.lockstep.feed(feeds, levels=levels, recorder=self.recorder)
+            states = split(states, feeds)
+            for row, state in zip(rows, states, strict=True):
+                row.answer(state)
+            asking = [row for row in rows if isinstance(row.request, Sample)]
+            choices = self._sample(asking) if asking else None
+            vectors, choices = self._to_host(feeds, states, choices)
+        now = time.perf_counter()
+
+        events: list[Event] = []
+        if prefill:
+            events += [self._start_event(i, row, levels, kept, row.lap(now)) for i, row in enumerate(rows)]
+        for row, feed, vector in zip(rows, feeds, vectors, strict=True):
+            if not prefill:
+                if feed.embeds is None:
+                    row.text_seconds += now - began
+                else:
+                    row.latent_seconds += now - began
+            events += self._entered(row, feed, vector, now)
+        if self.recorder is not None:
+            self._keep_attention(feeds)
+        if choices is not None:
+            for row, choice in zip(asking, choices, strict=True):
+                events.append(self._chosen(row, choice, now))
+        events += [self._closed(row, now) for row in rows if _closes(row.request)]
+        events += [row.finish() for row in rows if row.request is None]
+        running = [index for index, row in enumerate(rows) if row.request is not None]
+        if len(running) < len(rows):
+            self.rows = [rows[index] for index in running]
+            if running:
+                with torch.inference_mode():
+                    self.lockstep.keep(running)
+        return events
+
+    def _sample(self, rows: Sequence[_Row]) -> torch.Tensor:
+        """(R, 3): id, its log-probability and the opening token's probability, before all bans and truncation."""
+        logits = self.backbone.logits(torch.cat([row.request.state for row in rows])).float()
+        logprobs = logits.log_softmax(-1)
+        logits = logits + torch.stack([self._bias(row.request) for row in rows])
+        if self.sampler is None:
+            ids = choose(logits, [row.dice for row in rows])
+        else:
+            scripted = [self.sampler(row.number, scores) for row, scores in zip(rows, logits, strict=True)]
+            ids = torch.tensor(scripted, device=logits.device)
+        chosen = logprobs.gather(1, ids[:, None])[:, 0]
+        opening = logprobs[:, self.method.open_id].exp() if self.method.has_latents else torch.zeros_like(chosen)
+        return torch.stack([ids.float(), chosen, opening], 1)
+
+    def _bias(self, request: Sample) -> torch.Tensor:
+        """(V,) 0 where an id may be chosen, −inf where not."""
+        key = (request.may_open, request.force)
+        if key not in self._biases:
+            bias = torch.zeros(self.backbone.vocabulary, device=self.backbone.device)
+            bias[list(self.method.banned(request.may_open))] = float("-inf")
+            if request.force is not None:
+                bias[:] = float("-inf")
+                bias[request.force] = 0
+            self._biases[key] = bias
+        return self._biases[key]
+
+    def _to_host(
+        self, feeds: Sequence[Feed], states: Sequence[torch.Tensor], choices: torch.Tensor | None
+    ) -> tuple[list[torch.Tensor | None], list[list[float]] | None]:
+        """Everything the host needs of this tick, in one copy.
+
+        Per row (1 or 2N, D): its last state, or all latents fed and all their states; and the choices.
+        """
+        parts: list[torch.Tensor] = []
+        if self.record:
+            for feed, state in zip(feeds, states, strict=True):
+                parts.append(torch.cat([feed.embeds, state]) if _is_thought(feed) else state[-1:])
+        sizes = [len(part) for part in parts]
+        if choices is not None:
+            parts.append(choices)
+        if not parts:
+            return [None] * len(feeds), None
+        flat = torch.cat([part.flatten().float() for part in parts]).cpu()
+        split = flat.split([part.numel() for part in parts])
+        vectors = [part.view(size, -1) for part, size in zip(split, sizes, strict=False)] or [None] * len(feeds)
+        return vectors, None if choices is None else split[-1].view(-1, 3).tolist()
+
+    def _entered(self, row: _Row, feed: Feed, vectors: torch.Tensor | None, now: float) -> Iterator[LatentEvent]:
+        """Counts a feed's slots, and tells of the latents in it."""
+        if vectors is not None:
+            row.hidden = vectors[-1].clone()  # a clone outside of inference mode is an ordinary tensor
+        start = row.position
+        row.position += feed.size - feed.echo
+        if not _is_thought(feed):
+            return
+        for n in range(feed.size):
+            row.latents += 1
+            yield LatentEvent(
+                row=row.number,
+                position=start + n,
+                block=feed.block,
+                index=feed.index + n,
+                fed=None if vectors is None else vectors[n].clone(),
+                hidden=None if vectors is None else vectors[feed.size + n].clone(),
+                grid=feed.grid,
+                seconds=row.lap(now),
+            )
+
+    def _chosen(self, row: _Row, choice: list[float], now: float) -> TokenEvent:
+        """Tells the row what was sampled."""
+        request, (token_id, logprob, p_open) = row.request, (int(choice[0]), *choice[1:])
+        if request.may_open:
+            row.max_p_open = max(row.max_p_open, p_open)
+        row.tokens += 1
+        opens = token_id == self.method.open_id
+        row.blocks += opens
+        event = TokenEvent(
+            row=row.number,
+            position=row.position,
+            token_id=token_id,
+            kind="open" if opens else "text",
+            forced=request.force is not None,
+            logprob=logprob,
+            p_open=p_open,
+            hidden=row.hidden,
+            seconds=row.lap(now),
+        )
+        with torch.inference_mode():
+            row.answer(token_id)
+        return event
+
+    def _closed(self, row: _Row, now: float) -> TokenEvent:
+        """The runtime puts the closing token."""
+        row.tokens += 1
+        return TokenEvent(
+            row=row.number,
+            position=row.position,
+            token_id=self.method.close_id,
+            kind="close",
+            forced=True,
+            logprob=0.0,
+            p_open=0.0,
+            hidden=row.hidden,
+            seconds=row.lap(now),
+        )
+
+    def _start_event(
+        self, index: int, row: _Row, levels: tuple[int, ...], kept: list[torch.Tensor], seconds: float
+    ) -> StartEvent:
+        grids = row.prompt.grid_thw[:, 1:] // self.backbone.merge_size
+        is_image = row.prompt.input_ids == self.backbone.image_token_id
+        length = len(is_image)
+        states = [level[index, :length][is_image.to(level.device)].float().cpu() for level in kept]
+        empty = torch.zeros(0, int(is_image.sum()), self.backbone.width)
+        return StartEvent(
+            row=row.number,
+            prompt_tokens=length,
+            images=row.prompt.images,
+            grids=tuple((rows, columns) for rows, columns in grids.tolist()),
+            levels=levels,
+            image_states=torch.stack(states) if states else empty,
+            seconds=seconds,
+        )
+
+    def _keep_attention(self, feeds: Sequence[Feed]) -> None:
+        maps = self.recorder.take().float().cpu()
+        for index, (row, feed) in enumerate(zip(self.rows, feeds, strict=True)):
+            length = self.lockstep.cache.lengths[index]
+            self.recorder.maps[row.number, row.position - 1] = maps[index, ..., :length].clone()
+
+
+def _is_thought(feed: Feed) -> bool:
+    """Whether the feed's vectors are latents of a block (and not a prompt, control vectors or sealed copies)."""
+    return feed.embeds is not None and feed.is_latent and not feed.echo
+
+
+def _closes(request: Feed | Sample | None) -> bool:
+    return isinstance(request, Feed) and kind_class(request.kinds[-1]) == CLOSE

@@ -1,0 +1,175 @@
+"""Feeds many rows through the backbone at once, each row at its own place: one forward per call.
+
+Used by decoding (with `Cache`) and unrolling (with `GradientCache`) alike. All bookkeeping that a forward needs
+(slots, positions, kinds, whether a mask is needed at all) is done here and lives here, never on a module.
+
+Shapes: B rows, N vectors of the longest feed, S slots, D model width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from latent_core.attention import CLOSE, IMAGE, PAD, PROMPT, Recorder, attend, kind_class, tables
+from latent_core.backbone import Backbone, Rotary
+from latent_core.cache import Cache, GradientCache
+from latent_core.feed import Feed
+from latent_core.processor import Prompt
+from latent_core.settings import Rule
+
+
+def prompt_feeds(backbone: Backbone, prompts: Sequence[Prompt]) -> list[Feed]:
+    """What each row starts with; the vision tower runs once over the images of all rows.
+
+    Raises ValueError where a prompt's image tokens do not match its images.
+    """
+    for number, prompt in enumerate(prompts):
+        tokens = int((prompt.input_ids == backbone.image_token_id).sum())
+        merged = int(prompt.grid_thw.prod(-1).sum()) // backbone.merge_size**2
+        if tokens != merged:
+            raise ValueError(f"Prompt {number} has {tokens} image tokens, but its images give {merged}.")
+    ids = torch.cat([prompt.input_ids for prompt in prompts]).to(backbone.device)
+    embeds = backbone.embed(ids)
+    if any(len(prompt.grid_thw) for prompt in prompts):
+        features = backbone.image_features(
+            torch.cat([prompt.pixel_values for prompt in prompts if len(prompt.grid_thw)]),
+            torch.cat([prompt.grid_thw for prompt in prompts]),
+        )
+        is_image = (ids == backbone.image_token_id)[:, None]
+        embeds = embeds.masked_scatter(is_image, features.to(embeds.dtype))
+    rows = embeds.split([len(prompt.input_ids) for prompt in prompts])
+    return [
+        Feed(
+            row,
+            is_latent=False,
+            kinds=tuple(IMAGE if token == backbone.image_token_id else PROMPT for token in prompt.input_ids.tolist()),
+            positions=backbone.positions(prompt.input_ids, prompt.grid_thw),
+        )
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
+
+
+def split(states: torch.Tensor, feeds: Sequence[Feed | None]) -> list[torch.Tensor]:
+    """Each row's states (size of its feed, D) of states (B, N, D)."""
+    sizes = [0 if feed is None else feed.size for feed in feeds]
+    return [row[:size] if size < len(row) else row for row, size in zip(states.unbind(0), sizes, strict=True)]
+
+
+class Lockstep:
+    """Rows, their places and the cache they share."""
+
+    def __init__(self, backbone: Backbone, cache: Cache | GradientCache, rules: Sequence[Rule]) -> None:
+        self.backbone = backbone
+        self.cache = cache
+        self.rules = list(rules)
+        self.positions = [0] * len(rules)
+        """Next M-RoPE position, per row."""
+        self._tables = tables(rules, backbone.device)
+        self._closed = [False] * len(rules)
+        self._rotary: Rotary | None = None
+
+    def feed(
+        self, feeds: Sequence[Feed | None], *, levels: Sequence[int] = (), recorder: Recorder | None = None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """One forward. Returns the states (B, N, D), padded on the right, and those of the levels asked for.
+
+        Rows without a feed (None) stand still.
+        """
+        counts = [0 if feed is None else feed.size for feed in feeds]
+        size = max(counts)
+        first = max(self.cache.lengths) == 0
+        kinds = torch.tensor(
+            [(*(() if f is None else f.kinds), *(PAD,) * (size - n)) for f, n in zip(feeds, counts, strict=True)],
+            device=self.backbone.device,
+        )
+        embeds = self._embeds(feeds, size)
+        rotary = self._rotate(feeds, size)
+        self.cache.begin(kinds, counts)
+        for row, feed in enumerate(feeds):
+            if feed is not None and self.rules[row] != "everything" and CLOSE in map(kind_class, feed.kinds):
+                self._closed[row] = True
+        watch = None if recorder is None else torch.tensor(counts, device=self.backbone.device).clamp(min=1) - 1
+        mask = self._mask(first, size)
+        return self.backbone(
+            embeds, rotary, cache=self.cache, mask=mask, levels=levels, recorder=recorder, watch=watch
+        )
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Compacts finished rows away."""
+        self.cache.keep(rows)
+        self.rules = [self.rules[row] for row in rows]
+        self.positions = [self.positions[row] for row in rows]
+        self._closed = [self._closed[row] for row in rows]
+        self._tables = tables(self.rules, self.backbone.device)
+
+    def _mask(self, first: bool, size: int) -> torch.Tensor | None:
+        """(B, N, S), or None where attention is plain causal: then the kernel needs no mask and stays fast.
+
+        Padding on the right of a first feed needs none either, for nothing before it can see it.
+        """
+        if not any(self._closed) and (first or (size == 1 and self.cache.gapless)):
+            return None
+        return attend(self.cache.all_kinds(), self._tables, self.cache.query_slots())
+
+    def _embeds(self, feeds: Sequence[Feed | None], size: int) -> torch.Tensor:
+        """(B, N, D): vectors and embedded ids, zeros on the right."""
+        device = self.backbone.device
+        if size == 1 and all(feed is not None and feed.then for feed in feeds):
+            return self.backbone.embed(torch.tensor([feed.then for feed in feeds], device=device))
+        if size == 1 and all(feed is not None and feed.embeds is not None for feed in feeds):
+            return torch.stack([feed.embeds for feed in feeds])
+        ids = [i for feed in feeds if feed is not None for i in feed.then]
+        vectors = [feed.embeds for feed in feeds if feed is not None and feed.embeds is not None]
+        embedded = self.backbone.embed(torch.tensor(ids, dtype=torch.long, device=device))
+        everything = torch.cat([*vectors, embedded, embedded.new_zeros(1, self.backbone.width)])
+        next_vector, next_id = 0, sum(len(v) for v in vectors)
+        zero = len(everything) - 1
+        index = []
+        for feed in feeds:
+            row = []
+            if feed is not None:
+                n = 0 if feed.embeds is None else len(feed.embeds)
+                row = [*range(next_vector, next_vector + n), *range(next_id, next_id + len(feed.then))]
+                next_vector += n
+                next_id += len(feed.then)
+            index.append(row + [zero] * (size - len(row)))
+        return everything[torch.tensor(index, device=device)]
+
+    def _rotate(self, feeds: Sequence[Feed | None], size: int) -> Rotary:
+        """Rotations of every vector; advances the rows' positions."""
+        if any(feed is not None and feed.positions is not None for feed in feeds):
+            return self._rotate_explicit(feeds, size)
+        places = []
+        for row, feed in enumerate(feeds):
+            start = self.positions[row]
+            if feed is None:
+                places.append([start] * size)
+                continue
+            n = feed.size - feed.echo
+            places.append([*range(start - feed.echo, start), *range(start, start + size - feed.echo)])
+            self.positions[row] = start + n
+        self._extend(max(max(row) for row in places) + 1)
+        cos, sin = self._rotary
+        if len(places) == 1 and not feeds[0].echo:
+            start, end = places[0][0], places[0][-1] + 1
+            return cos[None, start:end], sin[None, start:end]
+        index = torch.tensor(places, device=cos.device)
+        return cos[index], sin[index]
+
+    def _rotate_explicit(self, feeds: Sequence[Feed | None], size: int) -> Rotary:
+        positions = torch.zeros(3, len(feeds), size, dtype=torch.long)
+        for row, feed in enumerate(feeds):
+            given = feed.positions.shape[1]
+            start = int(feed.positions.max()) + 1
+            positions[:, row, :given] = feed.positions
+            positions[:, row, given : feed.size] = torch.arange(start, start + feed.size - given)
+            self.positions[row] = start + feed.size - given
+        return self.backbone.rotary(positions.to(self.backbone.device))
+
+    def _extend(self, end: int) -> None:
+        """Text positions have one value on all three axes: their rotations are a table, looked up instead of computed."""
+        have = 0 if self._rotary is None else len(self._rotary[0])
+        if end > have:
+            places = torch.arange(max(end, 2 * have, 256), device=self.backbone.device)
+            cos, sin = self.backbone.rotary(places.expand(3, 1, -1))
+            self._rotary = cos[0], sin[0]

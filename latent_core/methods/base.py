@@ -1,0 +1,44 @@
+"""What every latent method has in common: its tokens, its own parameters and the coroutine of one block."""
+
+from collections.abc import Callable, Generator
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from latent_core.config import MethodConfig
+from latent_core.feed import Context, Feed
+
+class LatentMethod(nn.Module):
+    """A method's tokens, its own parameters (none by default) and its block."""
+
+    name: ClassVar[str]
+
+    def __init__(self, config: MethodConfig, token_id: Callable[[str], int]) -> None:
+        """`token_id` maps a token of the config to its id and raises ValueError where the tokenizer lacks it."""
+        super().__init__()
+        if config.method != self.name:
+            raise ValueError(f"The configuration is for method {config.method!r}, not {self.name!r}.")
+        self.config = config
+        self.open_id, self.close_id, self.pad_id = (
+            None if token is None else token_id(token)
+            for token in (config.open_token, config.close_token, config.pad_token)
+        )
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether blocks can open at all."""
+        return self.open_id is not None
+
+    def banned(self, may_open: bool) -> tuple[int, ...]:
+        """Ids that text may not contain: what only the runtime writes, and the opening token where no block may open."""
+        ids = (self.close_id, self.pad_id) if may_open else (self.close_id, self.pad_id, self.open_id)
+        return tuple(i for i in ids if i is not None)
+
+    def overwrites_start(self, num_latents: int) -> bool:
+        """Whether the opening token's slot holds latent 1; without latents it is an ordinary token."""
+        return self.config.convention == "start_overwritten" and num_latents > 0
+
+    def block(self, context: Context) -> Generator[Feed, torch.Tensor, None]:
+        """One block: yields what to feed, receives the states (N, D) that come back."""
+        raise TypeError(f"Method {self.name!r} opens no blocks.")

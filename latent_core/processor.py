@@ -1,0 +1,248 @@
+"""Images and a question → the model's inputs; ids → text. Works without torchvision.
+
+Follows transformers' Qwen2.5-VL chat template and `Qwen2VLImageProcessorPil` (equal in tests), with one difference:
+text from users is encoded by a copy of the tokenizer that knows no control tokens, so that a question containing
+`<|im_end|>` or `<|image_pad|>` stays text.
+
+Shapes: T prompt tokens, P patches before merging, C = 3 · temporal · patch · patch, I images.
+"""
+
+import codecs
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders
+from transformers import PreTrainedTokenizerFast
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+
+from latent_core.images import load_image
+
+DEFAULT_SYSTEM = "You are a helpful assistant."
+"""What Qwen's chat template inserts when a conversation has no system message."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prompt:
+    """Model inputs of one question, up to and including the assistant's header."""
+
+    input_ids: torch.Tensor
+    """(T,) int64; every merged image token is `image_token_id`."""
+    pixel_values: torch.Tensor
+    """(P, C) float32, all images one after the other; (0, C) without images."""
+    grid_thw: torch.Tensor
+    """(I, 3) int64: frames (1), rows and columns of patches before merging."""
+    images: tuple[torch.Tensor, ...]
+    """What the model sees, one uint8 (H, W, 3) per image."""
+
+
+class Processor:
+    """A byte-level BPE tokenizer with Qwen's special tokens, and Qwen2-VL's image geometry.
+
+    Raises ValueError where the tokenizer lacks a control token or lets user text become one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, image_processor: Qwen2VLImageProcessorPil) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        backend = tokenizer.backend_tokenizer
+        if not isinstance(backend.decoder, decoders.ByteLevel):
+            raise ValueError(f"The tokenizer decodes with {backend.decoder}; a byte-level BPE tokenizer is needed.")
+        self._added = dict(tokenizer.added_tokens_decoder)
+        self._plain = _without_added_tokens(backend)
+        for token in self._added.values():
+            if not self._added.keys().isdisjoint(self.encode(token.content)):
+                raise ValueError(f"The tokenizer's vocabulary lets user text become {token.content}.")
+        self.image_token_id = self.token_id("<|image_pad|>")
+        self.vision_start_id = self.token_id("<|vision_start|>")
+        self.vision_end_id = self.token_id("<|vision_end|>")
+        self.turn_start_id = self.token_id("<|im_start|>")
+        self.eos_id = self.token_id("<|im_end|>")
+
+        self.merge_size: int = image_processor.merge_size
+        mean, std = np.array(image_processor.image_mean), np.array(image_processor.image_std)
+        self._scale = torch.tensor(image_processor.rescale_factor / std, dtype=torch.float32)
+        self._shift = torch.tensor(-mean / std, dtype=torch.float32)
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike[str], *, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> "Processor":
+        """Reads tokenizer and image processor as transformers saves them; pixel limits per image override the file.
+
+        Raises ValueError that names a missing or corrupt file.
+        """
+        limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        given = {name: value for name, value in limits.items() if value is not None}
+        for needed in ("tokenizer.json", "preprocessor_config.json"):
+            if not Path(folder, needed).is_file():
+                raise ValueError(f"{folder} has no {needed}.")
+        with _named(ValueError, f"The tokenizer in {folder} cannot be read"):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        with _named(ValueError, f"preprocessor_config.json in {folder} cannot be read"):
+            images = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True, **given)
+        return cls(tokenizer, images)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes tokenizer, chat template and preprocessor_config.json into an existing folder."""
+        with _named(OSError, "The tokenizer could not be written"):
+            self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+
+    def __call__(self, images: Sequence[Image.Image], question: str, system: str | None = None) -> Prompt:
+        """One chat turn: the system prompt, the images, the question, the assistant's header.
+
+        `images` may be of any Pillow mode. Raises ImageProblem for an image that cannot be used.
+        """
+        patches, grids, shown = [], [], []
+        for image in images:
+            pixels = self._fit(load_image(image))
+            shown.append(pixels)
+            patches.append(self._patchify(pixels))
+            grids.append((1, pixels.shape[0] // self._patch, pixels.shape[1] // self._patch))
+        ids = self._turn("system", DEFAULT_SYSTEM if system is None else system)
+        ids += [self.turn_start_id]
+        if grids:
+            ids += self.encode("user\n")
+            for _, rows, columns in grids:
+                count = rows * columns // self.merge_size**2
+                ids += [self.vision_start_id, *[self.image_token_id] * count, self.vision_end_id]
+            ids += self.encode(question)
+        else:
+            ids += self.encode(f"user\n{question}")
+        ids += [self.eos_id, *self.encode("\n"), self.turn_start_id, *self.encode("assistant\n")]
+        return Prompt(
+            input_ids=torch.tensor(ids),
+            pixel_values=torch.cat(patches) if patches else torch.empty(0, 3 * self._temporal * self._patch**2),
+            grid_thw=torch.tensor(grids, dtype=torch.int64).reshape(-1, 3),
+            images=tuple(shown),
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; whatever looks like a control token is spelled out in letters."""
+        return self._plain.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        decoder = self.decoder(skip_special=skip_special)
+        return "".join([decoder.push(int(id)) for id in ids]) + decoder.flush()
+
+    def decoder(self, *, skip_special: bool = True) -> "Detokenizer":
+        """A fresh incremental detokenizer for one stream."""
+        return Detokenizer(self, skip_special=skip_special)
+
+    def token_id(self, token: str) -> int:
+        """Id of a control token such as `<abs_vis_token>`."""
+        for id, added in self._added.items():
+            if added.content == token:
+                return id
+        known = ", ".join(added.content for added in self._added.values())
+        raise ValueError(f"The tokenizer has no control token {token}; it has {known}.")
+
+    def is_special(self, id: int) -> bool:
+        """Whether `id` is a control token, which is not shown as text."""
+        return id in self._added and self._added[id].special
+
+    def grid(self, image: torch.Tensor) -> tuple[int, int]:
+        """(rows, columns) of merged image tokens of a shown image (H, W, 3)."""
+        side = self._patch * self.merge_size
+        return image.shape[0] // side, image.shape[1] // side
+
+    @property
+    def _patch(self) -> int:
+        return self.image_processor.patch_size
+
+    @property
+    def _temporal(self) -> int:
+        return self.image_processor.temporal_patch_size
+
+    def _turn(self, role: str, text: str) -> list[int]:
+        return [self.turn_start_id, *self.encode(f"{role}\n{text}"), self.eos_id, *self.encode("\n")]
+
+    def _fit(self, image: Image.Image) -> torch.Tensor:
+        """Resized to whole merged tokens within the pixel limits: uint8 (H, W, 3)."""
+        size = self.image_processor.size
+        height, width = smart_resize(
+            image.height,
+            image.width,
+            factor=self._patch * self.merge_size,
+            min_pixels=size["shortest_edge"],
+            max_pixels=size["longest_edge"],
+        )
+        if (width, height) != image.size:
+            image = image.resize((width, height), self.image_processor.resample)
+        return torch.from_numpy(np.array(image))
+
+    def _patchify(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (H, W, 3) → float32 (P, C) in merge order: the patches of one merged token are neighbours."""
+        patch, merge, temporal = self._patch, self.merge_size, self._temporal
+        height, width, _ = pixels.shape
+        values = pixels.float() * self._scale + self._shift
+        blocks = values.reshape(height // (patch * merge), merge, patch, width // (patch * merge), merge, patch, 3)
+        blocks = blocks.permute(0, 3, 1, 4, 6, 2, 5)  # (rows, columns, merge, merge, 3, patch, patch)
+        repeated = blocks.unsqueeze(5).expand(-1, -1, -1, -1, -1, temporal, -1, -1)
+        return repeated.reshape(-1, 3 * temporal * patch * patch)
+
+
+class Detokenizer:
+    """Ids one by one → the characters that each completes; a character split over tokens appears with its last one."""
+
+    def __init__(self, processor: Processor, *, skip_special: bool) -> None:
+        self._processor = processor
+        self._skip_special = skip_special
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, id: int) -> str:
+        """Text completed by this token. A control token ends a character left incomplete, as U+FFFD."""
+        if self._processor.is_special(id):
+            return self.flush() + ("" if self._skip_special else self._processor.tokenizer.convert_ids_to_tokens(id))
+        token = self._processor.tokenizer.convert_ids_to_tokens(id)
+        if token is None:  # embedding tables have more rows than the vocabulary has tokens
+            return ""
+        return self._utf8.decode(_token_bytes(token))
+
+    def flush(self) -> str:
+        """What an unfinished character leaves behind at the end of the stream."""
+        return self._utf8.decode(b"", final=True)
+
+
+@contextlib.contextmanager
+def _named(kind: type[Exception], what: str) -> Iterator[None]:
+    """Turns problems with a file into `kind`. The tokenizers library raises bare Exceptions, a full disk included."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is Exception or isinstance(error, (OSError, ValueError)):
+            raise kind(f"{what}: {error}") from error
+        raise
+
+
+def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that splits control tokens into letters, whether or not they are flagged as special.
+
+    A copy, because `encode_special_tokens` is state on the shared tokenizer and every encode call resets it.
+    """
+    description = json.loads(tokenizer.to_str())
+    return Tokenizer.from_str(json.dumps({**description, "added_tokens": [], "post_processor": None}))
+
+
+@lru_cache(maxsize=1)
+def _bytes_of_letters() -> dict[str, int]:
+    """GPT-2's byte alphabet: the letter that stands for each byte in a byte-level vocabulary."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+def _token_bytes(token: str) -> bytes:
+    alphabet = _bytes_of_letters()
+    if all(letter in alphabet for letter in token):
+        return bytes(alphabet[letter] for letter in token)
+    return token.encode()  # an added token with letters outside the alphabet is stored as it reads

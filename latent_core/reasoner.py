@@ -1,0 +1,165 @@
+"""A loaded checkpoint that answers questions: images and words in, events or a trace out.
+
+Joins processor, engine and method; the engine knows no text and the processor no model.
+"""
+
+import contextlib
+import dataclasses
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
+
+from PIL import Image
+
+from latent_core import engine
+from latent_core.backbone import Backbone
+from latent_core.config import MethodConfig
+from latent_core.events import Event, TokenEvent
+from latent_core.feed import Feed
+from latent_core.methods import LatentMethod
+from latent_core.processor import DEFAULT_SYSTEM, Detokenizer, Processor, Prompt
+from latent_core.records import nearest
+from latent_core.settings import Settings, check
+from latent_core.trace import Source, Trace
+
+MAX_QUESTION = 4000
+"""Characters; a page of text. Longer ones are refused rather than cut."""
+MAX_IMAGES = 16
+
+Images = Image.Image | Sequence[Image.Image]
+"""One image or several, of any Pillow mode."""
+Intervention = Callable[[Feed], Feed]
+
+
+class Reasoner:
+    """Backbone, processor and method of one checkpoint. Holds no state of a run: streams may interleave."""
+
+    def __init__(
+        self, *, name: str, backbone: Backbone, processor: Processor, method: LatentMethod, config: MethodConfig
+    ) -> None:
+        self.name, self.backbone, self.processor = name, backbone, processor
+        self.method, self.config = method, config
+
+    def stream(
+        self,
+        images: Images,
+        question: str,
+        *,
+        intervene: Intervention | None = None,
+        record: bool = True,
+        **settings: object,
+    ) -> Iterator[Event]:
+        """The events of one run as they happen; closing the iterator cancels the run.
+
+        `settings` are fields of Settings; those left out, and `rule=None`, are the checkpoint's. Without `record`,
+        events hold no vectors. Raises ValueError, before the first event, for what cannot be asked.
+        """
+        chosen = self.settings(**settings)
+        return self._decode([self._prompt(images, question)], [chosen], [intervene], record)
+
+    def run(
+        self,
+        images: Images,
+        question: str,
+        *,
+        intervene: Intervention | None = None,
+        record: bool = True,
+        **settings: object,
+    ) -> Trace:
+        """Like `stream`, to the end."""
+        events = self.stream(images, question, intervene=intervene, record=record, **settings)
+        return self.trace(events, question, **settings)
+
+    def run_batch(
+        self,
+        images: Sequence[Images],
+        questions: Sequence[str],
+        *,
+        intervene: Intervention | Sequence[Intervention | None] | None = None,
+        record: bool = True,
+        **settings: object,
+    ) -> list[Trace]:
+        """Many runs in lockstep, each as it would be alone. A setting is one value for all or a list, one per row."""
+        rows = len(questions)
+        per_row = self._rows(settings | {"intervene": intervene, "images": list(images)}, rows)
+        hooks, pictures = ([row.pop(name) for row in per_row] for name in ("intervene", "images"))
+        chosen = [self.settings(**row) for row in per_row]
+        prompts = [self._prompt(*pair) for pair in zip(pictures, questions, strict=True)]
+        if not prompts:
+            return []
+        events: list[list[Event]] = [[] for _ in range(rows)]
+        for event in self._decode(prompts, chosen, hooks, record):
+            events[event.row].append(event)
+        return [self.trace(*each[:2], **each[2]) for each in zip(events, questions, per_row, strict=True)]
+
+    def settings(self, **given: object) -> Settings:
+        """Settings with the checkpoint's defaults and attention rule filled in.
+
+        Raises ValueError for unknown names, values out of range and a K that the checkpoint does not offer.
+        """
+        known = Settings.__dataclass_fields__
+        for name in given:
+            check(name in known, f"Unknown setting {name!r}{nearest(name, known)}")
+        defaults = dataclasses.asdict(self.config.sampling) | {"latents": self.config.latents.default}
+        settings = Settings(**{**defaults, **given})
+        latents = self.config.latents
+        check(
+            latents.min <= settings.latents <= latents.max,
+            f"K is {settings.latents}, but {self.name} thinks in blocks of {latents.min} to {latents.max} latents; "
+            "choose a number in that range.",
+        )
+        return dataclasses.replace(settings, rule=settings.rule or self.config.rule)
+
+    def trace(self, events: Iterable[Event], question: str, **settings: object) -> Trace:
+        """The trace of events that `stream` gave for the same question and settings; it may have been stopped."""
+        packages = {name: version(name) for name in ("torch", "transformers")}
+        source = Source(
+            checkpoint=self.name,
+            method=self.config.method,
+            world=self.config.world,
+            dtype=str(self.backbone.dtype).removeprefix("torch."),
+            versions={"python": platform.python_version(), **packages},
+        )
+        system = DEFAULT_SYSTEM if self.config.system is None else self.config.system
+        chosen = self.settings(**settings)
+        return Trace.collect(events, question=question, system=system, settings=chosen, source=source)
+
+    def _prompt(self, images: Images, question: str) -> Prompt:
+        pictures = [images] if isinstance(images, Image.Image) else list(images)
+        check(bool(pictures), "There is no image; add one, the question is about it.")
+        check(len(pictures) <= MAX_IMAGES, f"{len(pictures)} images were given; ask about at most {MAX_IMAGES}.")
+        check(bool(question.strip()), "The question is empty; write one.")
+        check(
+            len(question) <= MAX_QUESTION,
+            f"The question has {len(question):,} characters; at most {MAX_QUESTION:,} are accepted. Shorten it.",
+        )
+        lone = [letter for letter in question if "\ud800" <= letter <= "\udfff"]
+        check(not lone, "The question holds half a character (a lone surrogate), which is no text; delete it.")
+        return self.processor(pictures, question, self.config.system)
+
+    def _decode(
+        self,
+        prompts: Sequence[Prompt],
+        settings: Sequence[Settings],
+        intervene: Sequence[Intervention | None],
+        record: bool,
+    ) -> Iterator[Event]:
+        """The engine's events with their text filled in."""
+        decoders: list[Detokenizer] = [self.processor.decoder() for _ in prompts]
+        events = engine.decode(self.backbone, self.method, prompts, settings, intervene=intervene, record=record)
+        with contextlib.closing(events):
+            for event in events:
+                if isinstance(event, TokenEvent):
+                    event = dataclasses.replace(event, text=decoders[event.row].push(event.token_id))
+                yield event
+
+    @staticmethod
+    def _rows(values: dict[str, object], rows: int) -> list[dict[str, object]]:
+        """One dictionary per row: lists are spread, everything else is repeated."""
+        for name, value in values.items():
+            if isinstance(value, (list, tuple)):
+                check(len(value) == rows, f"{name} has {len(value)} values for {rows} questions; give one for each.")
+        return [
+            {name: value[row] if isinstance(value, (list, tuple)) else value for name, value in values.items()}
+            for row in range(rows)
+        ]

@@ -1,0 +1,82 @@
+"""JSON ↔ dataclasses, strictly: an unknown, missing or mistyped field is an error that names it."""
+
+import difflib
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import torch
+
+Record = TypeVar("Record")
+
+
+def from_json(cls: type[Record], data: object, where: str, given: Mapping[str, object] | None = None) -> Record:
+    """The dataclass `cls` of a JSON object; `given` fields come from elsewhere (tensors) and are not checked.
+
+    Raises ValueError that begins with `where`.
+    """
+    given = given or {}
+    if not isinstance(data, dict):
+        raise ValueError(f"{where} is {type(data).__name__}, not an object of named fields.")
+    known = {field.name: field for field in fields(cls) if field.name not in given}
+    for name in data:
+        if name not in known:
+            raise ValueError(f"{where} has an unknown field {name!r}{nearest(name, known)}")
+    missing = [name for name, field in known.items() if name not in data and _required(field)]
+    if missing:
+        raise ValueError(f"{where} lacks the field {', '.join(missing)}.")
+    hints = get_type_hints(cls)
+    return cls(**{name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}, **given)
+
+
+def to_json(record: object) -> dict[str, object]:
+    """The dataclass as JSON values, without its tensors."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {
+        name: to_json(value) if is_dataclass(value) else value
+        for name, value in values.items()
+        if not isinstance(value, torch.Tensor)
+    }
+
+
+def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest known one, and all of them."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    guess = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{guess} Known: {', '.join(known)}."
+
+
+def _required(field: Field) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _convert(hint: object, value: object, where: str) -> object:
+    """`value` as `hint` says, or ValueError. Lists become tuples, objects dataclasses."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is object:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (inner,) = [argument for argument in arguments if argument is not type(None)]
+        return _convert(inner, value, where)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise ValueError(f"{where} is {value!r}{nearest(str(value), [str(argument) for argument in arguments])}")
+    if origin is tuple and isinstance(value, list):
+        inners = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(inners) == len(value):
+            pairs = zip(inners, value, strict=True)
+            return tuple(_convert(inner, item, f"{where}[{n}]") for n, (inner, item) in enumerate(pairs))
+    if origin is dict and isinstance(value, dict):
+        return {str(name): _convert(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
+    if is_dataclass(hint):
+        return from_json(hint, value, where)
+    if hint is float and type(value) is int:
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    expected = hint.__name__ if isinstance(hint, type) else str(hint)
+    raise ValueError(f"{where} is {str(value)[:80]!r}, but {expected} is expected.")

@@ -1,0 +1,68 @@
+"""From logits to ids: penalty, temperature, top-k, top-p (in transformers' order), each row with its own seed.
+
+A row draws one uniform number per token and inverts its own cumulative distribution, so that what it draws depends on
+nothing but its seed, its place in the response and its logits: not on the batch it is in, not on the device.
+
+Shapes: R rows that sample, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from latent_core.settings import Settings
+
+
+class Dice:
+    """One row's settings, random numbers and the ids it has seen (for the repetition penalty)."""
+
+    def __init__(self, settings: Settings, prompt_ids: torch.Tensor, vocabulary: int, device: torch.device) -> None:
+        self.settings = settings
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self.seen: torch.Tensor | None = None
+        """(V,) bool; None where nothing is penalised."""
+        if settings.repetition_penalty != 1:
+            self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
+            self.seen[prompt_ids.to(device)] = True
+
+    def roll(self) -> float:
+        """Uniform in [0, 1)."""
+        return torch.rand((), generator=self._generator).item()
+
+
+def choose(logits: torch.Tensor, dice: Sequence[Dice]) -> torch.Tensor:
+    """(R,) ids from logits (R, V) float32; banned ids are −inf there."""
+    penalised = [row for row, die in enumerate(dice) if die.seen is not None]
+    if penalised:
+        logits = logits.clone()
+        seen = torch.stack([dice[row].seen for row in penalised])
+        penalty = logits.new_tensor([dice[row].settings.repetition_penalty for row in penalised])[:, None]
+        scores = logits[penalised]
+        logits[penalised] = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+    ids = logits.argmax(-1)
+    drawn = [row for row, die in enumerate(dice) if die.settings.temperature > 0]
+    if drawn:
+        ids[drawn] = _draw(logits[drawn], [dice[row] for row in drawn])
+    for row in penalised:
+        dice[row].seen[ids[row]] = True
+    return ids
+
+
+def _draw(logits: torch.Tensor, dice: Sequence[Dice]) -> torch.Tensor:
+    """(R,) ids drawn from logits (R, V)."""
+    settings = [die.settings for die in dice]
+    temperature, top_p = (
+        logits.new_tensor(column)[:, None] for column in zip(*[(s.temperature, s.top_p) for s in settings], strict=True)
+    )
+    top_k = torch.tensor([s.top_k or logits.shape[1] for s in settings], device=logits.device)[:, None]
+    # float64, so that a tail of many thousand ids does not shift the cumulative sum
+    scores, order = (logits.double() / temperature).sort(dim=-1, descending=True, stable=True)
+    scores = scores.masked_fill(torch.arange(scores.shape[1], device=scores.device) >= top_k, float("-inf"))
+    probabilities = scores.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    # the smallest set whose probability reaches top_p: an id stays while those before it do not
+    probabilities = probabilities.masked_fill((before >= top_p) & (top_p < 1), 0)
+    cumulative = probabilities.cumsum(-1)
+    rolls = torch.tensor([die.roll() for die in dice], dtype=torch.float64, device=logits.device)[:, None]
+    place = torch.searchsorted(cumulative, rolls * cumulative[:, -1:], right=True).clamp(max=scores.shape[1] - 1)
+    return order.gather(1, place)[:, 0]

@@ -1,0 +1,311 @@
+"""The one evaluator: examples × conditions → a table with intervals.
+
+A condition is a way to decode (K, mode, attention rule), an intervention on the fed vectors, or a wrong image.
+Rows are appended to a JSONL file as they finish, so that a stopped study goes on where it was.
+"""
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from latent_core import interventions
+from latent_core.example import Example
+from latent_core.reasoner import Reasoner
+from latent_core.trace import Trace
+
+REPLACEMENTS = ("sham", "zero", "noise", "permute", "donor")
+"""Interventions on the fed vectors. `sham` feeds a run its own latents again and must change nothing."""
+
+MAX_BLOCKS = 4
+"""Blocks that a run of a study may open."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """How a family is run."""
+
+    family: str
+    latents: int = 8
+    mode: str = "latent"
+    rule: str = "everything"
+    replace: str = ""
+    """One of REPLACEMENTS, or empty."""
+    wrong_image: bool = False
+    """The question is asked about the next sample's image."""
+
+    @property
+    def clean(self) -> "Condition":
+        """The same without intervention: what a replacement is compared with."""
+        return dataclasses.replace(self, replace="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Results of one condition; rates in 0…1 with 95% Wilson intervals."""
+
+    condition: Condition
+    n: int
+    accuracy: float
+    interval: tuple[float, float]
+    trigger: float
+    """Share of runs that opened a block."""
+    tokens: float
+    """Mean generated tokens, markers included."""
+    latents: float
+    """Mean fed latents."""
+    cosine: float | None
+    """Mean cosine between neighbouring latents of a block."""
+    changed: float | None = None
+    """Share of answers that differ from the clean run's; replacements only."""
+    changed_interval: tuple[float, float] | None = None
+    text_changed: float | None = None
+    """Share of whole texts that differ; 0 under a destructive replacement means that the hook does not fire."""
+    donor: float | None = None
+    """Share of answers equal to the donor's."""
+    donor_interval: tuple[float, float] | None = None
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95% Wilson score interval of a rate, in 0…1. n = 0 gives (0, 1)."""
+    if n == 0:
+        return 0.0, 1.0
+    z = 1.959964
+    rate, square = successes / n, z * z / n
+    middle = (rate + square / 2) / (1 + square)
+    half = z / (1 + square) * math.sqrt(rate * (1 - rate) / n + square / (4 * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def donors(answers: Sequence[str]) -> list[int]:
+    """For every sample the next one, cyclically, with another true answer."""
+    found = []
+    for i, answer in enumerate(answers):
+        others = (j % len(answers) for j in range(i + 1, i + len(answers)))
+        found.append(next(j for j in others if answers[j] != answer))
+    return found
+
+
+class Study:
+    """Runs conditions on one checkpoint; the last clean run is kept, because replacements need its latents."""
+
+    def __init__(self, reasoner: Reasoner, sample: Callable[[str, int], Example], *, n: int, batch: int = 64) -> None:
+        """`sample(family, index)` gives the examples 0…n−1 of a family; `batch` of them are decoded at once."""
+        if n < 2:
+            raise ValueError(f"n is {n}; a study needs at least 2 samples per family.")
+        self.reasoner, self.sample, self.n, self.batch = reasoner, sample, n, batch
+        self._examples: dict[str, list[Example]] = {}
+        self._clean: tuple[Condition, list[Trace]] | None = None
+
+    def examples(self, family: str) -> list[Example]:
+        if family not in self._examples:
+            self._examples[family] = [self.sample(family, index) for index in range(self.n)]
+        return self._examples[family]
+
+    def run(self, condition: Condition) -> Row:
+        """Decodes every example under `condition`, greedily, and counts."""
+        examples = self.examples(condition.family)
+        truth = [example.answer for example in examples]
+        if not condition.replace:
+            traces = self._decode(condition)
+            if not condition.wrong_image:
+                self._clean = condition, traces
+            return self._row(condition, traces, truth)
+        if self._clean is None or self._clean[0] != condition.clean:
+            self._clean = condition.clean, self._decode(condition.clean)
+        clean = self._clean[1]
+        others = donors(truth)
+        chosen, hooks = [], []
+        for i, trace in enumerate(clean):
+            shape = [len(block.latents) for block in trace.blocks]
+            given = clean[others[i]] if condition.replace == "donor" else trace
+            # runs without a block, or whose donor has other blocks, cannot be replaced and do not count
+            if shape and sum(shape) and shape == [len(block.latents) for block in given.blocks]:
+                chosen.append(i)
+                hooks.append(_hook(condition.replace, given, seed=i))
+        # a run that was led astray may not open more blocks than there are latents for
+        blocks = {i: len(clean[i].blocks) for i in chosen}
+        traces = self._decode(condition, hooks, chosen, blocks)
+        row = self._row(condition, traces, [truth[i] for i in chosen])
+        n = len(chosen)
+        changed = sum(trace.answer != clean[i].answer for i, trace in zip(chosen, traces, strict=True))
+        rewritten = sum(trace.text != clean[i].text for i, trace in zip(chosen, traces, strict=True))
+        row = dataclasses.replace(
+            row, changed=changed / max(n, 1), changed_interval=wilson(changed, n), text_changed=rewritten / max(n, 1)
+        )
+        if condition.replace == "donor":
+            taken = sum(trace.answer == clean[others[i]].answer for i, trace in zip(chosen, traces, strict=True))
+            row = dataclasses.replace(row, donor=taken / max(n, 1), donor_interval=wilson(taken, n))
+        return row
+
+    def _decode(
+        self,
+        condition: Condition,
+        hooks: Sequence[interventions.Intervention | None] | None = None,
+        chosen: Sequence[int] | None = None,
+        max_blocks: dict[int, int] | None = None,
+    ) -> list[Trace]:
+        examples = self.examples(condition.family)
+        chosen = range(self.n) if chosen is None else chosen
+        traces = []
+        for start in range(0, len(chosen), self.batch):
+            part = chosen[start : start + self.batch]
+            shift = int(condition.wrong_image)
+            traces += self.reasoner.run_batch(
+                [list(examples[(i + shift) % self.n].images) for i in part],
+                [examples[i].question for i in part],
+                intervene=None if hooks is None else hooks[start : start + self.batch],
+                latents=condition.latents,
+                mode=condition.mode,
+                rule=condition.rule,
+                max_blocks=[max_blocks[i] if max_blocks else MAX_BLOCKS for i in part],
+                temperature=0.0,
+            )
+        return traces
+
+    def _row(self, condition: Condition, traces: list[Trace], truth: list[str]) -> Row:
+        n = len(traces)
+        right = sum(trace.answer == answer for trace, answer in zip(traces, truth, strict=True))
+        cosines = [
+            torch.cosine_similarity(block.latents[:-1], block.latents[1:], dim=-1).mean().item()
+            for trace in traces
+            for block in trace.blocks
+            if len(block.latents) > 1
+        ]
+        return Row(
+            condition=condition,
+            n=n,
+            accuracy=right / max(n, 1),
+            interval=wilson(right, n),
+            trigger=sum(bool(trace.finish.blocks) for trace in traces) / max(n, 1),
+            tokens=sum(trace.finish.tokens for trace in traces) / max(n, 1),
+            latents=sum(trace.finish.latents for trace in traces) / max(n, 1),
+            cosine=sum(cosines) / len(cosines) if cosines else None,
+        )
+
+
+def _hook(name: str, trace: Trace, seed: int) -> interventions.Intervention:
+    match name:
+        case "zero":
+            return interventions.zero()
+        case "noise":
+            return interventions.noise(seed=seed)
+        case "permute":
+            return interventions.permute(trace.blocks, seed=seed)
+        case "sham" | "donor":
+            return interventions.donor(trace.blocks)
+        case _:
+            raise ValueError(f"Unknown replacement {name!r}; choose one of {', '.join(REPLACEMENTS)}.")
+
+
+def conditions(reasoner: Reasoner, families: Sequence[str]) -> Iterator[Condition]:
+    """What a full study of one checkpoint runs, ordered so that replacements follow their clean run."""
+    config = reasoner.config
+    for family in families:
+        if reasoner.method.open_id is None:
+            yield Condition(family=family, latents=0, mode="text")
+            yield Condition(family=family, latents=0, mode="text", wrong_image=True)
+            continue
+        default = config.latents.default
+        for rule in dict.fromkeys((config.rule, "everything")):
+            base = Condition(family=family, latents=default, rule=rule)
+            yield base
+            for name in REPLACEMENTS:
+                yield dataclasses.replace(base, replace=name)
+            yield dataclasses.replace(base, wrong_image=True)
+            yield dataclasses.replace(base, mode="text")
+            yield dataclasses.replace(base, mode="markers")
+        sweep = range(1, 17) if family == "find" else (1, 2, 4, 6, 8, 10, 12, 16)
+        for latents in sweep:
+            if latents != default:
+                yield Condition(family=family, latents=latents, rule=config.rule)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Milliseconds of single runs, medians over `n` runs after one to warm up."""
+
+    n: int
+    latent: float | None
+    """Per fed latent."""
+    thought: float | None
+    """Per run: all its latents together."""
+    token: float
+    """Per generated token."""
+    run: float
+    """Per run, prompt included."""
+
+
+def timing(study: Study, family: str = "find", n: int = 20) -> Timing:
+    """Runs the first n samples of a family one by one, as a visitor would, without recording."""
+    latent, thought, token, whole = [], [], [], []
+    for example in study.examples(family)[:1] + study.examples(family)[:n]:
+        trace = study.reasoner.run(list(example.images), example.question, record=False)
+        finish = trace.finish
+        if finish.latents:
+            latent.append(1000 * finish.latent_seconds / finish.latents)
+            thought.append(1000 * finish.latent_seconds)
+        token.append(1000 * finish.text_seconds / max(finish.tokens, 1))
+        whole.append(1000 * (trace.start.seconds + finish.text_seconds + finish.latent_seconds))
+    return Timing(
+        n=n,
+        latent=statistics.median(latent[1:]) if latent[1:] else None,
+        thought=statistics.median(thought[1:]) if thought[1:] else None,
+        token=statistics.median(token[1:]),
+        run=statistics.median(whole[1:]),
+    )
+
+
+def run_study(study: Study, todo: Sequence[Condition], path: Path) -> Iterator[Row]:
+    """Yields a row per condition, finished ones from `path` (JSONL) and new ones as they are measured."""
+    done = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            row = row_from_json(json.loads(line))
+            if row.n == study.n or row.condition.replace:
+                done[row.condition] = row
+    for condition in todo:
+        if condition not in done:
+            row = study.run(condition)
+            with path.open("a") as file:
+                file.write(json.dumps(dataclasses.asdict(row)) + "\n")
+            done[condition] = row
+        yield done[condition]
+
+
+def row_from_json(values: dict) -> Row:
+    """A Row from what `dataclasses.asdict` made of it."""
+    values = dict(values, condition=Condition(**values["condition"]))
+    for name in ("interval", "changed_interval", "donor_interval"):
+        if values[name] is not None:
+            values[name] = tuple(values[name])
+    return Row(**values)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table of a study."""
+
+    def percent(value: float | None, interval: tuple[float, float] | None = None) -> str:
+        if value is None:
+            return ""
+        text = f"{100 * value:.1f}"
+        return f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else text
+
+    lines = [
+        "| family | rule | mode | K | condition | n | accuracy % [95%] | trigger % | answer changed % "
+        "| donor's answer % | cosine | tokens |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        c = row.condition
+        what = c.replace or ("wrong image" if c.wrong_image else "clean")
+        cells = [c.family, c.rule, c.mode, str(c.latents), what, str(row.n), percent(row.accuracy, row.interval)]
+        cells += [percent(row.trigger), percent(row.changed, row.changed_interval)]
+        cells += [percent(row.donor, row.donor_interval), "" if row.cosine is None else f"{row.cosine:.2f}"]
+        lines.append("| " + " | ".join([*cells, f"{row.tokens:.1f}"]) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,313 @@
+"""A recorded run: collect it from events, save it, load it, replay it without a model.
+
+One safetensors file: tensors by name, all else as JSON in the metadata entry `trace`. Nothing is pickled, and loading
+trusts nothing: whatever does not fit is a ValueError that names it.
+
+Shapes: S recorded levels, N image tokens, D model width, K latents of a block.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from latent_core import answers
+from latent_core.events import Event, FinishEvent, LatentEvent, StartEvent, TokenEvent
+from latent_core.files import write_file
+from latent_core.records import from_json, to_json
+from latent_core.settings import Settings
+
+VERSION = 1
+Step = TokenEvent | LatentEvent
+_STEPS: dict[str, type[Step]] = {"token": TokenEvent, "latent": LatentEvent}
+_VECTORS = {"token": ("hidden",), "latent": ("fed", "hidden")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Block:
+    """One latent block of a run."""
+
+    latents: torch.Tensor
+    """(K, D) the vectors that were fed, after any intervention; K = 0 where nothing was recorded."""
+    hidden: torch.Tensor
+    """(K, D) the states that came back, after the final norm."""
+    events: tuple[LatentEvent, ...]
+    """The K latents one by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What produced a run."""
+
+    checkpoint: str
+    """Name, folder or Hub id."""
+    method: str
+    world: str | None = None
+    """The micro-world that the checkpoint is limited to, e.g. `glyphs`."""
+    dtype: str = "float32"
+    versions: dict[str, str]
+    """Package → version."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trace:
+    """One finished or stopped run."""
+
+    question: str
+    system: str
+    settings: Settings
+    """As decoded: the checkpoint's own attention rule and defaults are filled in."""
+    source: Source
+    start: StartEvent
+    steps: tuple[Step, ...]
+    """Tokens and latents in order."""
+    finish: FinishEvent
+
+    @classmethod
+    def collect(
+        cls, events: Iterable[Event], *, question: str, system: str, settings: Settings, source: Source
+    ) -> "Trace":
+        """The trace of one row's events. A stream that was stopped early ends as `cancelled`.
+
+        Raises ValueError for a stream that ended before its StartEvent.
+        """
+        start, steps, finish = None, [], None
+        for event in events:
+            match event:
+                case StartEvent():
+                    start = event
+                case TokenEvent() | LatentEvent():
+                    steps.append(event)
+                case FinishEvent():
+                    finish = event
+                case _:
+                    raise TypeError(f"{type(event).__name__} is no event of a run.")
+        if start is None:
+            raise ValueError("The run was stopped before its prompt was read; there is nothing to keep.")
+        return cls(
+            question=question,
+            system=system,
+            settings=settings,
+            source=source,
+            start=start,
+            steps=tuple(steps),
+            finish=finish or _cancelled(start.row, steps),
+        )
+
+    def events(self) -> Iterator[Event]:
+        """The events of the run again, equal to those it was collected from."""
+        yield self.start
+        yield from self.steps
+        yield self.finish
+
+    @property
+    def images(self) -> tuple[torch.Tensor, ...]:
+        """What the model saw, one uint8 (H, W, 3) per image."""
+        return self.start.images
+
+    @cached_property
+    def tokens(self) -> tuple[TokenEvent, ...]:
+        """The generated tokens, markers included, latents left out."""
+        return tuple(step for step in self.steps if isinstance(step, TokenEvent))
+
+    @cached_property
+    def text(self) -> str:
+        """The response without control tokens."""
+        return "".join(token.text for token in self.tokens)
+
+    @property
+    def answer(self) -> str | None:
+        """The content of the last `\\boxed{…}` or `<answer>…</answer>`."""
+        return answers.extract(self.text)
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """One per opening token, empty ones included."""
+        latents: dict[int, list[LatentEvent]] = {}
+        for step in self.steps:
+            if isinstance(step, LatentEvent):
+                latents.setdefault(step.block, []).append(step)
+        count = max([token.kind for token in self.tokens].count("open"), max(latents, default=-1) + 1)
+        return tuple(self._block(latents.get(number, [])) for number in range(count))
+
+    def _block(self, latents: list[LatentEvent]) -> Block:
+        width = self.start.image_states.shape[-1]
+
+        def rows(name: str) -> torch.Tensor:
+            vectors = [getattr(latent, name) for latent in latents if getattr(latent, name) is not None]
+            return torch.stack(vectors) if vectors else torch.empty(0, width)
+
+        return Block(latents=rows("fed"), hidden=rows("hidden"), events=tuple(latents))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes one file, whole or not at all. Raises OSError with a plain sentence, for a full disk among others."""
+        tensors = {"image_states": self.start.image_states}
+        tensors |= {f"image.{number}": image for number, image in enumerate(self.images)}
+        records, columns = _pack(self.steps)
+        tensors |= {name: torch.stack(vectors) for name, vectors in columns.items()}
+        content = {
+            "version": VERSION,
+            "question": self.question,
+            "system": self.system,
+            "settings": to_json(self.settings),
+            "source": to_json(self.source),
+            "start": {name: value for name, value in to_json(self.start).items() if name != "images"},
+            "steps": records,
+            "finish": to_json(self.finish),
+        }
+        compact = {name: _compact(tensor) for name, tensor in tensors.items()}
+        write_file(path, save(compact, {"trace": json.dumps(content)}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Trace":
+        """Reads what `save` wrote. Raises ValueError that names the file and what is wrong with it."""
+        try:
+            return cls._load(Path(path))
+        except (ValueError, SafetensorError, OSError, RecursionError) as error:
+            raise ValueError(f"{Path(path).name} is not a trace that can be read: {error}") from error
+
+    @classmethod
+    def _load(cls, path: Path) -> "Trace":
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if "trace" not in metadata:
+                raise ValueError("it has no `trace` entry in its metadata.")
+            content = json.loads(metadata["trace"])
+            version = content.get("version") if isinstance(content, dict) else None
+            if version != VERSION:
+                raise ValueError(f"its format version is {version!r}; this program reads version {VERSION}.")
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        parts = from_json(_File, content, "trace")
+        tensors = _Tensors(stored)
+        start = _start(parts.start, tensors)
+        steps = tuple(_unpack(record, f"steps[{number}]", tensors) for number, record in enumerate(parts.steps))
+        tensors.check_all_used()
+        if any(isinstance(step, LatentEvent) and not 0 <= step.block < len(steps) for step in steps):
+            raise ValueError("a latent belongs to a block that does not exist.")
+        return cls(
+            question=parts.question,
+            system=parts.system,
+            settings=parts.settings,
+            source=parts.source,
+            start=start,
+            steps=steps,
+            finish=parts.finish,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """The JSON part of a trace file."""
+
+    version: int
+    question: str
+    system: str
+    settings: Settings
+    source: Source
+    start: dict[str, object]
+    steps: tuple[dict[str, object], ...]
+    finish: FinishEvent
+
+
+class _Tensors:
+    """The tensors of a file; remembers which were asked for."""
+
+    def __init__(self, stored: Mapping[str, torch.Tensor]) -> None:
+        self._stored, self._used = stored, set()
+
+    def take(self, name: str, dims: int, dtype: torch.dtype) -> torch.Tensor:
+        if name not in self._stored:
+            raise ValueError(f"the tensor {name} is missing.")
+        self._used.add(name)
+        tensor = self._stored[name]
+        tensor = tensor.to(dtype) if dtype.is_floating_point and tensor.is_floating_point() else tensor
+        if tensor.dim() != dims or tensor.dtype != dtype:
+            shape = tuple(tensor.shape)
+            raise ValueError(f"the tensor {name} is {tensor.dtype} {shape}; {dims} dimensions of {dtype} are needed.")
+        return tensor
+
+    def row(self, name: str, index: object) -> torch.Tensor:
+        """Row `index` of a stack of vectors, which are as wide as the image states."""
+        stack = self.take(name, 2, torch.float32)
+        if type(index) is not int or not 0 <= index < len(stack):
+            raise ValueError(f"row {index!r} of the tensor {name} is asked for; it has {len(stack)}.")
+        width = self.take("image_states", 3, torch.float32).shape[-1]
+        if stack.shape[1] != width:
+            raise ValueError(f"the tensor {name} is {stack.shape[1]} wide, the image states {width}.")
+        return stack[index]
+
+    def check_all_used(self) -> None:
+        unused = sorted(self._stored.keys() - self._used)
+        if unused:
+            raise ValueError(f"it holds tensors that belong to no event: {', '.join(unused)}.")
+
+
+def _pack(steps: Iterable[Step]) -> tuple[list[dict[str, object]], dict[str, list[torch.Tensor]]]:
+    """JSON records, and per vector field the vectors; a record's `rows` says where its vectors lie in these stacks."""
+    records, columns = [], {}
+    for step in steps:
+        kind = "token" if isinstance(step, TokenEvent) else "latent"
+        rows = {}
+        for name in _VECTORS[kind]:
+            if (vector := getattr(step, name)) is not None:
+                stack = columns.setdefault(f"{kind}.{name}", [])
+                rows[name] = len(stack)
+                stack.append(vector)
+        records.append({"event": kind, "rows": rows, **to_json(step)})
+    return records, columns
+
+
+def _unpack(record: dict[str, object], where: str, tensors: _Tensors) -> Step:
+    values = dict(record)
+    kind, rows = values.pop("event", None), values.pop("rows", None)
+    if kind not in _STEPS or not isinstance(rows, dict) or not rows.keys() <= set(_VECTORS[kind]):
+        raise ValueError(f"{where} is neither a token nor a latent.")
+    vectors = {name: tensors.row(f"{kind}.{name}", index) for name, index in rows.items()}
+    return from_json(_STEPS[kind], values, where, vectors)
+
+
+def _start(record: dict[str, object], tensors: _Tensors) -> StartEvent:
+    grids = record.get("grids")
+    count = len(grids) if isinstance(grids, list) else 0
+    images = tuple(tensors.take(f"image.{number}", 3, torch.uint8) for number in range(count))
+    states = tensors.take("image_states", 3, torch.float32)
+    start = from_json(StartEvent, record, "start", {"images": images, "image_states": states})
+    if any(image.shape[-1] != 3 or image.numel() == 0 for image in images):
+        raise ValueError("its images are not (height, width, 3).")
+    if len(states) != len(start.levels):
+        raise ValueError(f"it names {len(start.levels)} levels, but holds image states of {len(states)}.")
+    if any(min(grid) < 1 for grid in start.grids):
+        raise ValueError(f"its grids are {start.grids}; an image has at least one row and one column.")
+    patches = sum(rows * columns for rows, columns in start.grids)
+    if states.shape[1] != patches:
+        raise ValueError(f"its grids have {patches} image tokens, but it holds the states of {states.shape[1]}.")
+    return start
+
+
+def _compact(tensor: torch.Tensor) -> torch.Tensor:
+    """In 16 bits where that loses nothing, which halves the file of a model that ran in 16 bits."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if tensor.is_floating_point() and torch.equal(tensor.to(dtype).float(), tensor):
+            return tensor.to(dtype).contiguous()
+    return tensor.contiguous()
+
+
+def _cancelled(row: int, steps: list[Step]) -> FinishEvent:
+    tokens = [step for step in steps if isinstance(step, TokenEvent)]
+    latents = [step for step in steps if isinstance(step, LatentEvent)]
+    return FinishEvent(
+        row=row,
+        reason="cancelled",
+        tokens=len(tokens),
+        latents=len(latents),
+        blocks=[token.kind for token in tokens].count("open"),
+        text_seconds=sum(token.seconds for token in tokens),
+        latent_seconds=sum(latent.seconds for latent in latents),
+        max_p_open=max((token.p_open for token in tokens), default=0.0),
+    )

@@ -1,0 +1,240 @@
+"""The blocks of decoding with forced tokens and gradients, for training; and one forward for latents that are given.
+
+`unroll` runs the same `drive` as decoding. Forced text goes in stretches up to the next opening token, and rows wait
+for each other at the end of a block, so that a batch takes 1 + Σ over blocks (longest K + 1) forwards, however ragged
+it is. `splice` puts given latents into their slots and runs one forward: the same states, if the latents are the ones
+that `unroll` or decoding fed.
+
+Shapes: B rows, L slots of the longest row, K latents of a block, D model width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from latent_core.attention import AFTER, CLOSE, IMAGE, LATENT, OPEN, PAD, PROMPT, SEALED, TEXT, attend, kind_class, numbered, tables
+from latent_core.backbone import Backbone
+from latent_core.cache import GradientCache
+from latent_core.drive import Block, Forced, Intervention, Segment, Tokens, drive
+from latent_core.feed import Feed
+from latent_core.lockstep import Lockstep, prompt_feeds, split
+from latent_core.methods.base import LatentMethod
+from latent_core.processor import Prompt
+from latent_core.settings import Rule
+
+NO_LABEL = -100
+"""What cross-entropy ignores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A prompt and the response to teach or replay."""
+
+    prompt: Prompt
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """What stands in every slot of every row, padded on the right. Sealed copies have slots of their own."""
+
+    ids: torch.Tensor
+    """(B, L) token ids; −1 at latents, sealed copies and padding."""
+    kinds: torch.Tensor
+    """(B, L), see attention.py."""
+    positions: torch.Tensor
+    """(3, B, L) M-RoPE positions."""
+    labels: torch.Tensor
+    """(B, L) the id that the state at this slot has to predict; NO_LABEL where none. Opening tokens and text are
+    labels, closing tokens never; the state at a closing token predicts the text that follows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unrolled:
+    """States at every slot, with the layout."""
+
+    states: torch.Tensor
+    """(B, L, D) after the final norm; zeros at padding."""
+    layout: Layout
+    latents: list[list[torch.Tensor]]
+    """Per row and block, the vectors that were fed, (K, D)."""
+    ticks: int
+    """Forwards of the backbone."""
+
+    def learned(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(M, D) states and (M,) the ids that they have to predict, for cross-entropy over all rows."""
+        rows, slots = (self.layout.labels != NO_LABEL).nonzero(as_tuple=True)
+        return self.states[rows, slots], self.layout.labels[rows, slots]
+
+
+def lay_out(backbone: Backbone, method: LatentMethod, rows: Sequence[Row], rules: Sequence[Rule]) -> Layout:
+    """The slots of every row, known before anything is fed."""
+    columns = [_lay_out(backbone, method, row, rule) for row, rule in zip(rows, rules, strict=True)]
+    fills = (-1, PAD, NO_LABEL)
+    length = max(len(ids) for ids, *_ in columns)
+    ids, kinds, labels = (
+        torch.tensor([list(c[i]) + [fill] * (length - len(c[i])) for c in columns], device=backbone.device)
+        for i, fill in enumerate(fills)
+    )
+    positions = torch.zeros(3, len(rows), length, dtype=torch.long)
+    for row, (*_, places) in enumerate(columns):
+        positions[:, row, : places.shape[1]] = places
+    return Layout(ids, kinds, positions.to(backbone.device), labels)
+
+
+def _lay_out(
+    backbone: Backbone, method: LatentMethod, row: Row, rule: Rule
+) -> tuple[list[int], list[int], list[int], torch.Tensor]:
+    """Ids, kinds, labels and positions (3, L) of one row."""
+    ids = row.prompt.input_ids.tolist()
+    kinds = [IMAGE if token == backbone.image_token_id else PROMPT for token in ids]
+    labels = [NO_LABEL] * len(ids)
+    prompt = backbone.positions(row.prompt.input_ids, row.prompt.grid_thw)
+    start = int(prompt.max()) + 1
+    places: list[int] = []
+
+    def put(token: int, kind: int, place: int | None = None) -> None:
+        ids.append(token)
+        kinds.append(kind)
+        labels.append(NO_LABEL)
+        places.append(start if place is None else place)
+
+    block = 0
+    for segment in row.segments:
+        if isinstance(segment, Tokens):
+            for token in segment.ids:
+                if segment.learn:
+                    labels[-1] = token
+                put(token, TEXT if block == 0 else AFTER)
+                start += 1
+            continue
+        if segment.learn:
+            labels[-1] = method.open_id
+        if not method.overwrites_start(segment.latents):
+            put(method.open_id, numbered(OPEN, block))
+            start += 1
+        first = start
+        for _ in range(segment.latents):
+            put(-1, numbered(LATENT, block))
+            start += 1
+        if rule == "sealed":
+            for place in range(first, start):
+                put(-1, numbered(SEALED, block), place)
+        put(method.close_id, numbered(CLOSE, block))
+        start += 1
+        block += 1
+    return ids, kinds, labels, torch.cat([prompt, torch.tensor(places, dtype=torch.long).expand(3, -1)], 1)
+
+
+def _rules(method: LatentMethod, rows: Sequence[Row], rule: Rule | Sequence[Rule] | None) -> list[Rule]:
+    if rule is None or isinstance(rule, str):
+        return [rule or method.config.rule] * len(rows)
+    return list(rule)
+
+
+def unroll(
+    backbone: Backbone,
+    method: LatentMethod,
+    rows: Sequence[Row],
+    *,
+    rule: Rule | Sequence[Rule] | None = None,
+    detach_feedback: bool = False,
+    intervene: Sequence[Intervention | None] | None = None,
+) -> Unrolled:
+    """Feeds every row's segments, its latents generated on the way, with gradients if they are enabled.
+
+    rule: one for all rows, one per row, or None for the checkpoint's own. detach_feedback cuts the gradient at what is
+    fed back, not the one through keys and values. Rows may differ in prompt, images, text, blocks and K.
+    """
+    rules = _rules(method, rows, rule)
+    layout = lay_out(backbone, method, rows, rules)
+    runs = [
+        drive(method, feed, Forced(method, row.segments), row_rule, intervene=hook, detach_feedback=detach_feedback)
+        for row, feed, row_rule, hook in zip(
+            rows, prompt_feeds(backbone, [row.prompt for row in rows]), rules, intervene or [None] * len(rows), strict=True
+        )
+    ]
+    lockstep = Lockstep(backbone, GradientCache(backbone.num_layers, len(rows), backbone.device), rules)
+    requests: list[Feed | None] = [next(run) for run in runs]
+    latents: list[list[list[torch.Tensor]]] = [[[] for s in row.segments if isinstance(s, Block)] for row in rows]
+    outputs: list[torch.Tensor] = []
+    columns: list[list[int]] = [[] for _ in rows]  # where each slot of a row stands in the concatenated outputs
+    width = ticks = 0
+    while any(request is not None for request in requests):
+        thinking = [request is not None and request.num_latents > 0 for request in requests]
+        # rows at a long stretch of text wait for those inside a block: each row's padding is then one slot a tick
+        feeds = [r if t or not any(thinking) else None for r, t in zip(requests, thinking, strict=True)]
+        states, _ = lockstep.feed(feeds)
+        outputs.append(states)
+        for index, (feed, answer) in enumerate(zip(feeds, split(states, feeds), strict=True)):
+            if feed is None:
+                continue
+            columns[index] += range(width, width + feed.size)
+            if thinking[index] and feed.is_latent:
+                latents[index][feed.block].append(feed.embeds)
+            try:
+                requests[index] = runs[index].send(answer)
+            except StopIteration:
+                requests[index] = None
+        width += states.shape[1]
+        ticks += 1
+    none = states.new_zeros(0, backbone.width)
+    return Unrolled(
+        states=_gather(torch.cat(outputs, 1), columns, layout.ids.shape[1]),
+        layout=layout,
+        latents=[[torch.cat(block) if block else none for block in row] for row in latents],
+        ticks=ticks,
+    )
+
+
+def _gather(states: torch.Tensor, columns: Sequence[Sequence[int]], length: int) -> torch.Tensor:
+    """(B, length, D): column columns[b][l] of states (B, C, D) at (b, l), zeros beyond a row's end."""
+    states = torch.nn.functional.pad(states, (0, 0, 0, 1))
+    zero = states.shape[1] - 1
+    index = torch.tensor([[*row, *[zero] * (length - len(row))] for row in columns], device=states.device)
+    return states[torch.arange(len(columns), device=states.device)[:, None], index]
+
+
+def splice(
+    backbone: Backbone,
+    method: LatentMethod,
+    rows: Sequence[Row],
+    latents: Sequence[Sequence[torch.Tensor]],
+    *,
+    rule: Rule | Sequence[Rule] | None = None,
+    levels: Sequence[int] = (),
+) -> tuple[Unrolled, list[torch.Tensor]]:
+    """One full forward with given latents (per row and block (K, D)) in the slots; also (B, L, D) of the levels asked for.
+
+    Raises ValueError where latents and segments do not match.
+    """
+    rules = _rules(method, rows, rule)
+    layout = lay_out(backbone, method, rows, rules)
+    for number, (row, blocks) in enumerate(zip(rows, latents, strict=True)):
+        wanted, given = [s.latents for s in row.segments if isinstance(s, Block)], [len(block) for block in blocks]
+        if wanted != given:
+            raise ValueError(f"Row {number} has blocks of {wanted} latents, but latents for blocks of {given}.")
+    length = layout.ids.shape[1]
+    embeds = backbone.embed(layout.ids.clamp(min=0))
+    prompts = torch.stack([_stretch(feed.embeds, length) for feed in prompt_feeds(backbone, [r.prompt for r in rows])])
+    is_prompt = (layout.kinds == PROMPT) | (layout.kinds == IMAGE)
+    embeds = torch.where(is_prompt[..., None], prompts, embeds)
+    classes = kind_class(layout.kinds)
+    vectors = [
+        torch.cat([block, block]) if row_rule == "sealed" else block
+        for blocks, row_rule in zip(latents, rules, strict=True)
+        for block in blocks
+    ]
+    if vectors:
+        slots = ((classes == LATENT) | (classes == SEALED))[..., None]
+        embeds = embeds.masked_scatter(slots, torch.cat(vectors).to(embeds.dtype))
+    slots = torch.arange(length, device=backbone.device).expand(len(rows), -1)
+    plain = all(r == "everything" for r in rules)  # padding is on the right, where causality hides it
+    mask = None if plain else attend(layout.kinds, tables(rules, backbone.device), slots)
+    states, kept = backbone(embeds, backbone.rotary(layout.positions), mask=mask, levels=levels)
+    return Unrolled(states, layout, [list(blocks) for blocks in latents], 1), kept
+
+
+def _stretch(embeds: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.nn.functional.pad(embeds, (0, 0, 0, length - len(embeds)))

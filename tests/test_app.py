@@ -1,0 +1,208 @@
+"""The app's handlers called as generators, its runner, its page: no browser."""
+
+import copy
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from app.asking import answer_stream, new_scene, true_answer
+from app.components import as_files, paths
+from app.handlers import PHOTO, Handlers
+from app.page import build
+from app.runner import Ask, Runner, paced, throttled
+from app.server import serve
+from latent_core import glyphs
+from latent_core.trace import Trace
+from tests.scripted import ScriptedReasoner
+
+
+@pytest.fixture
+def reasoner() -> ScriptedReasoner:
+    return ScriptedReasoner()
+
+
+@pytest.fixture
+def runner(reasoner) -> Runner:
+    return Runner(["scripted"], lambda name: reasoner)
+
+
+@pytest.fixture
+def scene():
+    images, question, identity = new_scene("find", 7)
+    return SimpleNamespace(files=as_files(images), images=images, question=question, identity=identity)
+
+
+def values(runner, scene, question=None, **settings):
+    asked = scene.question if question is None else question
+    return list(answer_stream(runner, "tab", scene.files, asked, "scripted", scene.identity, **settings))
+
+
+def test_a_run_ends_with_answer_truth_and_trace(runner, scene):
+    *_, (done, _), (last, path) = values(runner, scene, latents=3)
+    assert last == done and done["state"] == "finished"
+    assert done["finish"]["answer"] == "ring"
+    assert done["truth"] == glyphs.sample("find", 7, split="test").answer
+    trace = Trace.load(path)
+    assert trace.question == scene.question and len(trace.blocks[0].latents) == 3
+    assert Path(path).name == f"inscape-run-{done['run']}.safetensors"
+
+
+def test_another_question_has_no_truth(runner, scene):
+    assert values(runner, scene, "Which one is red?")[-1][0]["truth"] is None
+
+
+def test_another_image_has_no_truth(scene):
+    ask = Ask(images=[Image.new("RGB", (96, 96))], question=scene.question, checkpoint="scripted", settings={})
+    assert true_answer(scene.identity, ask) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"latents": -1}, "K is -1"),
+        ({"latents": 10**6}, "K is 1000000"),
+        ({"temperature": None}, "The setting temperature is empty"),
+        ({"seed": -3}, "Seed is -3"),
+        ({"rule": "nothing"}, "Attention rule is 'nothing'"),
+    ],
+)
+def test_bad_settings_become_a_sentence(runner, scene, given, sentence):
+    (value, path), *_ = values(runner, scene, **given)
+    assert value["state"] == "failed" and value["problem"].startswith(sentence) and path is None
+
+
+def test_bad_questions_become_a_sentence(runner, scene):
+    assert values(runner, scene, "")[-1][0]["problem"] == "The question is empty; write one."
+    scene.files = list(scene.files) * 5
+    assert "at most 4" in values(runner, scene)[-1][0]["problem"]
+
+
+def test_unknown_checkpoints_become_a_sentence(runner, scene):
+    *_, (value, _) = answer_stream(runner, "tab", scene.files, "?", "glyph-none", None)
+    assert value["problem"].startswith("Unknown checkpoint 'glyph-none'")
+
+
+def test_files_from_elsewhere_are_refused(runner, scene, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    scene.files = [{"path": str(tmp_path / "secret.png")}]
+    assert "was not uploaded" in values(runner, scene)[-1][0]["problem"]
+    with pytest.raises(ValueError, match="was not uploaded"):
+        paths([{"path": "/etc/passwd"}])
+
+
+def test_a_failing_model_becomes_a_sentence(runner, reasoner, scene, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("out of memory\nstack of details")
+        yield
+
+    monkeypatch.setattr(reasoner, "stream", broken)
+    value = values(runner, scene)[-1][0]
+    assert value["state"] == "failed" and "(out of memory)" in value["problem"] and "stack" not in value["problem"]
+
+
+def test_a_full_disk_loses_only_the_trace(runner, scene, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("app.asking.save_trace", full)
+    value, path = values(runner, scene)[-1]
+    assert path is None and value["state"] == "finished" and "No space left" in value["problem"]
+
+
+def test_closing_the_handler_closes_the_engine(runner, reasoner, scene):
+    handler = answer_stream(runner, "tab", scene.files, scene.question, "scripted", None, speed="slow")
+    next(handler), next(handler)
+    assert runner.running == 1
+    handler.close()
+    assert runner.running == 0 and reasoner.closed == 1
+
+
+def test_stop_keeps_what_has_come(runner, scene):
+    handler = answer_stream(runner, "tab", scene.files, scene.question, "scripted", scene.identity, speed="slow")
+    next(handler), next(handler)
+    runner.stop("tab")
+    *_, (value, path) = handler
+    assert value["finish"]["reason"] == "cancelled" and path is not None and runner.running == 0
+
+
+def test_a_new_run_ends_the_one_before_in_its_session_only(runner, scene):
+    streams = {
+        name: answer_stream(runner, name[:5], scene.files, scene.question, "scripted", None, speed="slow")
+        for name in ("tab 1 first", "tab 2", "tab 1 second")
+    }
+    for stream in streams.values():
+        next(stream), next(stream)
+    ends = {name: list(stream)[-1][0]["finish"]["reason"] for name, stream in streams.items()}
+    assert ends == {"tab 1 first": "cancelled", "tab 2": "stop", "tab 1 second": "stop"}
+
+
+def test_restarts_follow_interruptions_of_running_runs(runner, scene):
+    runner.interrupt("tab")
+    assert not runner.take_restart("tab")  # nothing ran
+    handler = answer_stream(runner, "tab", scene.files, scene.question, "scripted", None, speed="slow")
+    next(handler), next(handler)
+    runner.interrupt("tab")
+    list(handler)
+    runner.interrupt("tab")  # a second change before the first restart
+    assert runner.take_restart("tab") and runner.take_restart("tab") and not runner.take_restart("tab")
+
+
+def test_paced_waits_but_not_when_cancelled():
+    cancelled = threading.Event()
+    stream = paced(range(10), 1000.0, cancelled)
+    assert [next(stream), next(stream)] == [0, 1]
+    cancelled.set()
+    assert list(stream) == []
+
+
+def test_throttled_keeps_first_and_last():
+    assert list(throttled(range(1000), seconds=60)) == [0, 999]
+    assert list(throttled([1], seconds=60)) == [1] and list(throttled([], seconds=60)) == []
+
+
+def test_check_keeps_the_former_image_when_the_new_one_is_bad(runner, scene, tmp_path, monkeypatch):
+    monkeypatch.setattr("app.components.get_upload_folder", lambda: str(tmp_path))
+    (tmp_path / "letter.png").write_text("dear sir")
+    Image.effect_noise((64, 64), 80).save(tmp_path / "photo.png")
+    bad, photo = {"path": str(tmp_path / "letter.png")}, {"path": str(tmp_path / "photo.png")}
+    handlers = Handlers(runner)
+    use, kept, notice = handlers.check([bad], [photo], "scripted")
+    assert use == kept == [photo] and "letter.png is not an image" in notice
+    use, _, notice = handlers.check([photo, bad], [], "scripted")
+    assert use == [photo] and PHOTO in notice
+    assert handlers.check([], [photo], "scripted") == ([], [], "")
+
+
+def test_scenes_need_no_notice(runner, scene):
+    assert Handlers(runner).photo_notice(scene.files, "scripted") == ""
+
+
+def test_the_page_is_built_and_its_state_can_be_copied(runner):
+    page = build(runner)
+    assert isinstance(page, gr.Blocks)
+    for block in page.blocks.values():
+        if isinstance(block, gr.State):
+            assert copy.deepcopy(block.value) == block.value
+
+
+def test_a_program_can_do_what_the_page_does(runner, reasoner, tmp_path):
+    page = serve(runner, host="127.0.0.1", port=None, wait=False)
+    try:
+        client = Client(page.local_url, verbose=False, download_files=str(tmp_path))
+        assert [one["name"] for one in client.predict(api_name="/checkpoints")] == ["scripted"]
+        image, scene = client.predict("count", 5, api_name="/scene")
+        assert scene["answer"] == glyphs.sample("count", 5, split="test").answer
+        result, trace = client.predict([handle_file(image)], scene["question"], latents=4, api_name="/ask")
+        assert result["answer"] == "ring" and result["latents"] == len(result["looks"]) == 4
+        assert Trace.load(trace).settings.latents == 4
+        with pytest.raises(Exception, match="K is -1"):
+            client.predict([handle_file(image)], "?", latents=-1, api_name="/ask")
+        public = client.view_api(return_format="dict")["named_endpoints"]
+        assert set(public) == {"/ask", "/scene", "/checkpoints"}
+    finally:
+        page.close()

@@ -1,0 +1,128 @@
+"""fold() and payload() on hand-made events: no server, no model."""
+
+import base64
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.fold import View, answer, fold
+from app.payload import LAST, UNITS, maps, payload
+from latent_core.analysis.similarity import nearest_patch
+from latent_core.events import FinishEvent
+from latent_core.settings import Settings
+from tests.scripted import TOKENS, ScriptedReasoner, latent_event, start_event, token_event
+
+
+@pytest.fixture
+def draw() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def empty() -> View:
+    return View(checkpoint="scripted", question="?", settings=Settings(rule="latents_only"), opens=True)
+
+
+def whole_run(view: View, **settings) -> View:
+    for event in ScriptedReasoner().stream([Image.new("RGB", (96, 96))], "?", **settings):
+        view = fold(view, event)
+    return view
+
+
+def test_fold_is_pure(empty, draw):
+    after = fold(empty, token_event("I", draw))
+    assert empty.items == () and len(after.items) == 1
+    assert fold(after, token_event(" look", draw)).text == "I look" and after.text == "I"
+
+
+def test_fold_refuses_what_is_no_event(empty):
+    with pytest.raises(TypeError, match="str is not an event"):
+        fold(empty, "token")
+
+
+def test_fold_numbers_blocks_and_marks_what_comes_after(empty, draw):
+    view = fold(empty, start_event([Image.new("RGB", (8, 8))], draw))
+    for block in range(2):
+        view = fold(view, token_event("word", draw))
+        view = fold(view, token_event("", draw, kind="open"))
+        view = fold(view, latent_event(0, draw, block=block))
+        view = fold(view, token_event("", draw, kind="close"))
+    assert [item.block for item in view.items] == [-1, 0, 0, 0, -1, 1, 1, 1]
+    assert [item.after_block for item in view.items] == [False] * 4 + [True] * 4
+    assert view.text == "wordword"
+
+
+def test_a_latent_glows_where_its_own_vector_is(empty, draw):
+    view = fold(empty, start_event([Image.new("RGB", (8, 8))], draw))
+    vector = view.start.image_states[-1, 17]
+    event = dataclasses.replace(latent_event(0, draw), fed=vector)
+    glow = fold(view, event).items[-1].glow
+    assert glow.shape == (TOKENS,)
+    assert glow.argmax() == 17 and glow[17] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_answer_and_its_probability(empty):
+    assert answer(empty) is None
+    word, probability = answer(whole_run(empty))
+    assert word == "ring"
+    assert probability == pytest.approx(math.exp(-0.5))  # one token of log-probability -0.5
+
+
+def test_a_streaming_payload_holds_the_last_items_and_no_maps(empty, draw):
+    view = fold(empty, start_event([Image.new("RGB", (8, 8))], draw))
+    for _ in range(LAST + 10):
+        view = fold(view, token_event(" x", draw))
+    value = payload(view, 3, label="Monet")
+    assert value["state"] == "running" and value["n"] == LAST + 10 and len(value["items"]) == LAST
+    assert "maps" not in value and value["rule"] == "latents_only"
+
+
+def test_the_last_payload_holds_everything(empty):
+    value = payload(whole_run(empty, latents=3), 3, label="Monet", truth="ring")
+    assert value["state"] == "finished" and len(value["items"]) == value["n"]
+    assert value["finish"]["answer"] == value["truth"] == "ring"
+    assert value["finish"]["latents"] == 3 and value["finish"]["max_p_open"] == 0.9
+    assert value["finish"]["ms_per_latent"] == pytest.approx(6.67)
+    assert value["images"][0].startswith("data:image/png;base64,")
+
+
+def test_maps_are_the_similarities_of_the_analysis(empty):
+    view = whole_run(empty, latents=3)
+    sent = maps(view)
+    vectors = torch.stack([view.items[n].vector for n in sent["of"]])
+    for name, centred in (("raw", False), ("centred", True)):
+        expected = nearest_patch(
+            vectors, view.start.image_states, centred=centred, reference=view.start.image_states[-1]
+        )
+        units = np.frombuffer(base64.b64decode(sent[name]), "<i2").reshape(expected.shape)
+        np.testing.assert_allclose(units / UNITS, expected.numpy(), atol=1 / UNITS)
+    latents = [sent["of"].index(n) for n, item in enumerate(view.items) if item.kind == "latent"]
+    previous = [sent["previous"][q] for q in latents]
+    assert previous[0] is None and all(-1 <= value <= 1 for value in previous[1:])
+
+
+def test_glow_and_maps_agree(empty):
+    view = whole_run(empty, latents=2)
+    sent = maps(view)
+    units = np.frombuffer(base64.b64decode(sent["centred"]), "<i2").reshape(len(sent["of"]), -1, TOKENS)
+    for q, n in enumerate(sent["of"]):
+        if view.items[n].glow is not None:
+            np.testing.assert_allclose(units[q, -1] / UNITS, view.items[n].glow, atol=1 / UNITS)
+
+
+def test_maps_of_long_runs_leave_out_levels(empty, monkeypatch):
+    monkeypatch.setattr("app.payload.MAP_BUDGET", 2)
+    assert maps(whole_run(empty))["levels"] == [0, 2]
+
+
+def test_a_run_without_recorded_states_has_no_maps(empty, draw):
+    view = fold(empty, dataclasses.replace(token_event("I", draw), hidden=None))
+    finish = FinishEvent(
+        reason="stop", tokens=1, latents=0, blocks=0, text_seconds=0.0, latent_seconds=0.0, max_p_open=0.0
+    )
+    value = payload(fold(view, finish), 1, label="Text")
+    assert value["maps"] is None and value["finish"]["tokens_per_second"] is None

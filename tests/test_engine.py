@@ -1,0 +1,269 @@
+"""Decoding: equal to `generate`, batched equal to single, events in order, limits, modes, recording."""
+
+import pytest
+import torch
+
+from latent_core.attention import Recorder
+from latent_core.backbone import Backbone
+from latent_core.engine import decode
+from latent_core.events import FinishEvent, LatentEvent, StartEvent, TokenEvent
+from latent_core.settings import Settings
+from tests.tiny import CLOSE, EOS, IMAGE, OPEN, PAD_LATENT, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+
+PROMPTS = [
+    tiny_prompt(0),
+    tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9),
+    tiny_prompt(2, grids=[], text=4),
+    tiny_prompt(3, grids=[(8, 4)], text=3),
+]
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return Backbone(tiny_model())
+
+
+def run(backbone, method, prompts, settings, **keywords):
+    return list(decode(backbone, method, prompts, settings, **keywords))
+
+
+def ids(events, row=0):
+    return [event.token_id for event in of_row(events, row, TokenEvent)]
+
+
+def fed(events, row=0):
+    return torch.stack([event.fed for event in of_row(events, row, LatentEvent)])
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_greedy_text_equals_generate(backbone, prompt):
+    given = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.grid_thw} if len(prompt.grid_thw) else {}
+    tokens = prompt.input_ids[None]
+    expected = backbone.model.generate(
+        input_ids=tokens,
+        attention_mask=torch.ones_like(tokens),
+        mm_token_type_ids=(tokens == IMAGE).int(),
+        max_new_tokens=24,
+        do_sample=False,
+        **given,
+    )[0, len(prompt.input_ids) :]
+    events = run(backbone, tiny_method("text"), [prompt], [Settings(max_new_tokens=24)])
+    assert ids(events) == expected.tolist()
+
+
+def mixed_settings(latents=(3, 5, 0, 7)):
+    """Rows in different modes, of different lengths and rules."""
+    return [
+        Settings(mode="forced", rule="sealed", latents=latents[0], max_new_tokens=20),
+        Settings(mode="forced", rule="everything", latents=latents[1], max_new_tokens=11, temperature=0.8, seed=3),
+        Settings(mode="markers", max_new_tokens=17, repetition_penalty=1.3),
+        Settings(mode="latent", rule="latents_only", latents=latents[3], max_new_tokens=30, top_k=5, temperature=1.0),
+    ]
+
+
+@pytest.mark.parametrize("convention", ["start_fed", "start_overwritten"])
+def test_batched_equals_single(backbone, convention):
+    method, settings = tiny_method(convention=convention), mixed_settings()
+    script = [[1, 2, 3], [OPEN, 4, 5, OPEN, 6, 7], [OPEN, 8, OPEN, 9], [10, OPEN, 11, OPEN, 12, 13, 14]]
+    for sampler in (None, script):
+        together = run(backbone, method, PROMPTS, settings, sampler=sampler and scripted(*script))
+        for row, (prompt, setting) in enumerate(zip(PROMPTS, settings, strict=True)):
+            alone = run(
+                backbone, method, [prompt], [setting], sampler=sampler and scripted(script[row])
+            )
+            batch = of_row(together, row)
+            assert [type(e) for e in batch] == [type(e) for e in alone]
+            for a, b in zip(batch, alone, strict=True):
+                if isinstance(a, StartEvent):
+                    torch.testing.assert_close(a.image_states, b.image_states, atol=1e-5, rtol=0)
+                    continue
+                if isinstance(a, FinishEvent):
+                    assert (a.reason, a.tokens, a.latents, a.blocks) == (b.reason, b.tokens, b.latents, b.blocks)
+                    continue
+                assert a.position == b.position
+                torch.testing.assert_close(a.hidden, b.hidden, atol=1e-5, rtol=0)
+                if isinstance(a, LatentEvent):
+                    assert (a.block, a.index) == (b.block, b.index)
+                    torch.testing.assert_close(a.fed, b.fed, atol=1e-5, rtol=0)
+                else:
+                    assert (a.token_id, a.kind, a.forced) == (b.token_id, b.kind, b.forced)
+                    assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+
+
+def test_events_of_a_block(backbone):
+    settings = Settings(latents=3, max_new_tokens=30)
+    events = run(backbone, tiny_method(), PROMPTS[:1], [settings], sampler=scripted([7, OPEN, 8]))
+    prompt = len(PROMPTS[0].input_ids)
+    start, *middle, finish = events
+    assert start.prompt_tokens == prompt and start.grids == ((2, 3),) and start.levels == (0, 1, 2)
+    assert start.image_states.shape == (3, 6, 32)
+    assert [(type(e).__name__[0], e.position - prompt) for e in middle] == [
+        *(("T", 0), ("T", 1)),
+        *(("L", 2), ("L", 3), ("L", 4)),
+        *(("T", 5), ("T", 6), ("T", 7)),
+    ]
+    tokens = of_row(events, 0, TokenEvent)
+    assert [(e.token_id, e.kind, e.forced) for e in tokens] == [
+        (7, "text", False),
+        (OPEN, "open", False),
+        (CLOSE, "close", True),
+        (8, "text", False),
+        (EOS, "text", False),
+    ]
+    latents = of_row(events, 0, LatentEvent)
+    assert torch.equal(latents[1].fed, latents[0].hidden) and torch.equal(tokens[2].hidden, latents[2].hidden)
+    assert (finish.reason, finish.tokens, finish.latents, finish.blocks) == ("stop", 5, 3, 1)
+    assert finish.max_p_open == pytest.approx(max(e.p_open for e in tokens))
+    assert all(type(e.hidden) is torch.Tensor and not e.hidden.is_inference() for e in middle)
+
+
+def test_overwritten_start_shares_the_opening_tokens_place(backbone):
+    method = tiny_method(convention="start_overwritten")
+    events = run(backbone, method, PROMPTS[:1], [Settings(latents=3)], sampler=scripted([7, OPEN, 8]))
+    prompt = len(PROMPTS[0].input_ids)
+    opened = next(e for e in events if isinstance(e, TokenEvent) and e.kind == "open")
+    latents = of_row(events, 0, LatentEvent)
+    assert [e.position - prompt for e in latents] == [1, 2, 3] and opened.position == latents[0].position
+    assert torch.equal(latents[0].fed, opened.hidden)
+
+
+def test_modes(backbone):
+    method = tiny_method()
+    script = [1, OPEN, 2]
+    greedy = {mode: run(backbone, method, PROMPTS[:1], [Settings(mode=mode, latents=2)], sampler=None) for mode in
+              ("forced", "text")}
+    first = of_row(greedy["forced"], 0, TokenEvent)[0]
+    assert first.kind == "open" and first.forced and first.p_open == pytest.approx(2.718281828**first.logprob, rel=1e-4)
+    assert OPEN not in ids(greedy["text"]) and of_row(greedy["text"], 0, FinishEvent)[0].max_p_open == 0
+    markers = run(backbone, method, PROMPTS[:1], [Settings(mode="markers")], sampler=scripted(script))
+    assert ids(markers) == [1, OPEN, CLOSE, 2, EOS] and not of_row(markers, 0, LatentEvent)
+
+
+def test_bans_what_only_the_runtime_writes(backbone):
+    seen = []
+
+    def look(row, logits):
+        seen.append(logits)
+        return OPEN if len(seen) < 3 else EOS
+
+    run(backbone, tiny_method(), PROMPTS[:1], [Settings(max_blocks=2, latents=1)], sampler=look)
+    banned = [logits.isinf().nonzero()[:, 0].tolist() for logits in seen]
+    assert banned == [[PAD_LATENT, CLOSE], [PAD_LATENT, CLOSE], [PAD_LATENT, OPEN, CLOSE]]
+
+
+@pytest.mark.parametrize("limit", range(1, 8))
+def test_length_limit_counts_tokens_and_latents(backbone, limit):
+    settings = Settings(latents=3, max_new_tokens=limit)
+    events = run(backbone, tiny_method(), PROMPTS[:1], [settings], sampler=scripted([1, OPEN, 2, 3, 4]))
+    finish = events[-1]
+    assert finish.reason == "length" and finish.tokens + finish.latents == limit
+
+
+def test_end_of_sequence_cannot_end_a_block(backbone):
+    """Nothing is sampled inside a block: a model that wants to stop at every step still thinks to the end."""
+    asked = []
+
+    def script(row, logits):
+        asked.append(row)
+        return OPEN if len(asked) == 1 else EOS
+
+    events = run(backbone, tiny_method(), PROMPTS[:1], [Settings(latents=6)], sampler=script)
+    assert len(of_row(events, 0, LatentEvent)) == 6 and len(asked) == 2
+
+
+def test_without_recording_no_vector_leaves(backbone):
+    settings = [Settings(mode="forced", latents=3, max_new_tokens=9)]
+    events = run(backbone, tiny_method(), PROMPTS[:1], settings, record=False)
+    assert events[0].image_states.shape == (0, 6, 32)
+    assert all(e.hidden is None for e in events[1:-1]) and all(e.fed is None for e in of_row(events, 0, LatentEvent))
+    recorded = run(backbone, tiny_method(), PROMPTS[:1], settings)
+    assert ids(events) == ids(recorded)
+
+
+def test_one_copy_to_the_host_per_tick(backbone, monkeypatch):
+    """Counts forwards and copies of a run: every copy is counted, also the hidden ones of .item() and .tolist()."""
+    copies, forwards = [], []
+    original = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or original(tensor))
+    forward = Backbone.forward
+    monkeypatch.setattr(
+        Backbone, "forward", lambda self, *a, **k: forwards.append(a[0].shape[1]) or forward(self, *a, **k)
+    )
+    prompt = tiny_prompt(0, grids=[])
+    script = scripted([1, OPEN, 2, 3])
+    events = decode(backbone, tiny_method(), [prompt], [Settings(latents=4)], sampler=script, record=True)
+    next(events)  # the prompt's own copies are over
+    copies.clear()
+    list(events)
+    # prompt; 1; open; 4 latents; close; 2; 3
+    assert forwards == [len(prompt.input_ids), 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert len(copies) == len(forwards) - 1
+
+
+def test_two_interleaved_streams_do_not_touch_each_other():
+    backbone, method = Backbone(tiny_model()), tiny_method()
+    settings = [Settings(mode="forced", latents=4, max_new_tokens=16, rule="sealed")]
+    alone = [run(backbone, method, [prompt], settings) for prompt in PROMPTS[:2]]
+    streams = [decode(backbone, method, [prompt], settings) for prompt in PROMPTS[:2]]
+    mixed = [[], []]
+    for pair in zip(*streams, strict=False):
+        for events, event in zip(mixed, pair, strict=True):
+            events.append(event)
+    for events, expected in zip(mixed, alone, strict=True):
+        assert ids(events) == ids(expected)[: len(ids(events))]
+        assert torch.equal(fed(events), fed(expected))
+    assert backbone.model.model.rope_deltas is None
+
+
+def test_closing_the_generator_cancels(backbone):
+    stream = decode(backbone, tiny_method(), PROMPTS[:1], [Settings()])
+    next(stream)
+    stream.close()
+    assert list(stream) == []
+
+
+def test_gradients_stay_as_the_caller_had_them(backbone):
+    stream = decode(backbone, tiny_method("text"), PROMPTS[:1], [Settings()])
+    next(stream)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+def test_sampling_depends_on_the_seed_alone(backbone):
+    method = tiny_method("text")
+    same = [Settings(temperature=1.5, top_p=0.95, top_k=40, seed=seed, max_new_tokens=20) for seed in (1, 2, 1)]
+    events = run(backbone, method, [PROMPTS[0]] * 3, same)
+    assert ids(events, 0) == ids(events, 2) != ids(events, 1)
+
+
+def test_attention_recorder(backbone):
+    """Weights of chosen layers only; equal to transformers' eager attention; the run itself unchanged."""
+    method, prompt = tiny_method(), PROMPTS[1]
+    settings = [Settings(mode="forced", latents=2, max_new_tokens=8)]
+    recorder = Recorder(layers=[1])
+    events = run(backbone, method, [prompt], settings, record_attention=recorder)
+    assert ids(events) == ids(run(backbone, method, [prompt], settings))
+    length = len(prompt.input_ids)
+    entered = [e.position for e in events[1:-1]][:-1]  # the last token is never fed
+    assert sorted(recorder.maps) == [(0, length - 1), *((0, position) for position in entered)]
+    for (_, position), weights in recorder.maps.items():
+        assert weights.shape == (1, 4, position + 1)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(1, 4))
+    eager = tiny_model()
+    eager.set_attn_implementation("eager")
+    out = eager(
+        input_ids=prompt.input_ids[None],
+        mm_token_type_ids=(prompt.input_ids[None] == IMAGE).int(),
+        pixel_values=prompt.pixel_values,
+        image_grid_thw=prompt.grid_thw,
+        output_attentions=True,
+    )
+    torch.testing.assert_close(recorder.maps[0, length - 1][0], out.attentions[1][0, :, -1], atol=1e-5, rtol=0)
+
+
+def test_wrong_number_of_images(backbone):
+    prompt, other = PROMPTS[0], PROMPTS[1]
+    broken = type(prompt)(
+        input_ids=prompt.input_ids, pixel_values=other.pixel_values, grid_thw=other.grid_thw, images=other.images
+    )
+    with pytest.raises(ValueError, match="Prompt 0 has 6 image tokens, but its images give 10"):
+        run(backbone, tiny_method(), [broken], [Settings()])

@@ -1,0 +1,77 @@
+"""The contract of every method in METHODS: what decoding, unrolling and replay rely on."""
+
+import pytest
+import torch
+
+from latent_core.backbone import Backbone
+from latent_core.config import MethodConfig
+from latent_core.engine import decode
+from latent_core.events import FinishEvent, LatentEvent, TokenEvent
+from latent_core.feed import Context
+from latent_core.methods import METHODS, build_method
+from latent_core.settings import Settings
+from latent_core.unroll import Block, Row, Tokens, splice, unroll
+from tests.tiny import EOS, OPEN, TOKENS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+
+BACKBONE = Backbone(tiny_model())
+WITH_LATENTS = [name for name in METHODS if tiny_method(name).has_latents]
+RULES = ("everything", "no_image", "latents_only", "sealed")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_named_as_registered(name):
+    method = tiny_method(name)
+    assert method.name == name and method.config.method == name
+    with pytest.raises(ValueError, match="is for method 'other'"):
+        METHODS[name](MethodConfig(method="other"), TOKENS.__getitem__)
+
+
+def test_unknown_method():
+    with pytest.raises(ValueError, match="Unknown method 'mnoet'; this version knows text, monet"):
+        build_method(MethodConfig(method="mnoet"), TOKENS.__getitem__)
+
+
+def test_a_method_without_latents_never_opens():
+    method = tiny_method("text")
+    for mode in ("latent", "forced", "markers"):
+        events = list(decode(BACKBONE, method, [tiny_prompt()], [Settings(mode=mode, max_new_tokens=12)]))
+        assert not of_row(events, 0, LatentEvent) and events[-1].blocks == 0
+        assert all(e.p_open == 0 and not e.forced for e in of_row(events, 0, TokenEvent))
+
+
+@pytest.mark.parametrize("name", WITH_LATENTS)
+def test_a_block_answers_states_with_feeds(name):
+    method = tiny_method(name)
+    block = method.block(Context(torch.zeros(1, 32), num_latents=3))
+    feed, latents = next(block), 0
+    with pytest.raises(StopIteration):
+        while True:
+            latents += feed.is_latent * len(feed.embeds)
+            feed = block.send(torch.ones(feed.size, 32))
+    assert latents == 3
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", WITH_LATENTS)
+def test_what_was_decoded_unrolls_and_splices_to_the_same_states(name, rule):
+    """Cached = unrolled = spliced, within 1e-5: one drive, one mask, one layout."""
+    for convention in ("start_fed", "start_overwritten"):
+        method = tiny_method(name, convention=convention, rule=rule)
+        prompt = tiny_prompt(grids=[(4, 6), (4, 4)])
+        script = [1, 2, OPEN, 3, OPEN, 4, 5]
+        events = list(decode(BACKBONE, method, [prompt], [Settings(latents=4)], sampler=scripted(script)))
+        rows = [Row(prompt, (Tokens((1, 2)), Block(4), Tokens((3,)), Block(4), Tokens((4, 5, EOS))))]
+        with torch.no_grad():
+            unrolled = unroll(BACKBONE, method, rows)
+            spliced, _ = splice(BACKBONE, method, rows, unrolled.latents)
+        torch.testing.assert_close(spliced.states, unrolled.states, atol=1e-5, rtol=0)
+        fed = torch.stack([e.fed for e in of_row(events, 0, LatentEvent)])
+        torch.testing.assert_close(torch.cat(unrolled.latents[0]), fed, atol=1e-5, rtol=0)
+        # every sampled token was decoded from the very state that training gives its label
+        states, labels = unrolled.learned()
+        chosen = [e for e in of_row(events, 0, TokenEvent) if not e.forced]
+        assert labels.tolist() == [e.token_id for e in chosen]
+        torch.testing.assert_close(states, torch.stack([e.hidden for e in chosen]), atol=1e-5, rtol=0)
+        logprobs = BACKBONE.logits(states).log_softmax(-1).gather(1, labels[:, None])[:, 0]
+        torch.testing.assert_close(logprobs, torch.tensor([e.logprob for e in chosen]), atol=1e-4, rtol=0)
+        assert isinstance(events[-1], FinishEvent)

@@ -1,0 +1,208 @@
+"""Recipes, layouts and the training loop: what a run learns, resumes to and refuses."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from latent_core import glyphs
+from latent_core.attention import CLOSE, LATENT, OPEN, kind_class
+from latent_core.checkpoints import load
+from latent_core.unroll import NO_LABEL, lay_out
+from trainers.__main__ import main
+from trainers.data.glyphs import GlyphsDataset
+from trainers.data.segments import Thought, segments
+from trainers.recipe import load_recipe, parse, recipes
+from trainers.run import last_checkpoint
+from trainers.start import build_stage, train
+
+SMALL = ["per_device_train_batch_size=4", "val_size=2", "warmup_steps=1", "logging_steps=1", "eval_strategy=no"]
+
+
+def small(name: str, folder: Path, *overrides: str):
+    return load_recipe(name, [*SMALL, f"output_dir={folder}", "init=null", *overrides])
+
+
+def curve(folder: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_that_ships_is_valid(name):
+    recipe, arguments = load_recipe(name, [])
+    assert recipe.name == name
+    assert recipe.description.endswith(".")
+    assert arguments.max_steps > 0
+    assert recipe.init is None or recipe.init in recipes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["max_step=3"], "Unknown field 'max_step'.*'max_steps'"),
+        (["mixtures={find: 1}"], "Unknown field 'mixtures'.*'mixture'"),
+        (["max_steps=many"], "max_steps is 'many'; it must be a whole number"),
+        (["learning_rate=fast"], "learning_rate is 'fast'"),
+        (["mixture.search=1"], "Unknown family 'search'"),
+        (["mixture.find=-1"], "mixture.find is -1"),
+        (["latents_min=0"], "latents_min is 0"),
+        (["latents_max=1000"], "latents_max 1000"),
+        (["rule=sealedd"], "rule is 'sealedd'"),
+        (["stop_at={count: 2}"], "stop_at.count is 2"),
+        (["max_steps"], "is no override"),
+    ],
+)
+def test_a_wrong_field_is_named(overrides, words):
+    with pytest.raises(ValueError, match=words):
+        load_recipe("glyph-monet", overrides)
+
+
+def test_a_file_that_is_no_recipe_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no recipe 'glyph-monte'. Did you mean 'glyph-monet'"):
+        load_recipe("glyph-monte", [])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: [")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        load_recipe(str(broken), [])
+    with pytest.raises(ValueError, match="lacks the field 'stage'"):
+        parse({"name": "x", "description": "y."})
+
+
+def test_the_command_line_says_what_is_wrong_in_one_sentence(capsys):
+    assert main(["run", "glyph-monet", "lerning_rate=1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "learning_rate" in error and error.count("\n") == 1
+    assert main(["study", "glyph-money"]) == 2
+    assert "glyph-monet" in capsys.readouterr().err
+    assert main(["study", "glyph-monet", "--families", "found"]) == 2
+    assert "found" in capsys.readouterr().err
+
+
+def test_a_run_without_its_start_says_what_to_run_first(tmp_path):
+    recipe, arguments = load_recipe("glyph-text", [f"output_dir={tmp_path / 'run'}"])
+    with pytest.raises(ValueError, match="python -m trainers run glyph-families"):
+        train(recipe, arguments)
+
+
+def test_data_are_a_function_of_seed_and_index():
+    first, again, other = (GlyphsDataset({"find": 1, "count": 2}, 30, seed=seed) for seed in (0, 0, 1))
+    names = [[data[i][0].name for i in range(30)] for data in (first, again, other)]
+    assert names[0] == names[1] != names[2]
+    assert {name.split("/")[0] for name in names[0]} == {"find", "count"}
+
+
+@pytest.mark.parametrize("family", [*glyphs.FAMILIES, "list"])
+def test_a_response_is_text_thought_observation_answer(family):
+    example = glyphs.sample(family, 1, "train")
+    parts = segments(example)
+    assert sum(isinstance(part, Thought) for part in parts) == len(example.steps)
+    words = "".join(part.text for part in parts if not isinstance(part, Thought))
+    assert words.endswith(f"\\boxed{{{example.answer}}}" if example.steps else example.answer)
+    assert "  " not in words
+
+
+def test_every_position_that_samples_in_a_free_run_has_a_label(tmp_path):
+    stage = build_stage(small("glyph-monet", tmp_path)[0], tmp_path)
+    for family in glyphs.FAMILIES:
+        batch = stage.collate([(glyphs.sample(family, 3, "train"), Random(0))])
+        layout = lay_out(stage.backbone, stage.method, batch["rows"], batch["rules"])
+        ids, labels = layout.ids[0], layout.labels[0]
+        kinds = kind_class(layout.kinds[0])
+        start = len(batch["rows"][0].prompt.input_ids)
+        for slot in range(start - 1, len(ids) - 1):
+            following = kinds[slot + 1]
+            # latents are fed and the closing token is forced; everything else the model chose itself
+            if following in (LATENT, CLOSE):
+                assert labels[slot] == NO_LABEL
+            else:
+                assert labels[slot] == ids[slot + 1]
+        assert (kinds == OPEN).sum() == len(glyphs.sample(family, 3, "train").steps)
+        assert ids[-1] == stage.processor.eos_id
+
+
+@pytest.mark.parametrize("name", ["glyph-vision", "glyph-captions", "glyph-monet"])
+def test_a_step_moves_what_it_trains_and_nothing_else(name, tmp_path):
+    recipe, arguments = small(name, tmp_path / name, "max_steps=2", "learning_rate=1e-2", "save_strategy=no")
+    before = build_stage(recipe, tmp_path).model.state_dict()
+    after = load(train(recipe, arguments)).backbone.model.state_dict()
+    moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    vision = {key for key in before if ".visual." in key}
+    words = set(before) - vision
+    if name == "glyph-vision":
+        assert moved == vision
+    else:
+        # keys of words whose gradient is exactly zero do not exist in two steps of real text
+        assert moved == words
+
+
+@pytest.mark.parametrize("name", ["glyph-vision", "glyph-captions", "glyph-monet"])
+def test_a_resumed_run_gives_the_curve_of_an_uninterrupted_one(name, tmp_path):
+    schedule = ("max_steps=4", "save_steps=2", "lr_scheduler_type=cosine")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(*small(name, whole, *schedule))
+    recipe, arguments = small(name, parts, *schedule)
+    train(recipe, arguments)
+    # as after a kill: the last checkpoint is half-written, the end was never reached
+    (parts / "checkpoint-4" / "complete").unlink()
+    (parts / "checkpoint-4" / "model.safetensors").write_bytes(b"half")
+    for file in (parts / "final").iterdir():
+        file.unlink()
+    (parts / "final").rmdir()
+    assert last_checkpoint(parts).name == "checkpoint-2"
+    final = train(recipe, arguments)
+    assert curve(parts) == curve(whole)
+    weights = [load(folder).backbone.model.state_dict() for folder in (final, whole / "final")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_finished_run_is_not_run_again_and_a_changed_one_is_refused(tmp_path):
+    recipe, arguments = small("glyph-vision", tmp_path, "max_steps=1", "save_steps=1")
+    final = train(recipe, arguments)
+    stamp = (final / "method.json").stat().st_mtime_ns
+    assert train(recipe, arguments) == final
+    assert (final / "method.json").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match="another version of this recipe"):
+        train(*small("glyph-vision", tmp_path, "max_steps=1", "save_steps=1", "learning_rate=1e-4"))
+
+
+def test_a_full_disk_while_saving_keeps_what_was_there(tmp_path, monkeypatch):
+    recipe, arguments = small("glyph-vision", tmp_path, "max_steps=1", "save_strategy=no")
+    final = train(recipe, arguments)
+    before = {file.name: file.read_bytes() for file in final.iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    with pytest.raises(OSError, match="No space left on device.*nothing was overwritten"):
+        train(recipe, arguments, resume=False)
+    assert {file.name: file.read_bytes() for file in final.iterdir()} == before
+    assert [path.name for path in tmp_path.glob(".final*")] == []
+
+
+def test_one_example_is_learned_and_then_decoded_freely(tmp_path):
+    """Behaviour: the latent stage overfits one example, and a free run through the engine gives its answer."""
+    recipe, _ = small("glyph-monet", tmp_path, "latents_min=3", "latents_max=3")
+    stage = build_stage(recipe, tmp_path)
+    example = glyphs.sample("find", 5, "train")
+    batch = stage.collate([(example, Random(0))])
+    optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        stage(**batch)["loss"].backward()
+        optimizer.step()
+    from latent_core.reasoner import Reasoner
+
+    reasoner = Reasoner(
+        name="overfit",
+        backbone=stage.backbone.eval(),
+        processor=stage.processor,
+        method=stage.method,
+        config=recipe.method_config(),
+    )
+    trace = reasoner.run(example.images, example.question, latents=3)
+    assert trace.answer == example.answer
+    assert [len(block.latents) for block in trace.blocks] == [3]

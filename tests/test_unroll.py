@@ -1,0 +1,127 @@
+"""Unrolling for training: ragged batches equal single rows, gradients flow where they should, few forwards."""
+
+import pytest
+import torch
+
+from latent_core.attention import AFTER, CLOSE, IMAGE, LATENT, OPEN, PAD, PROMPT, SEALED, TEXT, numbered
+from latent_core.backbone import Backbone
+from latent_core.unroll import NO_LABEL, Block, Row, Tokens, splice, unroll
+from tests.tiny import CLOSE as CLOSE_ID
+from tests.tiny import EOS, IMAGE as IMAGE_ID, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import OPEN as OPEN_ID
+
+ROWS = [
+    Row(tiny_prompt(0), (Tokens((1, 2, 3)), Block(4), Tokens((5, 6)), Block(2), Tokens((7, 8, 9, EOS)))),
+    Row(tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9), (Block(0), Tokens((5, 6)))),
+    Row(tiny_prompt(2, grids=[], text=4), (Tokens((4,), learn=False), Block(7, learn=False), Tokens((5, 6)))),
+    Row(tiny_prompt(3, grids=[(4, 4)], text=4), (Tokens((4, 5)),)),
+]
+MIXED = ["sealed", "everything", "no_image", "latents_only"]
+
+
+@pytest.fixture
+def backbone() -> Backbone:
+    return Backbone(tiny_model())
+
+
+@pytest.mark.parametrize("convention", ["start_fed", "start_overwritten"])
+@pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed", MIXED])
+def test_ragged_batch_equals_single_rows_and_splice(backbone, convention, rule):
+    """Different prompts, image counts, texts, numbers of blocks, K and rules together."""
+    method = tiny_method(convention=convention)
+    together = unroll(backbone, method, ROWS, rule=rule)
+    assert together.ticks == 1 + (7 + 1) + (2 + 1)
+    spliced, _ = splice(backbone, method, ROWS, together.latents, rule=rule)
+    filled = together.layout.kinds != PAD
+    torch.testing.assert_close(together.states[filled], spliced.states[filled], atol=1e-5, rtol=0)
+    for index, row in enumerate(ROWS):
+        alone = unroll(backbone, method, [row], rule=rule if isinstance(rule, str) else rule[index])
+        length = alone.states.shape[1]
+        torch.testing.assert_close(together.states[index, :length], alone.states[0], atol=1e-5, rtol=0)
+        assert not together.states[index, length:].any()
+
+
+def test_layout(backbone):
+    row = Row(tiny_prompt(0, text=1), (Tokens((1, 2)), Block(2), Tokens((3, EOS))))
+    layout = unroll(backbone, tiny_method(), [row], rule="sealed").layout
+    prompt = len(row.prompt.input_ids)
+    assert layout.ids[0, prompt:].tolist() == [1, 2, OPEN_ID, -1, -1, -1, -1, CLOSE_ID, 3, EOS]
+    kinds = [TEXT, TEXT, OPEN, LATENT, LATENT, SEALED, SEALED, CLOSE, AFTER, AFTER]
+    assert layout.kinds[0, prompt:].tolist() == kinds == [numbered(kind, 0) for kind in kinds]
+    expected = [IMAGE if token == IMAGE_ID else PROMPT for token in row.prompt.input_ids.tolist()]
+    assert layout.kinds[0, :prompt].tolist() == expected
+    none = NO_LABEL
+    assert layout.labels[0, prompt - 1 :].tolist() == [1, 2, OPEN_ID, none, none, none, none, none, 3, EOS, none]
+    first = layout.positions[0, 0, prompt].item()
+    steps = [0, 1, 2, 3, 4, 3, 4, 5, 6, 7]  # sealed copies stand where their latents stood
+    assert (layout.positions[:, 0, prompt:] == first + torch.tensor(steps)).all()
+    assert first == layout.positions[:, 0, :prompt].max() + 1
+
+
+def test_learn_flags(backbone):
+    _, labels = unroll(backbone, tiny_method(), ROWS).learned()
+    expected = [1, 2, 3, OPEN_ID, 5, 6, OPEN_ID, 7, 8, 9, EOS, OPEN_ID, 5, 6, 5, 6, 4, 5]
+    assert labels.tolist() == expected
+
+
+def test_gradient_equals_that_of_one_splice_with_live_latents(backbone):
+    """The cache in gradient mode loses nothing: backpropagation through time equals autograd on a chain of full forwards."""
+    method = tiny_method()
+    row = Row(tiny_prompt(0), (Tokens((1,)), Block(3), Tokens((5, EOS))))
+    states, labels = unroll(backbone, method, [row], rule="latents_only").learned()
+    torch.nn.functional.cross_entropy(backbone.logits(states), labels).backward()
+    gradients = {name: p.grad.clone() for name, p in backbone.named_parameters() if p.grad is not None}
+    backbone.zero_grad()
+    start = len(row.prompt.input_ids) + 1  # the opening token's slot
+    latents: list[torch.Tensor] = []
+    for _ in range(3):
+        slots = latents + [torch.zeros(1, 32)] * (3 - len(latents))
+        full, _ = splice(backbone, method, [row], [[torch.cat(slots)]], rule="latents_only")
+        latents.append(full.states[0, start + len(latents)][None])
+    full, _ = splice(backbone, method, [row], [[torch.cat(latents)]], rule="latents_only")
+    states, labels = full.learned()
+    torch.nn.functional.cross_entropy(backbone.logits(states), labels).backward()
+    assert gradients.keys() == {name for name, p in backbone.named_parameters() if p.grad is not None}
+    for name, parameter in backbone.named_parameters():
+        if name in gradients:
+            torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_detach_feedback_cuts_what_is_fed_but_not_the_cache(backbone):
+    method = tiny_method()
+    row = Row(tiny_prompt(0), (Tokens((1,)), Block(3), Tokens((5,))))
+    attached, detached = (unroll(backbone, method, [row], detach_feedback=cut) for cut in (False, True))
+    torch.testing.assert_close(attached.states, detached.states, atol=0, rtol=0)
+    assert all(block.requires_grad for block in attached.latents[0])
+    assert not any(block.requires_grad for block in detached.latents[0])
+    detached.states[0, -1].sum().backward()
+    norm = backbone.model.model.language_model.layers[0].self_attn.k_proj.weight.grad.norm()
+    assert norm > 0
+
+
+def test_overfits_one_answer_through_latents_alone():
+    """Under `sealed` the answer can only come through the latents, and it is learned."""
+    backbone, method = Backbone(tiny_model()), tiny_method(rule="sealed")
+    rows = [Row(tiny_prompt(seed, text=2), (Block(2), Tokens((10 + seed, EOS)))) for seed in range(4)]
+    optimiser = torch.optim.AdamW(backbone.parameters(), 3e-3)
+    for _ in range(80):
+        states, labels = unroll(backbone, method, rows).learned()
+        loss = torch.nn.functional.cross_entropy(backbone.logits(states), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.05
+
+
+def test_splice_refuses_latents_of_another_shape(backbone):
+    with pytest.raises(ValueError, match=r"Row 0 has blocks of \[4, 2\] latents, but latents for blocks of \[3\]"):
+        splice(backbone, tiny_method(), ROWS[:1], [[torch.zeros(3, 32)]])
+
+
+def test_gradient_checkpointing_is_refused_where_it_would_drop_the_cache(backbone):
+    backbone.model.gradient_checkpointing_enable()
+    backbone.train()
+    with pytest.raises(ValueError, match="Gradient checkpointing drops the cache"):
+        unroll(backbone, tiny_method(), ROWS[:1])
+    latents = [[torch.zeros(4, 32), torch.zeros(2, 32)]]
+    splice(backbone, tiny_method(), ROWS[:1], latents)[0].states.sum().backward()
