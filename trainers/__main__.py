@@ -1,0 +1,60 @@
+"""The command line: `python -m trainers list | run | study | glyphs`."""
+
+import argparse
+import sys
+
+import yaml
+
+from trainers.recipe import load_recipe, recipes
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status; what a user got wrong is one sentence on stderr and status 2."""
+    options = _parser().parse_args(argv)
+    try:
+        match options.command:
+            case "list":
+                for name, path in recipes().items():
+                    print(f"{name:18}{yaml.safe_load(path.read_text(encoding='utf-8'))['description']}")
+            case "run":
+                from trainers.start import train
+
+                recipe, arguments = load_recipe(options.recipe, options.overrides)
+                print(f"Finished: {train(recipe, arguments, resume=not options.restart)}")
+            case "study":
+                from trainers.evidence import study
+
+                for name in options.checkpoints:
+                    out = study(name, families=options.families, split=options.split, n=options.n, batch=options.batch)
+                    print(f"{(out / 'metrics.md').read_text()}\nWritten: {out}")
+            case "glyphs":
+                from trainers.build import build
+
+                build(n=options.n)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainers", description="Train and measure latent reasoners.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="recipes that ship")
+    run = commands.add_parser("run", help="run a recipe; resumes where it stopped")
+    run.add_argument("recipe", help="a name from `list`, or a YAML file")
+    run.add_argument("overrides", nargs="*", metavar="field=value", help="any field of the recipe, in YAML's notation")
+    run.add_argument("--restart", action="store_true", help="ignore the checkpoints of an earlier run")
+    study = commands.add_parser("study", help="measure checkpoints: accuracy, K sweep, interventions, with intervals")
+    study.add_argument("checkpoints", nargs="+", help="embedded names, folders or Hub ids")
+    study.add_argument("--n", type=int, default=500, help="samples per family (default 500)")
+    study.add_argument("--split", default="test", help="train, val, test or compose (default test)")
+    study.add_argument("--families", nargs="+", default=["find", "relate", "count", "trace"])
+    study.add_argument("--batch", type=int, default=64, help="samples decoded at once (default 64)")
+    glyphs = commands.add_parser("glyphs", help="rebuild the embedded checkpoints; goes on where it stopped")
+    glyphs.add_argument("--n", type=int, default=500, help="samples per family in their studies (default 500)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

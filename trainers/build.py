@@ -1,0 +1,65 @@
+"""`python -m trainers glyphs`: the embedded checkpoints from nothing, step by step.
+
+Every step is skipped where it finished with the same recipe from the same start, so that a killed build goes on.
+"""
+
+import shutil
+from pathlib import Path
+
+from latent_core.checkpoints import EMBEDDED
+from latent_core.files import write_folder
+from trainers.evidence import study
+from trainers.recipe import load_recipe
+from trainers.start import train
+
+STEPS = ("glyph-vision", "glyph-captions", "glyph-families", "glyph-text", "glyph-monet")
+SHIPPED = ("glyph-text", "glyph-monet")
+
+
+def build(*, n: int = 500) -> None:
+    """Trains every step, installs the checkpoints that ship, measures them and writes their model cards."""
+    for name in STEPS:
+        recipe, arguments = load_recipe(name, [])
+        final = train(recipe, arguments)
+        if name in SHIPPED:
+            install(name, final)
+    for name in SHIPPED:
+        report = study(name, n=n)
+        document(name, report)
+
+
+def install(name: str, final: Path) -> None:
+    """Copies a finished run to where embedded checkpoints lie; its measurements go once the weights change."""
+    target = EMBEDDED / name
+    if target.is_dir() and (target / "method.json").read_bytes() == (final / "method.json").read_bytes():
+        return
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(final, folder, dirs_exist_ok=True)
+        shutil.copy(final.parent / "metrics.jsonl", folder / "training.jsonl")
+
+    write_folder(target, fill)
+
+
+def document(name: str, report: Path) -> None:
+    """Puts the measurements and the model card beside an embedded checkpoint."""
+    recipe, _ = load_recipe(name, [])
+    folder = EMBEDDED / name
+    shutil.copy(report / "metrics.json", folder / "metrics.json")
+    latent = ""
+    if recipe.stage == "latent":
+        latent = (
+            f"Trained under the attention rule `{recipe.rule}`: text after a block sees nothing but the latents and "
+            "itself. That the answer depends on the latents then holds by construction, because the other wires are "
+            "cut; the rows under `everything` are the ones to compare with published models. "
+            f"K was drawn from {recipe.latents_min} to {recipe.latents_max} for every training sample.\n\n"
+        )
+    card = (
+        f"---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n\n# {name}\n\n"
+        f"{recipe.description} A Qwen2.5-VL of 1.7M parameters, trained from scratch on Glyphs, a procedural "
+        "micro-world; outside of it its answers mean nothing.\n\n"
+        f"Made by `python -m trainers run {name}` (or `make glyphs`) on two CPU cores; recipe, seed and versions are "
+        "in `method.json`, the training curve in `training.jsonl`.\n\n"
+        f"{latent}## Measurements\n\n{(report / 'metrics.md').read_text()}"
+    )
+    (folder / "README.md").write_text(card)

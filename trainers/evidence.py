@@ -1,0 +1,82 @@
+"""`python -m trainers study`: the evidence table of a checkpoint, as JSON and Markdown."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from latent_core import glyphs, load
+from latent_core.files import write_file
+from latent_core.study import Row, Study, Timing, conditions, markdown, run_study, timing
+
+
+def study(
+    checkpoint: str,
+    *,
+    families: Sequence[str] = glyphs.FAMILIES,
+    split: str = "test",
+    n: int = 500,
+    batch: int = 64,
+    out: Path | None = None,
+) -> Path:
+    """Measures a checkpoint on the seeds 0…n−1 of a split; returns the folder with metrics.json and metrics.md.
+
+    Stopped studies go on where they were. Raises ValueError for an unknown family, split or checkpoint.
+    """
+    for family in families:
+        glyphs.sample(family, 0, split)
+    reasoner = load(checkpoint)
+    fingerprint = str(reasoner.config.provenance.get("fingerprint", "unknown"))
+    out = out or Path("runs/study") / f"{Path(checkpoint).name}-{split}-{fingerprint[:8]}"
+    out.mkdir(parents=True, exist_ok=True)
+    work = Study(reasoner, lambda family, index: glyphs.sample(family, index, split), n=n, batch=batch)
+    todo = list(conditions(reasoner, families))
+    rows: list[Row] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=len(todo))
+        began = time.monotonic()
+        for row in run_study(work, todo, out / "rows.jsonl"):
+            rows.append(row)
+            what = row.condition.replace or ("wrong image" if row.condition.wrong_image else "clean")
+            label = (
+                f"{row.condition.family} {row.condition.rule} K {row.condition.latents} {row.condition.mode} {what}"
+            )
+            progress.update(task, advance=1, description=f"{label}: {row.accuracy:.3f}")
+    times = timing(work, families[0])
+    blind = {family: glyphs.blind_accuracy(family, split=split) for family in families}
+    report = {
+        "checkpoint": checkpoint,
+        "fingerprint": fingerprint,
+        "command": f"python -m trainers study {checkpoint} --n {n} --split {split}",
+        "split": split,
+        "seeds": [0, n - 1],
+        "n": n,
+        "seconds": round(time.monotonic() - began, 1),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "blind_accuracy": blind,
+        "guessing": {family: 1 / len(glyphs.answers(family)) for family in families},
+        "timing_ms": dataclasses.asdict(times),
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    write_file(out / "metrics.json", json.dumps(report, indent=1).encode())
+    write_file(out / "metrics.md", _document(report, rows, times).encode())
+    return out
+
+
+def _document(report: dict, rows: Sequence[Row], times: Timing) -> str:
+    blind = ", ".join(f"{family} {100 * value:.1f}%" for family, value in report["blind_accuracy"].items())
+    guess = ", ".join(f"{family} {100 * value:.1f}%" for family, value in report["guessing"].items())
+    speed = f"{times.token:.1f} ms per token, {times.run:.0f} ms per run"
+    if times.latent is not None:
+        speed = f"{times.latent:.1f} ms per latent, {times.thought:.0f} ms per thought, {speed}"
+    return (
+        f"`{report['command']}`: split {report['split']}, seeds {report['seeds'][0]} to {report['seeds'][1]}, greedy, "
+        f"95% Wilson intervals.\n\n"
+        f"Uniform guessing: {guess}. Best answer from the question alone: {blind}. "
+        f"Single runs (median of {times.n}): {speed}.\n\n{markdown(rows)}"
+    )

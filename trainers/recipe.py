@@ -1,0 +1,170 @@
+"""A run is one complete YAML file. Its fields are a Recipe's or a transformers.TrainingArguments'; nothing else."""
+
+import difflib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from latent_core import glyphs
+from latent_core.config import LatentRange, MethodConfig
+from latent_core.settings import MAX_LATENTS, Rule, check
+
+RECIPES = Path(__file__).parent / "recipes"
+Stage = Literal["vision", "text", "latent"]
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """What is trained on what; the optimiser's settings are TrainingArguments."""
+
+    name: str
+    """Names the run and its checkpoint."""
+    description: str
+    """One sentence for `python -m trainers list`."""
+    stage: Stage
+    """Which loss: trainers/sft/<stage>.py."""
+    method: str = "text"
+    """A name in latent_core.methods.METHODS."""
+    open_token: str = "<abs_vis_token>"
+    """Opens a latent block (latent stages)."""
+    close_token: str = "</abs_vis_token>"
+    """Closes it."""
+    pad_token: str = "<abs_vis_token_pad>"
+    """Stands for a latent where ids are written down."""
+    init: str | None = None
+    """A recipe (its finished run), a checkpoint's name or folder; None starts the tiny Glyphs model from scratch."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Glyphs family → weight."""
+    train_vision: bool = True
+    """False freezes the vision tower."""
+    latents_min: int = 2
+    """Smallest K drawn for a training sample."""
+    latents_max: int = 12
+    """Largest K drawn for a training sample."""
+    latents_default: int = 8
+    """K of the finished checkpoint where its user names none."""
+    rule: Rule = "latents_only"
+    """Attention rule after a block (latent stages)."""
+    everything_share: float = 0.0
+    """Share of the batches trained under `everything` instead of `rule`, in 0…1."""
+    detach_feedback: bool = False
+    """No gradient from a latent's input to the state that it was."""
+    observation_weight: float = 1.0
+    """Cross-entropy weight of observation tokens (Monet uses 2 and 4)."""
+    val_size: int = 120
+    """Validation samples per family; their teacher-forced answers give accuracy_<family>."""
+    stop_at: dict[str, float] = field(default_factory=dict)
+    """Family → accuracy; training ends once every one is reached on `val`."""
+    training: dict[str, object] = field(default_factory=dict)
+    """The TrainingArguments that the recipe names; filled in by `parse`."""
+
+    def __post_init__(self) -> None:
+        for family, weight in self.mixture.items():
+            glyphs.answers(family)
+            check(weight > 0, f"mixture.{family} is {weight}; a weight is a positive number.")
+        check(bool(self.mixture), "mixture is empty; name at least one Glyphs family with its weight.")
+        for family, value in self.stop_at.items():
+            check(family in self.mixture, f"stop_at names {family!r}, which is not in the mixture.")
+            check(0 < value <= 1, f"stop_at.{family} is {value}; an accuracy is above 0 and at most 1.")
+        check(self.stage in get_args(Stage), f"stage is {self.stage!r}; choose one of {', '.join(get_args(Stage))}.")
+        check(self.rule in get_args(Rule), f"rule is {self.rule!r}; choose one of {', '.join(get_args(Rule))}.")
+        check(
+            1 <= self.latents_min <= self.latents_max <= MAX_LATENTS,
+            f"latents_min is {self.latents_min} and latents_max {self.latents_max}; "
+            f"1 ≤ latents_min ≤ latents_max ≤ {MAX_LATENTS} must hold.",
+        )
+        check(0 <= self.everything_share <= 1, f"everything_share is {self.everything_share}; it is a share, 0 to 1.")
+
+    def method_config(self, provenance: dict[str, object] | None = None) -> MethodConfig:
+        """What the finished checkpoint says about itself."""
+        latent = {}
+        if self.stage == "latent":
+            latent = dict(
+                open_token=self.open_token,
+                close_token=self.close_token,
+                pad_token=self.pad_token,
+                rule=self.rule,
+                latents=LatentRange(default=self.latents_default),
+            )
+        return MethodConfig(method=self.method, world="glyphs", provenance=provenance or {}, **latent)
+
+
+def recipes() -> dict[str, Path]:
+    """Name → file of every recipe that ships."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def load_recipe(source: str, overrides: list[str]) -> tuple[Recipe, TrainingArguments]:
+    """Reads a recipe by name or file, with `field=value` overrides in YAML's notation.
+
+    Raises:
+        ValueError: for an unknown recipe, a misspelt field (naming the nearest one) or a bad value.
+    """
+    known = recipes()
+    path = known.get(source, Path(source))
+    if not path.is_file():
+        near = difflib.get_close_matches(source, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"There is no recipe {source!r}.{hint} Known: {', '.join(known)}; or give a YAML file.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}.") from error
+    check(isinstance(values, dict), f"{path} holds no fields; a recipe is a list of `field: value` lines.")
+    for item in overrides:
+        name, equals, text = item.removeprefix("--").partition("=")
+        check(bool(equals), f"{item!r} is no override; write field=value, for example learning_rate=1e-3.")
+        target = values
+        *parents, leaf = name.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[leaf] = yaml.safe_load(text)
+    return parse(values)
+
+
+def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
+    """Fields → typed dataclasses; every unknown field is an error that names the nearest known one."""
+    ours = {item.name for item in fields(Recipe)} - {"training"}
+    known = ours | {item.name for item in fields(TrainingArguments)}
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"Unknown field {name!r} in the recipe.{hint}")
+    values = dict(values)
+    for missing in ("name", "description", "stage"):
+        check(missing in values, f"The recipe lacks the field {missing!r}.")
+    for item in fields(TrainingArguments):
+        if item.name in values and type(item.default) in (int, float):
+            values[item.name] = _number(item.name, values[item.name], type(item.default))
+    given = {name: value for name, value in values.items() if name not in ours}
+    defaults = {
+        "output_dir": f"runs/{values['name']}",
+        "remove_unused_columns": False,
+        "report_to": [],
+        "disable_tqdm": True,
+        "save_total_limit": 2,
+        "dataloader_drop_last": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    try:
+        recipe = Recipe(**{name: value for name, value in values.items() if name in ours}, training=given)
+        (arguments,) = HfArgumentParser((TrainingArguments,)).parse_dict(defaults | given)
+    except TypeError as error:
+        raise ValueError(f"A field of the recipe has the wrong type: {error}.") from error
+    return recipe, arguments
+
+
+def _number(name: str, value: object, kind: type) -> int | float:
+    """A number as `kind` says; YAML 1.1 reads 1e-3 as text, which is a number all the same."""
+    try:
+        number = float(value) if isinstance(value, str) else value
+        if isinstance(number, (int, float)) and (kind is float or number == int(number)):
+            return kind(number)
+    except ValueError:
+        pass
+    raise ValueError(f"{name} is {value!r}; it must be {'a whole number' if kind is int else 'a number'}.")

@@ -1,0 +1,154 @@
+"""From a recipe to a finished checkpoint folder."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from transformers import PrinterCallback, Qwen2_5_VLForConditionalGeneration, TrainingArguments, set_seed
+from transformers.integrations import TensorBoardCallback
+from transformers.utils import logging
+
+from latent_core.files import write_folder
+from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
+from latent_core.processor import Processor
+from latent_core.records import to_json
+from trainers.data.glyphs import GlyphsDataset
+from trainers.recipe import Recipe, recipes
+from trainers.run import JsonlLog, MarkComplete, Progress, StageTrainer, StopAt, last_checkpoint
+from trainers.sft.latent import LatentStage
+from trainers.sft.text import TextStage
+from trainers.sft.vision import VisionStage
+
+FINAL = "final"
+
+STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
+    "vision": VisionStage,
+    "text": TextStage,
+    "latent": LatentStage,
+}
+
+
+def source_folder(init: str, runs: Path) -> Path:
+    """Where `init` lies: a recipe's finished run, or any checkpoint folder."""
+    for folder in (runs / init / FINAL, Path(init)):
+        if (folder / "config.json").is_file():
+            return folder
+    if init in recipes():
+        raise ValueError(
+            f"init is {init!r}, a recipe that has not finished; run `python -m trainers run {init}` first."
+        )
+    raise ValueError(f"init is {init!r}, which is neither a recipe nor a checkpoint folder.")
+
+
+def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
+    """The module that a run optimises, with its model and processor inside."""
+    if recipe.init is None:
+        tokenizer = build_tokenizer()
+        model, processor = build_model(tokenizer), Processor(tokenizer, build_image_processor())
+    else:
+        folder = source_folder(recipe.init, runs)
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        processor = Processor.load(folder)
+    return STAGES[recipe.stage](model, processor, recipe)
+
+
+def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) -> Path:
+    """Runs a recipe to its end, from its newest complete checkpoint if there is one; returns the final folder.
+
+    A run that already finished with the same recipe and the same start is not run again.
+
+    Raises:
+        ValueError: if the run folder holds checkpoints of another recipe.
+        OSError: if a file cannot be written; complete checkpoints stay as they are.
+    """
+    run = Path(arguments.output_dir)
+    run.mkdir(parents=True, exist_ok=True)
+    record = run / "recipe.json"
+    text = json.dumps(_changed(recipe), indent=1, sort_keys=True)
+    key = fingerprint(text, recipe.init, run.parent)
+    if resume and finished(run / FINAL) == key:
+        return run / FINAL
+    checkpoint = last_checkpoint(run) if resume else None
+    if checkpoint and record.read_text() != text:
+        raise ValueError(
+            f"{run} holds checkpoints of another version of this recipe; "
+            "remove the folder, set output_dir to a new one, or pass --restart."
+        )
+    record.write_text(text)
+    set_seed(arguments.seed)
+    logging.disable_progress_bar()
+    stage = build_stage(recipe, run.parent)
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    data = GlyphsDataset(recipe.mixture, batch * arguments.max_steps, seed=arguments.data_seed or arguments.seed)
+    val = GlyphsDataset(recipe.mixture, recipe.val_size * len(recipe.mixture), split="val")
+    trainer = StageTrainer(
+        model=stage,
+        args=arguments,
+        data_collator=stage.collate,
+        train_dataset=data,
+        eval_dataset=val,
+        callbacks=[
+            JsonlLog(run / "metrics.jsonl"),
+            MarkComplete(),
+            StopAt(recipe.stop_at),
+            Progress(recipe),
+            TensorBoardCallback(SummaryWriter(run / "tensorboard")),
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    save_final(stage, recipe, run, text, key)
+    return run / FINAL
+
+
+def fingerprint(text: str, init: str | None, runs: Path) -> str:
+    """Hash of a recipe and of all that it starts from."""
+    parent = finished(source_folder(init, runs)) if init else ""
+    return hashlib.sha256((text + parent).encode()).hexdigest()
+
+
+def finished(folder: Path) -> str:
+    """The fingerprint of the run that made a checkpoint; empty where none is recorded."""
+    path = folder / "method.json"
+    return json.loads(path.read_text())["provenance"].get("fingerprint", "") if path.is_file() else ""
+
+
+_INCIDENTAL = ("output_dir", "logging_steps", "save_steps", "save_total_limit", "report_to")
+"""Training arguments that do not decide the result."""
+
+
+def _changed(recipe: Recipe) -> dict[str, object]:
+    """The fields that are not at their defaults: what a run is, whatever options are added to the program later."""
+    values = {}
+    for item in dataclasses.fields(recipe):
+        value = getattr(recipe, item.name)
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        if value != default:
+            values[item.name] = value
+    values["training"] = {name: value for name, value in recipe.training.items() if name not in _INCIDENTAL}
+    return values
+
+
+def save_final(stage: nn.Module, recipe: Recipe, run: Path, text: str, key: str) -> None:
+    """Writes the finished checkpoint beside the run's logs, whole or not at all."""
+    config = recipe.method_config(
+        {
+            "command": f"python -m trainers run {recipe.name}",
+            "fingerprint": key,
+            "run": json.loads(text),
+            "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+        }
+    )
+
+    def fill(folder: Path) -> None:
+        stage.model.save_pretrained(folder)
+        stage.processor.save(folder)
+        (folder / "method.json").write_text(json.dumps(to_json(config), indent=1))
+
+    write_folder(run / FINAL, fill)
