@@ -6,10 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
+import httpx
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
+from app.__main__ import main
 from app.asking import answer_stream, new_scene, true_answer
 from app.components import as_files, paths
 from app.handlers import PHOTO, Handlers
@@ -182,6 +184,19 @@ def test_scenes_need_no_notice(runner, scene):
     assert Handlers(runner).photo_notice(scene.files, "scripted") == ""
 
 
+def test_preloading_a_broken_checkpoint_is_logged(caplog):
+    def load(name):
+        raise ValueError(f"{name} is corrupt.")
+
+    Runner(["broken"], load).preload("broken").join()
+    assert caplog.messages == ["broken is corrupt."]
+
+
+def test_an_unknown_checkpoint_is_a_sentence_on_the_command_line(capsys):
+    assert main(["--no-browser", "--checkpoint", "no-such-folder"]) == 2
+    assert "no-such-folder" in capsys.readouterr().err
+
+
 def test_the_page_is_built_and_its_state_can_be_copied(runner):
     page = build(runner)
     assert isinstance(page, gr.Blocks)
@@ -202,6 +217,12 @@ def test_a_program_can_do_what_the_page_does(runner, reasoner, tmp_path):
         assert Trace.load(trace).settings.latents == 4
         with pytest.raises(Exception, match="K is -1"):
             client.predict([handle_file(image)], "?", latents=-1, api_name="/ask")
+        assert httpx.get(f"{page.local_url}health").json() == {
+            "status": "ok",
+            "checkpoints": ["scripted"],
+            "loaded": ["scripted"],
+            "running": 0,
+        }
         public = client.view_api(return_format="dict")["named_endpoints"]
         assert set(public) == {"/ask", "/scene", "/checkpoints"}
     finally:

@@ -1,0 +1,45 @@
+"""`python -m app`: the page in a browser, with the checkpoints that come with Inscape or one of your own."""
+
+import argparse
+import sys
+
+import app  # noqa: F401, its environment must be set before gradio is imported
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serves until interrupted; 2 for arguments that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m app", description="Watch a model think in latents.")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
+    parser.add_argument("--checkpoint", help="a folder or Hub id to offer first, beside the embedded ones")
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    options = parser.parse_args(arguments)
+
+    from app.runner import Runner
+    from app.server import serve
+    from latent_core import load
+    from latent_core.checkpoints import available, find
+
+    given = [options.checkpoint] if options.checkpoint else []
+    names = list(dict.fromkeys([*given, *available()]))
+    try:
+        for name in given:
+            find(name)
+    except ValueError as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    if not names:
+        print("No checkpoint is here: run `make glyphs`, or name one with --checkpoint.", file=sys.stderr)
+        return 2
+    runner = Runner(names, load)
+    runner.preload(names[0])
+    try:
+        serve(runner, host=options.host, port=options.port, open_browser=not options.no_browser)
+    except OSError as problem:
+        print(f"The page cannot be served: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Endpoints for gradio_client: whatever the page does, a program can do.
+
+client.predict([handle_file("scene.png")], "Which mark is on the blue square?", api_name="/ask")
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from app.asking import OWN_RULE, first_view, folded, make_ask, method_label, new_scene, save_trace
+from app.fold import fold
+from app.handlers import session_of
+from app.payload import summary
+from app.runner import Runner
+from latent_core import glyphs
+from latent_core.analysis.similarity import top
+from latent_core.settings import Mode, Rule
+
+
+def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
+    """Adds /ask, /scene and /checkpoints to the Blocks being built; `model` holds the shared concurrency settings."""
+
+    def ask(
+        images: Sequence[str],
+        question: str,
+        checkpoint: str,
+        mode: str,
+        latents: int,
+        rule: str,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        repetition_penalty: float,
+        max_new_tokens: int,
+        max_blocks: int,
+        seed: int,
+        request: gr.Request,
+    ) -> tuple[dict[str, Any], str]:
+        """One question about one to four images: the answer with its figures, and the trace as a file."""
+        settings = {
+            "mode": mode,
+            "latents": latents,
+            "rule": rule,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "repetition_penalty": repetition_penalty,
+            "max_new_tokens": max_new_tokens,
+            "max_blocks": max_blocks,
+            "seed": seed,
+        }
+        try:
+            return _answer(runner, session_of(request), images, question, checkpoint, settings)
+        except (ValueError, OSError) as problem:
+            raise gr.Error(str(problem), print_exception=False) from problem
+
+    def scene(family: str, seed: int) -> tuple[Image.Image, dict[str, Any]]:
+        """A Glyphs scene of the test split: image, and question, answer, family, seed. A negative seed draws one."""
+        try:
+            images, question, identity = new_scene(family, None if seed < 0 else seed)
+        except ValueError as problem:
+            raise gr.Error(str(problem), print_exception=False) from problem
+        example = glyphs.sample(family, identity["seed"], split="test")
+        return images[0], {"question": question, "answer": example.answer, **identity}
+
+    def checkpoints() -> list[dict[str, Any]]:
+        """The checkpoints that /ask takes, the default first."""
+        return [{"name": name, "method": method_label(name), "loaded": name in runner.loaded} for name in runner.names]
+
+    hidden = {"visible": False}
+    inputs = [
+        gr.File(file_count="multiple", label="images", **hidden),
+        gr.Textbox(label="question", **hidden),
+        gr.Textbox(runner.names[0], label="checkpoint", **hidden),
+        gr.Dropdown(list(Mode.__args__), value="latent", label="mode", **hidden),
+        gr.Number(8, precision=0, label="latents", **hidden),
+        gr.Dropdown([OWN_RULE, *Rule.__args__], value=OWN_RULE, label="rule", **hidden),
+        gr.Number(0, label="temperature", **hidden),
+        gr.Number(1, label="top_p", **hidden),
+        gr.Number(0, precision=0, label="top_k", **hidden),
+        gr.Number(1, label="repetition_penalty", **hidden),
+        gr.Number(128, precision=0, label="max_new_tokens", **hidden),
+        gr.Number(8, precision=0, label="max_blocks", **hidden),
+        gr.Number(0, precision=0, label="seed", **hidden),
+    ]
+    outputs = [gr.JSON(label="answer", **hidden), gr.File(label="trace", **hidden)]
+    gr.Button(**hidden).click(ask, inputs, outputs, api_name="ask", **model)
+    family = gr.Textbox("find", label="family", **hidden)
+    seed = gr.Number(-1, precision=0, label="seed", **hidden)
+    drawn = [gr.Image(label="image", format="png", **hidden), gr.JSON(label="scene", **hidden)]
+    gr.Button(**hidden).click(scene, [family, seed], drawn, api_name="scene")
+    gr.Button(**hidden).click(checkpoints, None, gr.JSON(label="checkpoints", **hidden), api_name="checkpoints")
+
+
+def _answer(
+    runner: Runner, session: str, files: Sequence[str], question: str, checkpoint: str, settings: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    ask = make_ask(files or [], question, checkpoint, **settings)
+    view = first_view(runner, ask)
+    events = []
+    for view in folded(view, runner.stream(session, ask), events):  # noqa: B007, B020, the last view is the whole run
+        pass
+    trace = runner.trace(ask, events)
+    view = view if view.finish else fold(view, trace.finish)
+    assert view.start is not None
+    looks = [
+        {"block": item.block, "index": item.index, "image": patch.image, "row": patch.row, "column": patch.column}
+        | {"cosine": round(patch.value, 4)}
+        for item in view.items
+        if item.glow is not None
+        for patch in top(item.glow, view.start.grids, 1)
+    ]
+    return {**summary(view), "looks": looks}, save_trace(trace, runner.next_run())

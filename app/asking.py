@@ -1,0 +1,143 @@
+"""One question from the outside in: check it, run it, fold its events, yield what the page shows."""
+
+import logging
+import random
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from app.components import Files, paths
+from app.fold import View, fold
+from app.payload import payload
+from app.runner import Ask, Runner, throttled
+from latent_core import glyphs
+from latent_core.events import Event
+from latent_core.images import load_image
+from latent_core.settings import Settings
+from latent_core.trace import Trace
+
+Scene = Mapping[str, Any]
+"""family and seed of the generated scene that was loaded last; JSON, kept in gr.State."""
+
+OWN_RULE = "own"
+"""Stands for the checkpoint's own attention rule where a field needs a value."""
+WHOLE = ("latents", "max_new_tokens", "max_blocks", "top_k", "seed")
+"""Settings that are whole numbers; a browser may send 8.0."""
+
+log = logging.getLogger("inscape")
+
+
+def answer_stream(
+    runner: Runner,
+    session: str,
+    files: Files,
+    question: str,
+    checkpoint: str,
+    scene: Scene | None,
+    **settings: Any,
+) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """(value of the run view, path of the finished run's trace or None), at most ten a second.
+
+    `settings` are those of `latent_core.Settings` and `speed` ("real" or "slow"). What goes wrong becomes a
+    sentence in the last value.
+    """
+    number, label = runner.next_run(), method_label(checkpoint)
+    view = View(checkpoint=checkpoint, question=question, settings=Settings(), opens=False)
+    try:
+        ask = make_ask(paths(files), question, checkpoint, **settings)
+        view = first_view(runner, ask)
+        yield payload(view, number, label=label), None
+        events: list[Event] = []
+        for view in throttled(folded(view, runner.stream(session, ask), events)):  # noqa: B020, it goes on from it
+            if view.finish is None:
+                yield payload(view, number, label=label), None
+        trace = runner.trace(ask, events)
+        view = view if view.finish else fold(view, trace.finish)
+        truth = true_answer(scene, ask)
+    except ValueError as problem:
+        yield payload(view, number, label=label, problem=str(problem)), None
+        return
+    except RuntimeError as problem:  # torch's own errors, running out of memory among them
+        log.exception("A run failed.")
+        sentence = f"The model could not answer ({str(problem).splitlines()[0]}). The server's log says more."
+        yield payload(view, number, label=label, problem=sentence), None
+        return
+    done = payload(view, number, label=label, truth=truth)
+    yield done, None
+    try:
+        path = save_trace(trace, number)
+    except OSError as problem:
+        yield done | {"problem": f"The answer is complete, but its trace could not be saved: {problem}"}, None
+    else:
+        yield done, path
+
+
+def new_scene(family: str, seed: int | None = None) -> tuple[list[Image.Image], str, Scene]:
+    """Images, question and identity of a scene of `family`; a random one without `seed`.
+
+    Raises ValueError for an unknown family or a negative seed.
+    """
+    chosen = random.randrange(1_000_000) if seed is None else seed
+    example = glyphs.sample(family, chosen, split="test")
+    return list(example.images), example.question, {"family": family, "seed": chosen}
+
+
+def make_ask(files: Sequence[str], question: str, checkpoint: str, *, speed: str = "real", **settings: Any) -> Ask:
+    """What came from outside, decoded; raises ValueError with a sentence for the person. The model checks the rest."""
+    for name, value in settings.items():
+        if value is None:
+            raise ValueError(f"The setting {name.replace('_', ' ')} is empty; write a number.")
+    settings = {name: int(value) if name in WHOLE else value for name, value in settings.items()}
+    if settings.get("rule") == OWN_RULE:
+        settings["rule"] = None
+    images = [load_image(file) for file in files]
+    return Ask(images=images, question=question, checkpoint=checkpoint, settings=settings, slow=speed == "slow")
+
+
+def first_view(runner: Runner, ask: Ask) -> View:
+    """The view before the first event; loads the model. Raises ValueError for settings out of range."""
+    reasoner = runner.reasoner(ask.checkpoint)
+    return View(
+        checkpoint=ask.checkpoint,
+        question=ask.question,
+        settings=reasoner.settings(**ask.settings),
+        opens=reasoner.config.open_token is not None,
+    )
+
+
+def folded(view: View, events: Iterator[Event], seen: list[Event]) -> Iterator[View]:
+    """The view after each event, which is appended to `seen`."""
+    for event in events:
+        seen.append(event)
+        view = fold(view, event)
+        yield view
+
+
+def true_answer(scene: Scene | None, ask: Ask) -> str | None:
+    """The answer of the loaded scene, provided that its image and its question are the ones asked."""
+    if scene is None:
+        return None
+    example = glyphs.sample(scene["family"], scene["seed"], split="test")
+    same = len(ask.images) == len(example.images) and all(
+        np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(ask.images, example.images, strict=True)
+    )
+    return example.answer if same and ask.question.strip() == example.question else None
+
+
+def save_trace(trace: Trace, number: int) -> str:
+    """Where the trace was saved: a folder that cannot be guessed, a name that no person wrote. Gradio cleans it up."""
+    folder = Path(get_upload_folder()) / secrets.token_hex(16)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"inscape-run-{number}.safetensors"
+    trace.save(path)
+    return str(path)
+
+
+def method_label(checkpoint: str) -> str:
+    """`glyph-monet` → `Monet`."""
+    return checkpoint.rstrip("/").split("/")[-1].removeprefix("glyph-").replace("-", " ").capitalize()

@@ -1,0 +1,62 @@
+"""Our own components: gr.HTML with a static template and a script from assets/app/. Model text is never HTML.
+
+Functions, not subclasses: Gradio writes a .pyi file beside every module that subclasses a component.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+from gradio.processing_utils import save_pil_to_cache
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+ASSETS = Path(__file__).parent.parent / "assets" / "app"
+
+Files = Sequence[dict[str, Any]]
+"""Gradio's FileData as JSON: what an image well holds."""
+
+
+def read(*names: str) -> str:
+    """The files of assets/app/, one after the other."""
+    return "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in names)
+
+
+def static(template: str, script: str | None = None, **options: Any) -> gr.HTML:
+    """A fixed part of the page."""
+    return gr.HTML(html_template=template, js_on_load=script, apply_default_css=False, **options)
+
+
+def image_well(value: Files, **options: Any) -> gr.HTML:
+    """Up to four images: upload, drop, paste, remove. Event: `input`."""
+    return static(read("well.html"), read("well.js"), value=list(value), **options)
+
+
+def run_view(**options: Any) -> gr.HTML:
+    """A run: words, strips of cards, answer, status, and the panel of the selected item. Takes `payload()` values.
+
+    Event: `force`, the button offered where no block was opened.
+    """
+    return static(read("run.html"), read("heat.js", "transcript.js", "panel.js", "run.js"), **options)
+
+
+def examples_row(value: Sequence[dict[str, Any]], **options: Any) -> gr.HTML:
+    """Thumbnails of {family, seed, question, image (data URL)}. Event: `pick`, with family and seed."""
+    return static('<div class="ins-examples"></div>', read("examples.js"), value=list(value), **options)
+
+
+def as_files(images: Sequence[Image.Image]) -> Files:
+    """Images of ours as files that the page can show and send back."""
+    folder = get_upload_folder()
+    return [FileData(path=save_pil_to_cache(image, cache_dir=folder, format="png")).model_dump() for image in images]
+
+
+def paths(files: Files | None) -> list[str]:
+    """Where the files of a well lie. Raises ValueError for any that was not uploaded to this page."""
+    folder = Path(get_upload_folder()).resolve()
+    found = [Path(file["path"]).resolve() for file in files or ()]
+    if any(folder not in path.parents for path in found):
+        raise ValueError("An image was not uploaded to this page; upload it again.")
+    return [str(path) for path in found]

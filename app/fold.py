@@ -1,0 +1,133 @@
+"""Events → view, one pure step at a time: `view = fold(view, event)`.
+
+A view is all that the page, the API and the trace download know of a run. Shapes: D model width, N image tokens.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from latent_core import answers
+from latent_core.analysis.similarity import nearest_patch
+from latent_core.events import Event, FinishEvent, LatentEvent, StartEvent, TokenEvent
+from latent_core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Item:
+    """One position of the response: a token or a latent."""
+
+    kind: Literal["text", "open", "control", "close", "latent"]
+    text: str = ""
+    block: int = -1
+    """0-based; -1 for words outside blocks."""
+    index: int = -1
+    """0-based number of a latent in its block; -1 for tokens."""
+    vector: torch.Tensor | None
+    """(D,) the fed vector of a latent, the state that produced a token; None when recording is off."""
+    glow: torch.Tensor | None = None
+    """(N,) centred cosine of a latent with the image states at `View.level`, the mean image state as reference.
+
+    Not the mean of the run's own vectors: a map would then change with every later word, and latents that all look at
+    the same place would cancel out.
+    """
+    logprob: float = 0.0
+    p_open: float = 0.0
+    forced: bool = False
+    after_block: bool = False
+    """A block was closed before: what this item may attend to depends on the attention rule."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class View:
+    """A run as far as it has come."""
+
+    checkpoint: str
+    question: str
+    settings: Settings
+    """As decoded: the checkpoint's own attention rule and defaults are filled in."""
+    opens: bool
+    """Whether the checkpoint can open blocks at all."""
+    start: StartEvent | None = None
+    items: tuple[Item, ...] = ()
+    finish: FinishEvent | None = None
+
+    @property
+    def level(self) -> int:
+        """Index into the recorded levels of the one that glows show: the last, the space of the fed vectors."""
+        assert self.start is not None
+        return self.start.image_states.shape[0] - 1
+
+    @property
+    def text(self) -> str:
+        """All words so far, markers left out."""
+        return "".join(item.text for item in self.items if item.kind == "text")
+
+    @property
+    def after_block(self) -> bool:
+        """Whether a block has been closed."""
+        return bool(self.items) and (self.items[-1].kind == "close" or self.items[-1].after_block)
+
+
+def fold(view: View, event: Event) -> View:
+    """The view after one more event. Raises TypeError for anything that is no event."""
+    match event:
+        case StartEvent():
+            return replace(view, start=event)
+        case TokenEvent():
+            return replace(view, items=(*view.items, _token(view, event)))
+        case LatentEvent():
+            return replace(view, items=(*view.items, _latent(view, event)))
+        case FinishEvent():
+            return replace(view, finish=event)
+        case _:
+            raise TypeError(f"{type(event).__name__} is not an event of a run.")
+
+
+def answer(view: View) -> tuple[str, float] | None:
+    """The final answer and the probability of its tokens (product, before temperature), or None without one."""
+    text = view.text
+    found = answers.extract(text)
+    if not found or (first := text.rfind(found)) < 0:
+        return None if found is None else (found, 0.0)
+    offset, logprob = 0, 0.0
+    for item in view.items:
+        if item.kind == "text":
+            if offset < first + len(found) and offset + len(item.text) > first:
+                logprob += item.logprob
+            offset += len(item.text)
+    return found, math.exp(logprob)
+
+
+def _token(view: View, event: TokenEvent) -> Item:
+    block = -1
+    if event.kind != "text":
+        opened = sum(item.kind == "open" for item in view.items)
+        block = opened if event.kind == "open" else opened - 1
+    return Item(
+        kind=event.kind,
+        text=event.text,
+        block=block,
+        vector=event.hidden,
+        logprob=event.logprob,
+        p_open=event.p_open,
+        forced=event.forced,
+        after_block=view.after_block,
+    )
+
+
+def _latent(view: View, event: LatentEvent) -> Item:
+    glow = None
+    if event.fed is not None and view.start is not None and len(view.start.image_states):
+        states = view.start.image_states[view.level :]  # (1, N, D)
+        glow = nearest_patch(event.fed.unsqueeze(0), states, centred=True, reference=states[-1])[0, 0]
+    return Item(
+        kind="latent",
+        block=event.block,
+        index=event.index,
+        vector=event.fed,
+        glow=glow,
+        after_block=view.after_block,
+    )

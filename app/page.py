@@ -1,0 +1,115 @@
+"""The page: layout and wiring. What the events do is in handlers.py, how things look in assets/app/ and theme.py."""
+
+from typing import Any
+
+import gradio as gr
+
+from app.api import add_endpoints
+from app.asking import OWN_RULE, method_label, new_scene
+from app.components import Files, examples_row, image_well, read, run_view, static
+from app.handlers import Handlers, loaded
+from app.payload import data_url
+from app.runner import Runner
+from latent_core.settings import Rule
+
+FAMILIES = {"find": "find: visual search", "relate": "relate: two hops", "count": "count", "trace": "trace: a line"}
+MODES = [("Latent", "latent"), ("Text only", "text"), ("Forced", "forced"), ("Markers only", "markers")]
+RULES = [("the checkpoint’s own", OWN_RULE), *((rule, rule) for rule in Rule.__args__)]
+FIRST_SEED = 7
+"""Seed of the scene in view when the page opens, and of the examples."""
+MODEL = {"concurrency_id": "model", "concurrency_limit": 4}
+"""Shared by everything that runs a model: four sessions at once, the others queue."""
+QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def build(runner: Runner) -> gr.Blocks:
+    """The whole page. Models are not loaded here."""
+    handlers = Handlers(runner)
+    with gr.Blocks(title="Inscape", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        static(read("header.html"), read("header.js"))
+        files, _, asked, first_scene, _ = loaded("find", FIRST_SEED)
+        scene = gr.State(first_scene)
+        kept = gr.State(files)  # images that could be used, for when new ones cannot
+        with gr.Row(elem_classes="ins-ask"):
+            with gr.Column(elem_classes=["ins-io", "ins-panel"]):
+                well, notice, family, another, examples, question, run, stop = _question_column(files, asked)
+            with gr.Column(elem_classes="ins-work"):
+                view = run_view(elem_id="ins-run-view")
+                download = gr.DownloadButton(
+                    "Download trace of the last run", interactive=False, size="sm", elem_id="ins-trace"
+                )
+            with gr.Column(elem_classes=["ins-settings", "ins-panel"]):
+                settings = _settings_column(runner)
+        add_endpoints(runner, MODEL)  # before the page's own events, which would take the names
+        method, mode, latents = settings["checkpoint"], settings["mode"], settings["latents"]
+
+        inputs = [well, question, scene, *settings.values()]
+        first, restart = [gr.State(False), *inputs], [gr.State(True), *inputs]
+        running = {"outputs": [view, download], **MODEL, **QUIET}
+        gr.on([run.click, question.submit], handlers.ask, first, trigger_mode="multiple", **running)
+        stop.click(handlers.stop, queue=False, **QUIET)
+        view.force(lambda: "forced", outputs=mode, **QUIET).then(handlers.ask, first, **running)
+        gr.on(
+            [method.input, mode.input, latents.input],
+            handlers.interrupt,
+            queue=False,
+            trigger_mode="always_last",
+            **QUIET,
+        ).then(handlers.ask, restart, **running)
+
+        fresh = {"outputs": [well, kept, question, scene, notice], **QUIET}
+        another.click(handlers.scene, inputs=family, **fresh)
+        examples.pick(handlers.example, **fresh)
+        well.input(handlers.check, inputs=[well, kept, method], outputs=[well, kept, notice], **QUIET)
+        method.change(handlers.photo_notice, inputs=[well, method], outputs=notice, **QUIET)
+        page.unload(handlers.forget)
+    return page.queue(max_size=32)
+
+
+def _question_column(files: Files, asked: str) -> tuple[gr.components.Component, ...]:
+    static('<header class="ins-head"><h2>Image</h2></header>')
+    well = image_well(files, elem_id="ins-well")
+    with gr.Row(elem_classes="ins-scene"):
+        choices = [(words, name) for name, words in FAMILIES.items()]
+        family = gr.Dropdown(choices, value="find", label="Family of the new scene", container=False, filterable=False)
+        another = gr.Button("New scene", size="md")
+    examples = examples_row([_thumbnail(name) for name in FAMILIES])
+    notice = gr.HTML("", apply_default_css=False, elem_id="ins-notice")
+    question = gr.Textbox(asked, label="Question", lines=2, max_lines=6, submit_btn=False, elem_id="ins-question")
+    with gr.Row(elem_classes="ins-runrow"):
+        run = gr.Button("Run", variant="primary", elem_id="ins-run")
+        stop = gr.Button("Stop", interactive=False, elem_id="ins-stop")  # run.js enables it during runs
+    return well, notice, family, another, examples, question, run, stop
+
+
+def _settings_column(runner: Runner) -> dict[str, gr.components.Component]:
+    """Component of each setting by its name, in the order in which handlers get them."""
+    methods = [(method_label(name), name) for name in runner.names]
+    fields: dict[str, gr.components.Component] = {
+        "checkpoint": gr.Radio(methods, value=runner.names[0], label="Method", elem_classes="ins-seg"),
+        "mode": gr.Radio(MODES, value="latent", label="Mode", elem_classes="ins-seg"),
+        "latents": gr.Slider(0, 16, 8, step=1, label="K, latents per block", elem_id="ins-k", buttons=[]),
+        "speed": gr.Radio(
+            [("Real", "real"), ("Slow, 25 a second", "slow")], value="slow", label="Speed", elem_classes="ins-seg"
+        ),
+    }
+    with (
+        gr.Accordion("Sampling, limits, attention rule", open=False, elem_id="ins-more"),
+        gr.Row(elem_classes="ins-sampling"),
+    ):
+        fields |= {
+            "temperature": gr.Number(0, label="Temperature (0 is greedy)", minimum=0, maximum=10, step=0.1),
+            "top_p": gr.Number(1, label="Top p", minimum=0, maximum=1, step=0.05),
+            "top_k": gr.Number(0, label="Top k (0 is off)", minimum=0, precision=0),
+            "repetition_penalty": gr.Number(1, label="Repetition penalty", minimum=0.1, maximum=10, step=0.1),
+            "max_new_tokens": gr.Number(128, label="Most tokens", minimum=1, maximum=8192, precision=0),
+            "max_blocks": gr.Number(8, label="Most blocks", minimum=0, maximum=64, precision=0),
+            "seed": gr.Number(0, label="Seed", minimum=0, precision=0),
+            "rule": gr.Dropdown(RULES, value=OWN_RULE, label="Attention rule", filterable=False),
+        }
+    return fields
+
+
+def _thumbnail(family: str) -> dict[str, Any]:
+    images, question, scene = new_scene(family, FIRST_SEED)
+    return {**scene, "question": question, "image": data_url(images[0])}

@@ -1,0 +1,159 @@
+"""View → what the browser is sent. While a run streams: the last items. At its end: all items and all maps, once.
+
+Shapes: Q items with a vector, S levels, N image tokens, D model width.
+"""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from app.fold import Item, View, answer
+from latent_core.analysis.similarity import nearest_patch
+
+LAST = 64
+"""Items in a streamed update. At ten updates a second none is missed below 640 items/s, and the end sends all."""
+MAP_BUDGET = 1_000_000
+"""Numbers in the maps of one run (2 bytes each); above it levels are thinned out."""
+SHOWN_SIDE = 768
+"""Pixels of the longer side of an image in the browser."""
+UNITS = 10_000
+"""Cosines travel as int16 of this many units per 1."""
+
+
+def payload(
+    view: View, run: int, *, label: str, truth: str | None = None, problem: str | None = None
+) -> dict[str, Any]:
+    """The value of the run view component.
+
+    Args:
+        run: number of the run; larger is later, the page drops updates of earlier ones.
+        label: the method's name for the list of earlier runs.
+        truth: the scene's own answer where the image is a generated scene.
+        problem: a sentence that says why the run could not be made or finished.
+    """
+    items = view.items if view.finish else view.items[-LAST:]
+    value: dict[str, Any] = {
+        "run": run,
+        "label": label,
+        "checkpoint": view.checkpoint,
+        "question": view.question,
+        "mode": view.settings.mode,
+        "k": view.settings.latents,
+        "rule": view.settings.rule,
+        "opens": view.opens,
+        "state": "failed" if problem else "finished" if view.finish else "running",
+        "problem": problem,
+        "n": len(view.items),
+        "items": [_item(item) for item in items],
+    }
+    if view.start:
+        value["images"] = [image_url(image) for image in view.start.images]
+        value["sizes"] = [[image.shape[1], image.shape[0]] for image in view.start.images]
+        value["grids"] = [list(grid) for grid in view.start.grids]
+    if view.finish:
+        value |= {"finish": summary(view), "truth": truth, "maps": maps(view)}
+    return value
+
+
+def summary(view: View) -> dict[str, Any]:
+    """Answer, counts and timings of a finished run, as the status line and the API give them."""
+    assert view.finish is not None
+    finish, found = view.finish, answer(view)
+    prompt = view.start.seconds if view.start else 0.0
+    return {
+        "answer": found[0] if found else None,
+        "probability": round(found[1], 4) if found else None,
+        "text": view.text,
+        "reason": finish.reason,
+        "tokens": finish.tokens,
+        "latents": finish.latents,
+        "blocks": finish.blocks,
+        "forced": any(item.forced and item.kind == "open" for item in view.items),
+        "tokens_per_second": round(finish.tokens / finish.text_seconds, 1) if finish.text_seconds else None,
+        "ms_per_latent": round(1000 * finish.latent_seconds / finish.latents, 2) if finish.latents else None,
+        "prompt_seconds": round(prompt, 4),
+        "seconds": round(prompt + finish.text_seconds + finish.latent_seconds, 4),
+        "max_p_open": round(finish.max_p_open, 4),
+    }
+
+
+def maps(view: View) -> dict[str, Any] | None:
+    """Similarity of every item with every image token, by level, raw and centred; norms; cosine to the latent before.
+
+    None where the run recorded no states. Maps are base64 of int16 (Q, S, N), little-endian, `UNITS` per 1.
+    """
+    chosen = [n for n, item in enumerate(view.items) if item.vector is not None]
+    if not chosen or view.start is None or not len(view.start.image_states):
+        return None
+    vectors = torch.stack([view.items[n].vector for n in chosen])  # (Q, D)
+    levels = _levels(len(chosen), *view.start.image_states.shape[:2])
+    states = view.start.image_states[levels]  # (S, N, D)
+    text = [view.items[n].vector for n in chosen if view.items[n].kind == "text"]
+    return {
+        "of": chosen,
+        "levels": [view.start.levels[level] for level in levels],
+        "raw": _pack(nearest_patch(vectors, states, centred=False)),
+        "centred": _pack(nearest_patch(vectors, states, centred=True, reference=states[-1])),
+        "norms": _rounded(vectors.norm(dim=-1)),
+        "text_norm": _rounded(torch.stack(text).norm(dim=-1).mean()) if text else None,
+        "image_norms": _rounded(states.norm(dim=-1).mean(dim=-1)),
+        "previous": [_to_previous(view.items, n) for n in chosen],
+    }
+
+
+def image_url(image: torch.Tensor) -> str:
+    """A data URL of an uint8 (H, W, 3) image: exact for small ones, JPEG of at most 768 pixels a side above."""
+    picture = Image.fromarray(image.numpy())
+    small = max(picture.size) <= 256
+    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    return data_url(picture, "PNG" if small else "JPEG")
+
+
+def data_url(picture: Image.Image, format: str = "PNG") -> str:
+    """The picture as a data URL."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format=format, quality=88)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _item(item: Item) -> dict[str, Any]:
+    """Short names, because hundreds of these travel: k kind, t text, b block, i index, p probability, o p_open."""
+    if item.kind == "latent":
+        glow = None if item.glow is None else _rounded(item.glow, 3)
+        return {"k": "latent", "b": item.block, "i": item.index, "m": glow}
+    probability = float(np.exp(item.logprob))
+    short = {"k": item.kind, "t": item.text, "p": round(probability, 4), "o": round(item.p_open, 4)}
+    if item.kind != "text":
+        short |= {"b": item.block, "f": item.forced}
+    return short | ({"a": True} if item.after_block else {})
+
+
+def _levels(items: int, levels: int, tokens: int) -> list[int]:
+    """Evenly spaced level numbers, first and last included, that keep the maps within `MAP_BUDGET`."""
+    affordable = max(2, MAP_BUDGET // max(1, 2 * items * tokens))
+    if levels <= affordable:
+        return list(range(levels))
+    return sorted({round(step * (levels - 1) / (affordable - 1)) for step in range(affordable)})
+
+
+def _to_previous(items: tuple[Item, ...], n: int) -> float | None:
+    """Cosine of a latent with the one before it in its block."""
+    item = items[n]
+    before = items[n - 1] if n else item
+    if item.kind != "latent" or item.index == 0 or before.vector is None:
+        return None
+    return _rounded(nearest_patch(item.vector.unsqueeze(0), before.vector[None, None], centred=False).flatten()[0])
+
+
+def _pack(cosines: torch.Tensor) -> str:
+    units = (cosines * UNITS).round().clamp(-UNITS, UNITS).numpy().astype("<i2")
+    return base64.b64encode(units.tobytes()).decode()
+
+
+def _rounded(values: torch.Tensor, digits: int = 4) -> Any:
+    """Nested lists (or one number) with `digits` decimals."""
+    return np.round(values.double().numpy(), digits).tolist()

@@ -1,0 +1,196 @@
+"""Owns the models and the runs under way. The only place of the app that calls latent_core's engine."""
+
+import contextlib
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from latent_core.events import Event
+from latent_core.reasoner import Reasoner
+from latent_core.trace import Trace
+
+SLOW = 25.0
+"""Events per second at the speed `slow`."""
+REFRESH = 0.1
+"""Seconds between updates of the page."""
+MAX_IMAGES = 4
+"""Per question: what the page has room for."""
+
+T = TypeVar("T")
+log = logging.getLogger("inscape")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One question as the page or the API puts it; images are decoded already."""
+
+    images: Sequence[Image.Image]
+    question: str
+    checkpoint: str
+    settings: Mapping[str, Any]
+    """Fields of `latent_core.Settings`; the checkpoint fills in the others and checks all."""
+    slow: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.images) > MAX_IMAGES:
+            raise ValueError(f"There are {len(self.images)} images; a question may carry at most {MAX_IMAGES}.")
+
+
+@dataclass
+class Session:
+    """What one browser tab has under way."""
+
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    active: int = 0
+    """Runs that have not ended yet: two for a moment, when one replaces the other."""
+    restarts: int = 0
+    """Interruptions by a changed setting after which the run has not yet started again."""
+
+
+class Runner:
+    """Models by name, loaded when first asked for, and the runs of every session.
+
+    Args:
+        names: checkpoints to offer; the first is the default.
+        load: name → reasoner (latent_core.load).
+    """
+
+    def __init__(self, names: Sequence[str], load: Callable[[str], Reasoner]) -> None:
+        self.names = tuple(names)
+        self._load = load
+        self._reasoners: dict[str, Reasoner] = {}
+        self._loading = threading.Lock()
+        self._sessions: dict[str, Session] = {}
+        self._running = 0
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(time.time_ns() // 1_000_000)  # later than those of a server before this one
+
+    def reasoner(self, name: str) -> Reasoner:
+        """The model of this name. Raises ValueError for names that are not offered."""
+        if name not in self.names:
+            raise ValueError(f"Unknown checkpoint {name!r}; choose one of {', '.join(self.names)}.")
+        with self._loading:
+            if name not in self._reasoners:
+                self._reasoners[name] = self._load(name)
+            return self._reasoners[name]
+
+    def preload(self, name: str) -> threading.Thread:
+        """Loads a model in the background, to be ready when Run is pressed; what is wrong with it is logged."""
+
+        def load() -> None:
+            try:
+                self.reasoner(name)
+            except ValueError as problem:
+                log.warning("%s", problem)
+
+        thread = threading.Thread(target=load, daemon=True)
+        thread.start()
+        return thread
+
+    def next_run(self) -> int:
+        """A number larger than those of all runs before."""
+        return next(self._numbers)
+
+    @property
+    def running(self) -> int:
+        """Runs whose engine is not closed yet, in all sessions."""
+        return self._running
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        return tuple(self._reasoners)
+
+    def stream(self, session: str, ask: Ask) -> Iterator[Event]:
+        """The events of a run, without a FinishEvent where it was stopped; a new run of a session ends the one before.
+
+        Closing the iterator closes the engine's. Raises ValueError for what the model cannot read.
+        """
+        cancelled = self._begin(session)
+        try:
+            events = self.reasoner(ask.checkpoint).stream(list(ask.images), ask.question, **ask.settings)
+            with contextlib.closing(events):
+                yield from paced(events, SLOW if ask.slow else None, cancelled)
+        finally:
+            self._end(session)
+
+    def trace(self, ask: Ask, events: Iterable[Event]) -> Trace:
+        """The trace of what `stream` gave. Raises ValueError for a run stopped before its prompt was read."""
+        return self.reasoner(ask.checkpoint).trace(events, ask.question, **ask.settings)
+
+    def stop(self, session: str) -> bool:
+        """Ends what the session runs; whether there was anything."""
+        with self._lock:
+            state = self._sessions.get(session)
+            if state is None:
+                return False
+            state.cancelled.set()
+            return state.active > 0
+
+    def interrupt(self, session: str) -> None:
+        """Ends what the session runs so that it starts again with new settings; nothing where nothing runs."""
+        running = self.stop(session)
+        with self._lock:
+            state = self._sessions.get(session)
+            if state is not None and (running or state.restarts):
+                state.restarts += 1
+
+    def take_restart(self, session: str) -> bool:
+        """Whether an interrupted run is to start again; asked once per interruption."""
+        with self._lock:
+            state = self._sessions.get(session)
+            if state is None or not state.restarts:
+                return False
+            state.restarts -= 1
+            return True
+
+    def forget(self, session: str) -> None:
+        """The tab is closed."""
+        self.stop(session)
+        with self._lock:
+            self._sessions.pop(session, None)
+
+    def _begin(self, name: str) -> threading.Event:
+        with self._lock:
+            session = self._sessions.setdefault(name, Session())
+            session.cancelled.set()
+            session.cancelled = threading.Event()
+            session.active += 1
+            self._running += 1
+            return session.cancelled
+
+    def _end(self, name: str) -> None:
+        with self._lock:
+            self._running -= 1
+            if name in self._sessions:
+                self._sessions[name].active -= 1
+
+
+def paced(events: Iterable[T], rate: float | None, cancelled: threading.Event) -> Iterator[T]:
+    """The same events, at most `rate` a second; ends when `cancelled` is set. Waiting is no part of any event."""
+    due = time.monotonic()
+    for event in events:
+        if rate is not None:
+            due = max(due + 1 / rate, time.monotonic() - 1 / rate)
+            cancelled.wait(max(0.0, due - time.monotonic()))
+        if cancelled.is_set():
+            return
+        yield event
+
+
+def throttled(items: Iterable[T], seconds: float = REFRESH) -> Iterator[T]:
+    """The first and the last of `items`, and of the rest at most one in each `seconds`."""
+    last, held = None, []
+    for item in items:
+        now = time.monotonic()
+        if last is None or now - last >= seconds:
+            last, held = now, []
+            yield item
+        else:
+            held = [item]
+    yield from held

@@ -1,0 +1,50 @@
+"""Starts the page with safe settings, and says how it is doing at /health."""
+
+from typing import Any
+
+import gradio as gr
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from app.components import read
+from app.page import build
+from app.runner import Runner
+from app.theme import make_theme
+
+MAX_FILE = "10mb"
+
+
+def serve(runner: Runner, *, host: str, port: int | None, wait: bool = True, open_browser: bool = False) -> gr.Blocks:
+    """Serves the page; returns at once unless `wait`. `port` None: the first free one from 7860.
+
+    Nothing is shared, looked up or recorded outside this machine.
+    """
+
+    def health(_: Request) -> JSONResponse:
+        return JSONResponse(
+            {"status": "ok", "checkpoints": runner.names, "loaded": runner.loaded, "running": runner.running}
+        )
+
+    page = build(runner)
+    options: dict[str, Any] = {"routes": [Route("/health", health)]}
+    page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=not wait,
+        inbrowser=open_browser,
+        share=False,
+        max_file_size=MAX_FILE,
+        run_history=False,
+        enable_monitoring=False,
+        strict_cors=True,
+        ssr_mode=False,
+        pwa=False,
+        allowed_paths=[],
+        footer_links=["api"],
+        quiet=not wait,
+        app_kwargs=options,
+        theme=make_theme(),
+        css=read("app.css", "run.css"),
+    )
+    return page

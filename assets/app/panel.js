@@ -1,0 +1,184 @@
+// The panel of the selected latent or word. It holds all maps of the run and redraws without asking the server.
+function part(name) { return one(`[data-part="${name}"]`); }
+
+// Maps arrive as base64 of int16, items × levels × image tokens, 10,000 units per 1.
+function decode(maps) {
+  const numbers = (text) => new Int16Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+  return { ...maps, raw: numbers(maps.raw), centred: numbers(maps.centred), row: new Map(maps.of.map((n, q) => [n, q])) };
+}
+
+// Cosines of item n with all image tokens at the shown level; null while only glows are known and it has none.
+function mapOf(n) {
+  if (!run.maps) return run.items[n]?.m ?? null;
+  const q = run.maps.row.get(n), size = run.tokens, levels = run.maps.levels.length;
+  if (q === undefined) return null;
+  const at = (q * levels + run.level) * size;
+  return Array.from(run.maps[run.shown].subarray(at, at + size), (units) => units / 10000);
+}
+const partOf = (map, image) => map.slice(run.offsets[image], run.offsets[image + 1]);
+
+function peakOf(map) {
+  const best = map.indexOf(Math.max(...map));
+  const image = run.offsets.findIndex((offset, i) => best >= offset && best < run.offsets[i + 1]);
+  return { image, cell: best - run.offsets[image], value: map[best] };
+}
+
+// One colour scale per block (or per word), so that magnitude stays visible. Centred maps start at 0: below the mean.
+function rangeOf(n) {
+  const item = run.items[n];
+  const group = item?.k === "latent" ? run.strips[item.b].latents : [n];
+  const values = group.map(mapOf).filter(Boolean).flat();
+  const high = Math.max(...values), centred = run.shown === "centred" || !run.maps;
+  return { low: centred ? Math.min(0, high) : Math.min(...values), high };
+}
+
+function drawPanel() {
+  const item = run.items[run.selected], chosen = item !== undefined;
+  part("selected").hidden = part("steps").hidden = !chosen;
+  part("unselected").hidden = chosen;
+  part("title").textContent = chosen ? title(item) : "Nothing selected yet";
+  part("meta").textContent = !chosen ? "" : item.k === "latent" ? "fed-back vector" : "state that produced this token, after the final norm";
+  if (!chosen) return;
+  const map = mapOf(run.selected);
+  if (map && run.cell === null) run.image = peakOf(map).image;
+  drawImageTabs();
+  drawAxes();
+  drawOverlay(map);
+  drawNear(map);
+  drawRule(item);
+  drawStats(item);
+  const levels = run.maps?.levels ?? [], slider = part("level");
+  slider.disabled = levels.length < 2;
+  slider.max = Math.max(1, levels.length - 1);
+  slider.value = run.maps ? run.level : slider.max;
+  part("levelname").textContent = run.maps ? levelName(levels[run.level], levels.at(-1)) : "last, others at the end";
+}
+
+function title(item) {
+  return item.k === "latent" ? `Latent ${item.i + 1} of block ${item.b + 1}` : `Word “${item.t.trim()}”`;
+}
+function levelName(level, last) {
+  return level === 0 ? "0, the merger’s output" : level === last ? `${level}, after the final norm` : `${level} of ${last}`;
+}
+
+function drawImageTabs() {
+  part("images").hidden = run.images.length < 2;
+  part("images").replaceChildren(...run.images.map((_, i) => make("button", { type: "button", class: "ins-chip",
+    "aria-pressed": String(i === run.image), onclick: () => { run.image = i; run.cell = 0; drawPanel(); } }, `Image ${i + 1}`)));
+}
+
+function drawAxes() {
+  const [rows, columns] = run.grids[run.image] ?? [0, 0];
+  for (const [name, count] of [["rows", rows], ["columns", columns]]) {
+    const every = Math.ceil(count / 12);
+    part(name).style.setProperty("--n", count);
+    part(name).replaceChildren(...Array.from({ length: count }, (_, i) => make("span", {}, i % every ? "" : String(i))));
+  }
+}
+
+function drawOverlay(map) {
+  const image = run.images[run.image], canvas = part("big"), grid = run.grids[run.image];
+  if (!image?.naturalWidth) return;
+  const here = map && partOf(map, run.image), range = map ? rangeOf(run.selected) : { low: 0, high: 1 };
+  drawHeat(canvas, image, grid, here, 420, { ...range, cells: true, dim: 0.4 });
+  for (const cell of all(".ins-cell", part("view"))) cell.remove();
+  const peak = here && here.indexOf(Math.max(...here));
+  if (here) part("view").append(cellBox(peak, "ins-peak"));
+  drawRead(here, run.cell ?? peak);
+  canvas.setAttribute("aria-label", here
+    ? `Heat map over image ${run.image + 1}. Highest at patch row ${Math.floor(peak / grid[1])}, column ${peak % grid[1]}: ${signed(here[peak])}`
+    : `Image ${run.image + 1}; the map of this word comes with the end of the run`);
+  const zero = run.shown === "centred" || !run.maps;
+  part("low").textContent = map ? (zero ? "≤ " : "") + signed(range.low) : "";
+  part("high").textContent = map ? signed(range.high) : "";
+  part("what").textContent = !map ? "Maps of words are computed when the run ends."
+    : `Cosine similarity with the image patches, ${zero ? "mean patch state subtracted on both sides" : "raw"}.`
+      + (run.items[run.selected].k === "latent" ? ` One scale for block ${run.items[run.selected].b + 1}.` : "");
+}
+
+function cellBox(cell, kind) {
+  const [rows, columns] = run.grids[run.image], box = make("div", { class: `ins-cell ${kind}` });
+  Object.assign(box.style, { left: `${100 * (cell % columns) / columns}%`, top: `${100 * Math.floor(cell / columns) / rows}%`,
+    width: `${100 / columns}%`, height: `${100 / rows}%` });
+  return box;
+}
+
+function drawRead(map, cell) {
+  part("read").hidden = !map;
+  part("read").classList.toggle("ins-above", map && cell >= (run.grids[run.image][0] - 2) * run.grids[run.image][1]);
+  if (map) part("read").textContent = `patch ${place(cell, run.grids[run.image][1])}  ${signed(map[cell])}`;
+}
+
+function point(cell) {
+  const map = mapOf(run.selected);
+  for (const box of all(".ins-hover", part("view"))) box.remove();
+  run.cell = cell;
+  if (!map) return;
+  const here = partOf(map, run.image);
+  if (cell !== null) part("view").append(cellBox(cell, "ins-hover"));
+  drawRead(here, cell ?? here.indexOf(Math.max(...here)));
+}
+
+function drawNear(map) {
+  const order = map ? [...map.keys()].sort((a, b) => map[b] - map[a]).slice(0, 5) : [];
+  part("near").replaceChildren(...order.map((token) => {
+    const i = run.offsets.findIndex((offset, k) => token >= offset && token < run.offsets[k + 1]), cell = token - run.offsets[i];
+    const canvas = make("canvas", { "aria-hidden": "true" }), where = place(cell, run.grids[i][1]);
+    const many = run.images.length > 1 ? `image ${i + 1} ` : "";
+    const button = make("button", { type: "button", "aria-label": `Patch ${many}${where}, ${signed(map[token])}` },
+      canvas, make("b", {}, signed(map[token])), `${many}${where}`);
+    button.onmouseenter = button.onfocus = () => { if (i === run.image) point(cell); };
+    button.onmouseleave = button.onblur = () => { if (i === run.image) point(null); };
+    button.onclick = () => { run.image = i; run.cell = cell; drawPanel(); point(cell); };
+    if (run.images[i].naturalWidth) drawPatch(canvas, run.images[i], run.grids[i], cell, 54);
+    return button;
+  }));
+}
+
+const SEES = {
+  latents_only: "only the latents",
+  sealed: "only the sealed copies of the latents",
+  no_image: "the words and the latents, but not the image",
+};
+function drawRule(item) {
+  const sees = item.a && item.k !== "latent" && SEES[run.value.rule];
+  part("rule").hidden = !sees;
+  if (sees) part("rule").textContent = `No attention on the image here: under the rule ${run.value.rule}, text after a block sees ${sees}. `
+    + "The map compares vectors; it is no path of attention.";
+}
+
+function drawStats(item) {
+  const q = run.maps?.row.get(run.selected), known = q !== undefined, facts = [];
+  const fact = (name, value, note) => facts.push(make("div", {}, make("dt", {}, name), make("dd", {}, value, make("small", {}, note))));
+  const norm = known ? run.maps.norms[q] : null, latent = item.k === "latent";
+  if (!latent) fact("probability", item.p.toFixed(2), "before temperature");
+  if (known) {
+    if (run.maps.text_norm) fact(latent ? "‖z‖ over mean text state" : "norm over mean text state", `${(norm / run.maps.text_norm).toFixed(2)}×`, "this run’s words, after the final norm");
+    const at = levelName(run.maps.levels[run.level], run.maps.levels.at(-1));
+    fact(latent ? "‖z‖ over mean image state" : "norm over mean image state", `${(norm / run.maps.image_norms[run.level]).toFixed(2)}×`, `level ${at}`);
+  }
+  if (latent && known) fact("cosine to previous latent", run.maps.previous[q] === null ? "n/a" : signed(run.maps.previous[q]), run.maps.previous[q] === null ? "first of its block" : `latent ${item.i}`);
+  if (!latent) fact("opens a block", item.o.toFixed(2), "probability at this place");
+  part("stats").replaceChildren(...facts);
+}
+
+part("ramp").style.background = RAMP;
+part("previous").onclick = () => step(-1);
+part("next").onclick = () => step(1);
+part("level").oninput = (event) => { run.level = Number(event.target.value); redraw(); };
+for (const radio of all('[name="ins-shown"]')) radio.onchange = () => { run.shown = radio.value; redraw(); };
+part("view").onpointermove = (event) => {
+  if (!run.grids[run.image]) return;
+  const box = part("view").getBoundingClientRect(), [rows, columns] = run.grids[run.image];
+  const x = clamp(Math.floor((event.clientX - box.left) / box.width * columns), 0, columns - 1);
+  point(clamp(Math.floor((event.clientY - box.top) / box.height * rows), 0, rows - 1) * columns + x);
+};
+part("view").onpointerleave = part("view").onblur = () => point(null);
+part("view").onkeydown = (event) => {
+  const [rows, columns] = run.grids[run.image] ?? [0, 0], map = mapOf(run.selected);
+  const [down, right] = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key] ?? [];
+  if (down === undefined || !map) return;
+  event.preventDefault();
+  const from = run.cell ?? partOf(map, run.image).indexOf(Math.max(...partOf(map, run.image)));
+  point(clamp(Math.floor(from / columns) + down, 0, rows - 1) * columns + clamp(from % columns + right, 0, columns - 1));
+};

@@ -1,0 +1,127 @@
+// Updates of a run: new items are appended, a new run starts afresh, updates of earlier runs are dropped.
+const HISTORY = 6;
+const history = [];   // final values of finished runs, newest last
+let latest = -1;
+
+function reset(value) {
+  for (const image of run.images ?? []) image.onload = null;
+  Object.assign(run, { value, items: [], nodes: [], strips: {}, stale: new Set(), images: [], grids: [], offsets: [0], tokens: 0,
+    maps: null, level: 0, shown: one('[name="ins-shown"]:checked').value, selected: -1, image: 0, cell: null, follow: true, fresh: 0 });
+  part("transcript").replaceChildren();
+  part("idle").hidden = true;
+  part("saw").textContent = "";
+  drawPanel();
+}
+
+function show(value) {
+  run.value = value;
+  if (value.images && !run.images.length) takeImages(value);
+  run.fresh = 0;
+  const first = value.n - value.items.length;
+  value.items.forEach((item, k) => { if (first + k === run.items.length) append(item, first + k); });
+  if (value.maps && !run.maps) {
+    run.maps = decode(value.maps);
+    run.level = run.maps.levels.length - 1;
+    for (const block in run.strips) run.stale.add(Number(block));
+  }
+  drawStrips();
+  if (value.finish) quietAnswer();
+  if (run.follow) follow(value);
+  else if (value.finish) drawPanel();
+  drawAnswer(value);
+  drawStatus(value);
+  part("problem").hidden = !value.problem;
+  part("problem").textContent = value.problem ?? "";
+  part("transcript").setAttribute("aria-busy", String(value.state === "running"));
+}
+
+// Until a person selects something, the panel follows the newest latent.
+function follow(value) {
+  let n = run.items.length - 1;
+  while (n >= 0 && run.items[n].k !== "latent") n -= 1;
+  if (n < 0 && value.finish) n = run.nodes.findIndex(Boolean);
+  if (n >= 0 && (n !== run.selected || value.finish)) select(n, false);
+}
+
+function takeImages(value) {
+  run.grids = value.grids;
+  run.offsets = value.grids.reduce((sums, [rows, columns]) => [...sums, sums.at(-1) + rows * columns], [0]);
+  run.tokens = run.offsets.at(-1);
+  run.images = value.images.map((url) => { const image = new Image(); image.onload = redraw; image.src = url; return image; });
+  const one = value.sizes.length === 1;
+  part("saw").textContent = `${value.checkpoint}, ` + value.sizes.map(([w, h], i) =>
+    `${one ? "the model saw " : ""}${w} × ${h} px, ${value.grids[i][0]} × ${value.grids[i][1]} patches`).join("; ");
+}
+
+function redraw() {
+  for (const block in run.strips) run.stale.add(Number(block));
+  drawStrips();
+  if (run.selected >= 0) drawPanel();
+}
+
+function drawAnswer(value) {
+  const found = value.finish?.answer;
+  part("answer").hidden = !found && !value.truth;
+  if (part("answer").hidden) return;
+  const line = [make("span", { class: "ins-label" }, "Answer"), found ? make("span", { class: "ins-big" }, found) : make("span", {}, "none was given")];
+  if (found) line.push(make("span", { class: "ins-small" }, `probability ${value.finish.probability.toFixed(2)}`));
+  if (value.truth) line.push(make("span", { class: "ins-small" }, `truth of the scene: ${value.truth}`));
+  part("answer").replaceChildren(...line);
+}
+
+function drawStatus(value) {
+  const said = [], fact = (number, words) => said.push(make("span", {}, make("b", {}, number), ` ${words}`));
+  const state = (words) => said.push(make("span", { class: "ins-state" }, words));
+  const finish = value.finish;
+  if (value.state === "failed") state("Not run");
+  else if (!finish) {
+    state(value.images ? "Streaming" : "Reading the image");
+    const last = run.items.at(-1);
+    if (value.n) fact(String(run.items.filter((item) => item.k !== "latent").length), "tokens");
+    if (last?.k === "latent") fact(`${last.i + 1} of ${value.k}`, `latents of block ${last.b + 1}`);
+  } else {
+    const none = finish.blocks === 0 && value.opens && value.mode !== "text";
+    state({ stop: none ? "Finished, no block opened" : "Finished", length: "Reached the token limit", cancelled: "Stopped" }[finish.reason]);
+    if (finish.tokens_per_second) fact(finish.tokens_per_second.toFixed(0), "tokens/s");
+    if (finish.ms_per_latent) fact(finish.ms_per_latent.toFixed(1), "ms per latent");
+    fact(String(finish.blocks), finish.blocks === 1 ? "block" : "blocks");
+    fact(String(finish.latents), finish.latents === 1 ? "latent" : "latents");
+    fact(finish.seconds.toFixed(2), "s in all");
+    if (value.opens) fact(finish.max_p_open.toFixed(2), none ? "highest probability of opening a block" : "probability of opening a block");
+    if (none && finish.reason !== "cancelled") said.push(make("button", { type: "button", class: "ins-button", onclick: () => trigger("force", {}) }, "Force a block and run again"));
+  }
+  part("status").replaceChildren(...said);
+}
+
+const MODES = { latent: (v) => `K ${v.k}`, text: () => "text only", forced: (v) => `forced K ${v.k}`, markers: () => "markers only" };
+function drawHistory() {
+  part("runs").hidden = history.length < 2;
+  part("runs").replaceChildren(...history.map((value) => make("button", { type: "button", class: "ins-chip",
+    "aria-pressed": String(value.run === run.value.run), title: value.question,
+    onclick: () => { reset(value); show(value); drawHistory(); } },
+    `${value.label}${value.opens ? `, ${MODES[value.mode](value)}` : ""}: ${value.finish.answer ?? "no answer"}`)));
+}
+
+let spoken = "";
+function say(words) { if (words !== spoken) part("live").textContent = spoken = words; }
+
+function update() {
+  const value = props.value;
+  if (!value || value.run < latest) return;
+  if (value.run > latest) reset(value);
+  latest = value.run;
+  show(value);
+  const busy = value.state === "running", stop = document.querySelector("#ins-stop");
+  if (stop) stop.disabled = !busy;
+  if (busy) { if (!value.n) say("Running"); return; }
+  say(value.problem ?? (value.finish?.answer ? `Finished. Answer: ${value.finish.answer}` : "Finished"));
+  if (value.finish && !history.some((old) => old.run === value.run)) history.push(value);
+  if (history.length > HISTORY) history.shift();
+  drawHistory();
+}
+
+part("level").disabled = true;
+reset({ items: [], n: 0 });
+part("idle").hidden = false;
+watch("value", update);
+update();

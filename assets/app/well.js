@@ -1,0 +1,78 @@
+// Up to four images, as files that Gradio keeps: upload, drop, paste, remove. Python checks what they hold.
+const LIMIT = 4;
+const part = (name) => element.querySelector(`[data-part="${name}"]`);
+const well = element.querySelector(".ins-well");
+let adding = false;
+
+function draw() {
+  const files = props.value ?? [];
+  well.dataset.empty = String(files.length === 0);
+  part("hint").hidden = files.length > 0;
+  part("add").hidden = files.length === 0 || files.length >= LIMIT;
+  part("pictures").dataset.count = String(files.length);
+  part("pictures").replaceChildren(...files.map((file, n) => {
+    const picture = document.createElement("img"), remove = document.createElement("button"), frame = document.createElement("div");
+    picture.src = file.url;
+    picture.alt = files.length > 1 ? `Image ${n + 1} of the question` : "The image of the question";
+    remove.type = "button";
+    remove.textContent = "×";
+    remove.setAttribute("aria-label", `Remove image ${n + 1}`);
+    remove.onclick = () => put(files.filter((_, k) => k !== n));
+    frame.append(picture, remove);
+    return frame;
+  }));
+}
+
+function problem(sentence) {
+  part("problem").textContent = sentence;
+  part("problem").hidden = !sentence;
+}
+
+function put(files) {
+  props.value = files;
+  draw();
+  trigger("input", {});
+}
+
+async function take(list, append) {
+  const files = [...list], kept = append ? props.value ?? [] : [];
+  if (!files.length) return;
+  problem(kept.length + files.length > LIMIT ? `A question carries at most ${LIMIT} images; the first ${LIMIT} are kept.` : "");
+  well.setAttribute("aria-busy", "true");
+  try {
+    const sent = [];
+    for (const file of files.slice(0, LIMIT - kept.length)) {
+      const { path, url } = await upload(file);
+      sent.push({ path, url, orig_name: file.name, size: file.size, mime_type: file.type, meta: { _type: "gradio.FileData" } });
+    }
+    put([...kept, ...sent]);
+  } catch (error) {
+    problem(/size/i.test(String(error)) ? "That file is larger than 10 MB; save it smaller or crop it." : "That file could not be uploaded; try again.");
+  } finally {
+    well.removeAttribute("aria-busy");
+  }
+}
+
+part("upload").onclick = () => { adding = false; part("file").click(); };
+part("add").onclick = () => { adding = true; part("file").click(); };
+part("file").onchange = () => { take(part("file").files, adding).finally(() => { part("file").value = ""; }); };
+part("paste").onclick = async () => {
+  try {
+    const found = [];
+    for (const item of await navigator.clipboard.read()) {
+      const type = item.types.find((name) => name.startsWith("image/"));
+      if (type) found.push(new File([await item.getType(type)], "pasted.png", { type }));
+    }
+    if (found.length) take(found, false); else problem("The clipboard holds no image.");
+  } catch { problem("This browser does not let a page read the clipboard; press Ctrl+V instead."); }
+};
+document.addEventListener("paste", (event) => {
+  const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
+  if (files.length) { event.preventDefault(); take(files, false); }
+});
+well.ondragover = (event) => { event.preventDefault(); well.classList.add("ins-over"); };
+well.ondragleave = () => well.classList.remove("ins-over");
+well.ondrop = (event) => { event.preventDefault(); well.classList.remove("ins-over"); take(event.dataTransfer.files, false); };
+
+watch("value", () => { draw(); });
+draw();
