@@ -99,11 +99,11 @@ class Recorder:
     def see(
         self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, watch: torch.Tensor
     ) -> None:
-        """Recomputes softmax(q·kᵀ) for query watch[b] of each row; query (B, H, Q, D), key (B, heads of keys, S, D)."""
+        """Recomputes softmax(q·kᵀ) for query watch[b] of each row; query (B, H, Q, D), key (B, key heads, S, D)."""
         rows = torch.arange(len(query), device=query.device)
         key = repeat_kv(key, query.shape[1] // key.shape[1]).float()
         scores = torch.einsum("bhd,bhsd->bhs", query[rows, :, watch].float(), key) * scaling
-        if mask is None:  # causal: the last query sees all
+        if mask is None:  # plain causal
             ends = watch + key.shape[2] - query.shape[2]
             seen = (torch.arange(key.shape[2], device=key.device) <= ends[:, None])[:, None]
         else:
@@ -141,7 +141,7 @@ def attention(
     rows, heads, _, width = query.shape
     packed = query.view(rows, key.shape[1], heads // key.shape[1], width)
     out = torch.nn.functional.scaled_dot_product_attention(
-        packed, key, value, attn_mask=attention_mask, scale=keywords["scaling"]
+        packed, key, value, attn_mask=attention_mask, scale=keywords["scaling"], dropout_p=keywords["dropout"]
     )
     return out.reshape(rows, 1, heads, width), None
 

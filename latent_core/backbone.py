@@ -15,6 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from latent_core.attention import IMPLEMENTATION, Recorder
 from latent_core.cache import Cache, GradientCache
+from latent_core.lean import block, is_stock, norm, signed
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 """cos and sin, each (B, N, head width)."""
@@ -116,17 +117,23 @@ class Backbone(nn.Module):
             )
         if mask is not None:
             mask = mask[:, None]
-        wanted = set(levels)
-        states = {0: embeds}
+        lean = isinstance(cache, Cache) and not torch.is_grad_enabled() and all(map(is_stock, language.layers))
+        watched = {} if recorder is None else {"recorder": recorder, "watch": watch}
+        places = signed(rotary) if lean else rotary
+        kept = {0: embeds}
         hidden = embeds
-        extra = {} if recorder is None else {"recorder": recorder, "watch": watch}
         for number, layer in enumerate(language.layers, start=1):
-            hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache, **extra)
-            if number in wanted:
-                states[number] = hidden
-        hidden = language.norm(hidden)
-        states[self.num_layers] = hidden
-        return hidden, [states[level] for level in levels]
+            if lean:
+                hidden = block(layer, hidden, places, cache, mask, **watched)
+            else:
+                hidden = layer(
+                    hidden, attention_mask=mask, position_embeddings=places, past_key_values=cache, **watched
+                )
+            if number in levels:
+                kept[number] = hidden
+        hidden = norm(language.norm, hidden) if lean else language.norm(hidden)
+        kept[self.num_layers] = hidden
+        return hidden, [kept[level] for level in levels]
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """(…, V) next-token scores of states (…, D) after the final norm."""

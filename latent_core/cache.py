@@ -94,7 +94,7 @@ class Cache:
 
 
 class GradientCache:
-    """Out-of-place storage for unrolling: rows share columns, and a row that feeds less than others keeps PAD slots."""
+    """Out-of-place storage for unrolling: rows share columns, and a row that feeds less than others has PAD slots."""
 
     def __init__(self, layers: int, rows: int, device: torch.device) -> None:
         self.keys: list[torch.Tensor | None] = [None] * layers

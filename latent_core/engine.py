@@ -133,10 +133,12 @@ class _Batch:
         backbone, method = self.backbone, self.method
         rules = [s.rule or method.config.rule for s in settings]
         with torch.inference_mode():
-            for number, (prompt, feed) in enumerate(zip(prompts, prompt_feeds(backbone, prompts), strict=True)):
-                words = Sampled(method, settings[number], backbone.eos_ids)
-                run = drive(method, feed, words, rules[number], intervene=intervene[number])
-                dice = Dice(settings[number], prompt.input_ids, backbone.vocabulary, backbone.device)
+            feeds = prompt_feeds(backbone, prompts)
+            each = zip(prompts, feeds, settings, rules, intervene, strict=True)
+            for number, (prompt, feed, setting, rule, hook) in enumerate(each):
+                words = Sampled(method, setting, backbone.eos_ids)
+                run = drive(method, feed, words, rule, intervene=hook)
+                dice = Dice(setting, prompt.input_ids, backbone.vocabulary, backbone.device)
                 row = _Row(number, prompt, run, dice, clock=began)
                 row.answer(None)
                 self.rows.append(row)
@@ -149,6 +151,9 @@ class _Batch:
         """One forward for all rows, and the events that come of it."""
         began = time.perf_counter()
         rows, feeds = self.rows, [row.request for row in self.rows]
+        if not prefill:
+            for row in rows:
+                row.clock = began  # the time that a reader takes between two ticks is not the model's
         with torch.inference_mode():
             states, kept = self.lockstep.feed(feeds, levels=levels, recorder=self.recorder)
             states = split(states, feeds)
@@ -170,7 +175,7 @@ class _Batch:
                     row.latent_seconds += now - began
             events += self._entered(row, feed, vector, now)
         if self.recorder is not None:
-            self._keep_attention(feeds)
+            self._keep_attention()
         if choices is not None:
             for row, choice in zip(asking, choices, strict=True):
                 events.append(self._chosen(row, choice, now))
@@ -227,9 +232,9 @@ class _Batch:
         if not parts:
             return [None] * len(feeds), None
         flat = torch.cat([part.flatten().float() for part in parts]).cpu()
-        split = flat.split([part.numel() for part in parts])
-        vectors = [part.view(size, -1) for part, size in zip(split, sizes, strict=False)] or [None] * len(feeds)
-        return vectors, None if choices is None else split[-1].view(-1, 3).tolist()
+        pieces = flat.split([part.numel() for part in parts])
+        vectors = [part.view(size, -1) for part, size in zip(pieces, sizes, strict=False)] or [None] * len(feeds)
+        return vectors, None if choices is None else pieces[-1].view(-1, 3).tolist()
 
     def _entered(self, row: _Row, feed: Feed, vectors: torch.Tensor | None, now: float) -> Iterator[LatentEvent]:
         """Counts a feed's slots, and tells of the latents in it."""
@@ -308,9 +313,9 @@ class _Batch:
             seconds=seconds,
         )
 
-    def _keep_attention(self, feeds: Sequence[Feed]) -> None:
+    def _keep_attention(self) -> None:
         maps = self.recorder.take().float().cpu()
-        for index, (row, feed) in enumerate(zip(self.rows, feeds, strict=True)):
+        for index, row in enumerate(self.rows):
             length = self.lockstep.cache.lengths[index]
             self.recorder.maps[row.number, row.position - 1] = maps[index, ..., :length].clone()
 

@@ -51,7 +51,7 @@ class TokenEvent:
     hidden: torch.Tensor | None = None
     """(D,) the state that produced this token, after the final norm; None when recording is off."""
     seconds: float
-    """Time since the previous event of this row."""
+    """Compute time since the previous event of this row; what its reader does in between does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

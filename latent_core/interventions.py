@@ -57,7 +57,7 @@ def noise(seed: int, mean: torch.Tensor | None = None, std: torch.Tensor | None 
 
 def _normal(seed: int, block: int, index: int, width: int) -> torch.Tensor:
     """(D,) standard normal, a function of its arguments alone."""
-    generator = torch.Generator().manual_seed(hash((seed, block, index)) % 2**63)
+    generator = torch.Generator().manual_seed(((seed << 20) + (block << 10) + index) % 2**63)
     return torch.randn(width, generator=generator)
 
 
@@ -105,4 +105,3 @@ def only(latents: Sequence[tuple[int, int]], intervention: Intervention) -> Inte
     """Applies an intervention to the (block, index) pairs listed and leaves the others alone."""
     chosen = set(latents)
     return lambda feed: intervention(feed) if (feed.block, feed.index) in chosen else feed
-

@@ -28,15 +28,15 @@ def prompt_feeds(backbone: Backbone, prompts: Sequence[Prompt]) -> list[Feed]:
         merged = int(prompt.grid_thw.prod(-1).sum()) // backbone.merge_size**2
         if tokens != merged:
             raise ValueError(f"Prompt {number} has {tokens} image tokens, but its images give {merged}.")
-    ids = torch.cat([prompt.input_ids for prompt in prompts]).to(backbone.device)
-    embeds = backbone.embed(ids)
+    ids = torch.cat([prompt.input_ids for prompt in prompts])
+    embeds = backbone.embed(ids.to(backbone.device))
     if any(len(prompt.grid_thw) for prompt in prompts):
         features = backbone.image_features(
             torch.cat([prompt.pixel_values for prompt in prompts if len(prompt.grid_thw)]),
             torch.cat([prompt.grid_thw for prompt in prompts]),
         )
-        is_image = (ids == backbone.image_token_id)[:, None]
-        embeds = embeds.masked_scatter(is_image, features.to(embeds.dtype))
+        places = (ids == backbone.image_token_id).nonzero()[:, 0].to(backbone.device)
+        embeds = embeds.index_copy(0, places, features.to(embeds.dtype))
     rows = embeds.split([len(prompt.input_ids) for prompt in prompts])
     return [
         Feed(
@@ -65,6 +65,7 @@ class Lockstep:
         self.positions = [0] * len(rules)
         """Next M-RoPE position, per row."""
         self._tables = tables(rules, backbone.device)
+        # whether a block has closed under a rule that hides something from then on
         self._closed = [False] * len(rules)
         self._rotary: Rotary | None = None
 
@@ -167,7 +168,7 @@ class Lockstep:
         return self.backbone.rotary(positions.to(self.backbone.device))
 
     def _extend(self, end: int) -> None:
-        """Text positions have one value on all three axes: their rotations are a table, looked up instead of computed."""
+        """Text has the same position on all three axes: its rotations are a table, looked up instead of computed."""
         have = 0 if self._rotary is None else len(self._rotary[0])
         if end > have:
             places = torch.arange(max(end, 2 * have, 256), device=self.backbone.device)

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from importlib.metadata import version
 
 from PIL import Image
@@ -29,6 +30,12 @@ MAX_IMAGES = 16
 Images = Image.Image | Sequence[Image.Image]
 """One image or several, of any Pillow mode."""
 Intervention = Callable[[Feed], Feed]
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Read once: looking a package up takes as long as several tokens."""
+    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "transformers")}}
 
 
 class Reasoner:
@@ -112,13 +119,12 @@ class Reasoner:
 
     def trace(self, events: Iterable[Event], question: str, **settings: object) -> Trace:
         """The trace of events that `stream` gave for the same question and settings; it may have been stopped."""
-        packages = {name: version(name) for name in ("torch", "transformers")}
         source = Source(
             checkpoint=self.name,
             method=self.config.method,
             world=self.config.world,
             dtype=str(self.backbone.dtype).removeprefix("torch."),
-            versions={"python": platform.python_version(), **packages},
+            versions=_versions(),
         )
         system = DEFAULT_SYSTEM if self.config.system is None else self.config.system
         chosen = self.settings(**settings)

@@ -44,16 +44,15 @@ def choose(logits: torch.Tensor, dice: Sequence[Dice]) -> torch.Tensor:
     if drawn:
         ids[drawn] = _draw(logits[drawn], [dice[row] for row in drawn])
     for row in penalised:
-        dice[row].seen[ids[row]] = True
+        dice[row].seen.index_fill_(0, ids[row : row + 1], True)  # an integer index would wait for the device
     return ids
 
 
 def _draw(logits: torch.Tensor, dice: Sequence[Dice]) -> torch.Tensor:
     """(R,) ids drawn from logits (R, V)."""
     settings = [die.settings for die in dice]
-    temperature, top_p = (
-        logits.new_tensor(column)[:, None] for column in zip(*[(s.temperature, s.top_p) for s in settings], strict=True)
-    )
+    temperature = logits.new_tensor([s.temperature for s in settings])[:, None]
+    top_p = logits.new_tensor([s.top_p for s in settings])[:, None]
     top_k = torch.tensor([s.top_k or logits.shape[1] for s in settings], device=logits.device)[:, None]
     # float64, so that a tail of many thousand ids does not shift the cumulative sum
     scores, order = (logits.double() / temperature).sort(dim=-1, descending=True, stable=True)

@@ -13,7 +13,21 @@ from dataclasses import dataclass
 
 import torch
 
-from latent_core.attention import AFTER, CLOSE, IMAGE, LATENT, OPEN, PAD, PROMPT, SEALED, TEXT, attend, kind_class, numbered, tables
+from latent_core.attention import (
+    AFTER,
+    CLOSE,
+    IMAGE,
+    LATENT,
+    OPEN,
+    PAD,
+    PROMPT,
+    SEALED,
+    TEXT,
+    attend,
+    kind_class,
+    numbered,
+    tables,
+)
 from latent_core.backbone import Backbone
 from latent_core.cache import GradientCache
 from latent_core.drive import Block, Forced, Intervention, Segment, Tokens, drive
@@ -152,7 +166,11 @@ def unroll(
     runs = [
         drive(method, feed, Forced(method, row.segments), row_rule, intervene=hook, detach_feedback=detach_feedback)
         for row, feed, row_rule, hook in zip(
-            rows, prompt_feeds(backbone, [row.prompt for row in rows]), rules, intervene or [None] * len(rows), strict=True
+            rows,
+            prompt_feeds(backbone, [row.prompt for row in rows]),
+            rules,
+            intervene or [None] * len(rows),
+            strict=True,
         )
     ]
     lockstep = Lockstep(backbone, GradientCache(backbone.num_layers, len(rows), backbone.device), rules)
@@ -205,7 +223,7 @@ def splice(
     rule: Rule | Sequence[Rule] | None = None,
     levels: Sequence[int] = (),
 ) -> tuple[Unrolled, list[torch.Tensor]]:
-    """One full forward with given latents (per row and block (K, D)) in the slots; also (B, L, D) of the levels asked for.
+    """One full forward with given latents, per row and block (K, D), in the slots; also levels asked for, (B, L, D).
 
     Raises ValueError where latents and segments do not match.
     """

@@ -68,9 +68,7 @@ def test_batched_equals_single(backbone, convention):
     for sampler in (None, script):
         together = run(backbone, method, PROMPTS, settings, sampler=sampler and scripted(*script))
         for row, (prompt, setting) in enumerate(zip(PROMPTS, settings, strict=True)):
-            alone = run(
-                backbone, method, [prompt], [setting], sampler=sampler and scripted(script[row])
-            )
+            alone = run(backbone, method, [prompt], [setting], sampler=sampler and scripted(script[row]))
             batch = of_row(together, row)
             assert [type(e) for e in batch] == [type(e) for e in alone]
             for a, b in zip(batch, alone, strict=True):
@@ -130,10 +128,14 @@ def test_overwritten_start_shares_the_opening_tokens_place(backbone):
 def test_modes(backbone):
     method = tiny_method()
     script = [1, OPEN, 2]
-    greedy = {mode: run(backbone, method, PROMPTS[:1], [Settings(mode=mode, latents=2)], sampler=None) for mode in
-              ("forced", "text")}
+    greedy = {
+        mode: run(backbone, method, PROMPTS[:1], [Settings(mode=mode, latents=2)], sampler=None)
+        for mode in ("forced", "text")
+    }
     first = of_row(greedy["forced"], 0, TokenEvent)[0]
-    assert first.kind == "open" and first.forced and first.p_open == pytest.approx(2.718281828**first.logprob, rel=1e-4)
+    assert (
+        first.kind == "open" and first.forced and first.p_open == pytest.approx(2.718281828**first.logprob, rel=1e-4)
+    )
     assert OPEN not in ids(greedy["text"]) and of_row(greedy["text"], 0, FinishEvent)[0].max_p_open == 0
     markers = run(backbone, method, PROMPTS[:1], [Settings(mode="markers")], sampler=scripted(script))
     assert ids(markers) == [1, OPEN, CLOSE, 2, EOS] and not of_row(markers, 0, LatentEvent)

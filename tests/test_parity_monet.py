@@ -21,7 +21,11 @@ from tests.tiny import IMAGE, OPEN, of_row, scripted, tiny_method, tiny_model, t
 FOLDER = Path(__file__).parent / "fixtures" / "monet_seed0"
 CASE = json.loads((FOLDER / "case.json").read_text())
 TENSORS = load_file(FOLDER / "case.safetensors")
-SECTIONS = {"causal_one_block": "start_fed", "causal_two_blocks": "start_fed", "serving_one_block": "start_overwritten"}
+SECTIONS = {
+    "causal_one_block": "start_fed",
+    "causal_two_blocks": "start_fed",
+    "serving_one_block": "start_overwritten",
+}
 TOLERANCE = {"atol": 1e-4, "rtol": 0}
 
 
@@ -107,9 +111,7 @@ def test_equal_to_plain_transformers(convention):
     prompt, latents = tiny_prompt(4, grids=[(4, 6), (4, 4)]), 3
     model = tiny_model()
     base, ids = model.model, prompt.input_ids[None]
-    positions, delta = base.get_rope_index(
-        ids, mm_token_type_ids=(ids == IMAGE).int(), image_grid_thw=prompt.grid_thw
-    )
+    positions, delta = base.get_rope_index(ids, mm_token_type_ids=(ids == IMAGE).int(), image_grid_thw=prompt.grid_thw)
     embeds = base.get_input_embeddings()(ids)
     features = torch.cat(base.get_image_features(prompt.pixel_values, prompt.grid_thw).pooler_output)
     embeds = embeds.masked_scatter((ids == IMAGE)[..., None], features)

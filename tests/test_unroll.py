@@ -7,7 +7,8 @@ from latent_core.attention import AFTER, CLOSE, IMAGE, LATENT, OPEN, PAD, PROMPT
 from latent_core.backbone import Backbone
 from latent_core.unroll import NO_LABEL, Block, Row, Tokens, splice, unroll
 from tests.tiny import CLOSE as CLOSE_ID
-from tests.tiny import EOS, IMAGE as IMAGE_ID, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import EOS, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import IMAGE as IMAGE_ID
 from tests.tiny import OPEN as OPEN_ID
 
 ROWS = [
@@ -65,7 +66,7 @@ def test_learn_flags(backbone):
 
 
 def test_gradient_equals_that_of_one_splice_with_live_latents(backbone):
-    """The cache in gradient mode loses nothing: backpropagation through time equals autograd on a chain of full forwards."""
+    """The cache loses nothing: backpropagation through time equals autograd on a chain of full forwards."""
     method = tiny_method()
     row = Row(tiny_prompt(0), (Tokens((1,)), Block(3), Tokens((5, EOS))))
     states, labels = unroll(backbone, method, [row], rule="latents_only").learned()

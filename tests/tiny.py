@@ -70,9 +70,7 @@ def tiny_model(
     return model.eval()
 
 
-def tiny_prompt(
-    seed: int = 0, *, grids: Sequence[tuple[int, int]] = ((4, 6),), text: int = 6, model=None
-) -> Prompt:
+def tiny_prompt(seed: int = 0, *, grids: Sequence[tuple[int, int]] = ((4, 6),), text: int = 6, model=None) -> Prompt:
     """A random prompt: for each (rows, columns) of patches an image, then `text` random words."""
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(0, 80, (text + 2,), generator=generator).tolist()

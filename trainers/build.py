@@ -12,8 +12,8 @@ from trainers.evidence import study
 from trainers.recipe import load_recipe
 from trainers.start import train
 
-STEPS = ("glyph-vision", "glyph-captions", "glyph-families", "glyph-text", "glyph-monet")
-SHIPPED = ("glyph-text", "glyph-monet")
+STEPS = ("glyph-vision", "glyph-families", "glyph-backbone", "glyph-monet", "glyph-text")
+SHIPPED = ("glyph-monet", "glyph-text")
 
 
 def build(*, n: int = 500) -> None:
@@ -52,7 +52,7 @@ def document(name: str, report: Path) -> None:
             f"Trained under the attention rule `{recipe.rule}`: text after a block sees nothing but the latents and "
             "itself. That the answer depends on the latents then holds by construction, because the other wires are "
             "cut; the rows under `everything` are the ones to compare with published models. "
-            f"K was drawn from {recipe.latents_min} to {recipe.latents_max} for every training sample.\n\n"
+            f"K was drawn from {recipe.latents_min} to {recipe.latents_max} for every training batch.\n\n"
         )
     card = (
         f"---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n\n# {name}\n\n"

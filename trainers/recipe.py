@@ -42,9 +42,9 @@ class Recipe:
     train_vision: bool = True
     """False freezes the vision tower."""
     latents_min: int = 2
-    """Smallest K drawn for a training sample."""
+    """Smallest K drawn for a batch."""
     latents_max: int = 12
-    """Largest K drawn for a training sample."""
+    """Largest K drawn for a batch."""
     latents_default: int = 8
     """K of the finished checkpoint where its user names none."""
     rule: Rule = "latents_only"
@@ -53,10 +53,8 @@ class Recipe:
     """Share of the batches trained under `everything` instead of `rule`, in 0…1."""
     detach_feedback: bool = False
     """No gradient from a latent's input to the state that it was."""
-    observation_weight: float = 1.0
-    """Cross-entropy weight of observation tokens (Monet uses 2 and 4)."""
     val_size: int = 120
-    """Validation samples per family; their teacher-forced answers give accuracy_<family>."""
+    """Validation samples per family; the share that is right word for word gives accuracy_<family>."""
     stop_at: dict[str, float] = field(default_factory=dict)
     """Family → accuracy; training ends once every one is reached on `val`."""
     training: dict[str, object] = field(default_factory=dict)
@@ -141,6 +139,9 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
     for item in fields(TrainingArguments):
         if item.name in values and type(item.default) in (int, float):
             values[item.name] = _number(item.name, values[item.name], type(item.default))
+    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if values.get(name) is False:  # YAML 1.1 reads no as false
+            values[name] = "no"
     given = {name: value for name, value in values.items() if name not in ours}
     defaults = {
         "output_dir": f"runs/{values['name']}",

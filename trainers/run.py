@@ -5,8 +5,10 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_model
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from trainers.recipe import Recipe
 
@@ -36,6 +38,9 @@ class StageTrainer(Trainer):
         for name, tensor in (state_dict or self.model.state_dict()).items():
             unique.setdefault((tensor.data_ptr(), tensor.shape), (name, tensor))
         super()._save(output_dir, dict(unique.values()))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        load_model(model or self.model, Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
 
     def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
         if "loss" in logs:

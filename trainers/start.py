@@ -14,10 +14,9 @@ from transformers import PrinterCallback, Qwen2_5_VLForConditionalGeneration, Tr
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
-from latent_core.files import write_folder
+from latent_core.checkpoints import save
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.processor import Processor
-from latent_core.records import to_json
 from trainers.data.glyphs import GlyphsDataset
 from trainers.recipe import Recipe, recipes
 from trainers.run import JsonlLog, MarkComplete, Progress, StageTrainer, StopAt, last_checkpoint
@@ -146,9 +145,4 @@ def save_final(stage: nn.Module, recipe: Recipe, run: Path, text: str, key: str)
         }
     )
 
-    def fill(folder: Path) -> None:
-        stage.model.save_pretrained(folder)
-        stage.processor.save(folder)
-        (folder / "method.json").write_text(json.dumps(to_json(config), indent=1))
-
-    write_folder(run / FINAL, fill)
+    save(run / FINAL, model=stage.model, processor=stage.processor, config=config)

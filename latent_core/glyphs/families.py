@@ -86,7 +86,7 @@ def find(rng: Random, compose: bool) -> Draft:
     )
 
     def steps(image: Image.Image) -> tuple[Step, ...]:
-        seen = f"It is in the {target.place} and its mark is {target.mark}."
+        seen = f"Its mark is {target.mark}; it is in the {target.place}."
         return (_look(image, target, f"I look for the {name}.", seen),)
 
     return Draft(Scene(_sorted([target, *others])), name, question, answer, steps)

@@ -16,7 +16,12 @@ RADIUS = 13
 JITTER = 2
 """Largest shift of a thing from the centre of its cell, in pixels."""
 
-GROUND = (17, 22, 27)
+GROUND_FROM, GROUND_TO = (10, 20, 18), (46, 20, 62)
+"""The ground's tint at the upper left and at the lower right: red grows to the right, blue downwards.
+
+A vision tower with rotary positions alone cannot tell where on a plain ground it is, so it could not say where a thing
+is either; on this ground it sees it.
+"""
 LINE = (176, 184, 192)
 WHITE = (255, 255, 255)
 COLOURS = {
@@ -109,7 +114,7 @@ class Scene:
 
     def render(self) -> Image.Image:
         """The scene as an RGB image of SIZE × SIZE pixels, the same on every machine."""
-        image = Image.new("RGB", (SIZE, SIZE), GROUND)
+        image = _ground().copy()
         for line in self.lines:
             draw_line(image, line, LINE)
         for thing in self.things:
@@ -126,6 +131,17 @@ def draw_line(image: Image.Image, line: Line, colour: tuple[int, int, int]) -> N
     ImageDraw.Draw(mask).line([(x * scale, y * scale) for x, y in line.points], fill=255, width=9, joint="curve")
     mask = mask.resize((SIZE, SIZE), Image.Resampling.BOX)
     image.paste(colour, (0, 0), mask)
+
+
+@cache
+def _ground() -> Image.Image:
+    """An empty board."""
+    (red, green, blue), (end_red, _, end_blue) = GROUND_FROM, GROUND_TO
+    image, last = Image.new("RGB", (SIZE, SIZE)), SIZE - 1
+    for y in range(SIZE):
+        for x in range(SIZE):
+            image.putpixel((x, y), (red + (end_red - red) * x // last, green, blue + (end_blue - blue) * y // last))
+    return image
 
 
 @cache
@@ -185,11 +201,15 @@ def looks_like(image: Image.Image) -> bool:
     A plain test on colours, meant for a friendly notice, not for security.
     """
     small = image.convert("RGB").resize((32, 32), Image.Resampling.BOX)
-    palette = [GROUND, LINE, WHITE, *COLOURS.values()]
+    palette = [LINE, WHITE, *COLOURS.values()]
     ground = familiar = 0
-    for pixel in small.getdata():
-        distances = [max(abs(a - b) for a, b in zip(pixel, colour, strict=True)) for colour in palette]
-        ground += distances[0] <= 12
+    values = small.tobytes()
+    for pixel in zip(values[0::3], values[1::3], values[2::3], strict=True):
+        is_ground = all(
+            low - 6 <= value <= high + 6 for value, low, high in zip(pixel, GROUND_FROM, GROUND_TO, strict=True)
+        )
+        distance = min(max(abs(a - b) for a, b in zip(pixel, colour, strict=True)) for colour in palette)
+        ground += is_ground
         # mixtures along the edges lie on the way from one colour to the ground
-        familiar += min(distances) <= 48 or max(pixel) < 70
+        familiar += is_ground or distance <= 48 or max(pixel) < 80
     return ground >= 0.25 * 1024 and familiar >= 0.8 * 1024

@@ -9,6 +9,7 @@ from torch import nn
 from latent_core.config import MethodConfig
 from latent_core.feed import Context, Feed
 
+
 class LatentMethod(nn.Module):
     """A method's tokens, its own parameters (none by default) and its block."""
 
@@ -31,7 +32,7 @@ class LatentMethod(nn.Module):
         return self.open_id is not None
 
     def banned(self, may_open: bool) -> tuple[int, ...]:
-        """Ids that text may not contain: what only the runtime writes, and the opening token where no block may open."""
+        """Ids that may not be sampled: what only the runtime writes, and the opening token where no block may open."""
         ids = (self.close_id, self.pad_id) if may_open else (self.close_id, self.pad_id, self.open_id)
         return tuple(i for i in ids if i is not None)
 

@@ -1,11 +1,12 @@
 """The simplest latent recipe: K fed-back states per thought, end to end, under an attention rule.
 
 Cross-entropy on the words around the blocks reaches the latents through what later text attends to; nothing else
-supervises them. K is drawn per sample, so that K can be varied when decoding.
+supervises them. K is drawn per batch, so that K can be varied when decoding.
 """
 
 from random import Random
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -14,10 +15,10 @@ from latent_core.drive import Block, Tokens
 from latent_core.example import Example
 from latent_core.methods import build_method
 from latent_core.processor import Processor
-from latent_core.unroll import Row, unroll
+from latent_core.unroll import NO_LABEL, Row, unroll
 from trainers.data.segments import Words, segments
 from trainers.recipe import Recipe
-from trainers.sft.text import by_family
+from trainers.sft.text import exact
 
 
 class LatentStage(nn.Module):
@@ -31,33 +32,26 @@ class LatentStage(nn.Module):
         model.model.visual.requires_grad_(recipe.train_vision)
 
     def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
-        rows, rules, answer_lengths = [], [], []
-        for example, rng in items:
-            latents = rng.randint(self.recipe.latents_min, self.recipe.latents_max)
-            parts = []
-            for part in segments(example):
-                if isinstance(part, Words):
-                    ids = self.processor.encode(part.text)
-                    parts.append(Tokens(tuple(ids)))
-                    length = len(ids)
-                else:
-                    parts.append(Block(latents))
+        # one K for the batch: rows whose blocks end together wait for nobody
+        rng = items[0][1]
+        latents = rng.randint(self.recipe.latents_min, self.recipe.latents_max)
+        rule = "everything" if rng.random() < self.recipe.everything_share else self.recipe.rule
+        rows = []
+        for example, _ in items:
+            parts = [
+                Tokens(tuple(self.processor.encode(part.text))) if isinstance(part, Words) else Block(latents)
+                for part in segments(example)
+            ]
             parts.append(Tokens((self.processor.eos_id,)))
             rows.append(Row(self.processor(example.images, example.question), tuple(parts)))
-            rules.append("everything" if rng.random() < self.recipe.everything_share else self.recipe.rule)
-            answer_lengths.append(length)
         families = [example.metadata.get("family", "all") for example, _ in items]
-        return {"rows": rows, "rules": rules, "answer_lengths": answer_lengths, "families": families}
+        return {"rows": rows, "rules": [rule] * len(rows), "families": families}
 
-    def forward(
-        self, rows: list[Row], rules: list[str], answer_lengths: list[int], families: list[str]
-    ) -> dict[str, object]:
+    def forward(self, rows: list[Row], rules: list[str], families: list[str]) -> dict[str, object]:
         unrolled = unroll(self.backbone, self.method, rows, rule=rules, detach_feedback=self.recipe.detach_feedback)
         states, targets = unrolled.learned()
         logits = self.backbone.logits(states).float()
-        right = (logits.argmax(-1) == targets).tolist()
-        answers, start = [], 0
-        for row, length in zip(rows, answer_lengths, strict=True):
-            start += sum(1 if isinstance(part, Block) else len(part.ids) for part in row.segments)
-            answers.append(all(right[start - 1 - length : start - 1]))  # the end of turn comes last
-        return {"loss": F.cross_entropy(logits, targets), "metrics": by_family(families, answers)}
+        learned = unrolled.layout.labels != NO_LABEL
+        right = torch.ones_like(learned)
+        right[learned] = logits.argmax(-1) == targets
+        return {"loss": F.cross_entropy(logits, targets), "metrics": exact(families, right.all(1).tolist())}

@@ -1,5 +1,6 @@
 """Next-token prediction on captions, questions and text chains of thought; one causal forward."""
 
+import itertools
 from collections.abc import Iterable
 from random import Random
 
@@ -24,32 +25,23 @@ class TextStage(nn.Module):
         model.model.visual.requires_grad_(recipe.train_vision)
 
     def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
-        prompts, rows, answers = [], [], []
+        prompts, rows = [], []
         for example, _ in items:
             prompt = self.processor(example.images, example.question)
-            response, is_answer = [], []
-            for part in segments(example):
-                if isinstance(part, Words):
-                    ids = self.processor.encode(part.text)
-                    response += ids
-                    is_answer += [part.role == "answer"] * len(ids)
+            words = [self.processor.encode(part.text) for part in segments(example) if isinstance(part, Words)]
             prompts.append(prompt)
-            rows.append((prompt.input_ids, torch.tensor([*response, self.processor.eos_id])))
-            answers.append(torch.tensor([*is_answer, False]))
+            rows.append((prompt.input_ids, torch.tensor([*itertools.chain(*words), self.processor.eos_id])))
         length = max(len(head) + len(tail) for head, tail in rows)
         ids = torch.full((len(rows), length), self.processor.tokenizer.pad_token_id)
-        labels, answer = torch.full_like(ids, IGNORE), torch.zeros_like(ids, dtype=torch.bool)
-        mask = torch.zeros_like(ids)
+        labels, mask = torch.full_like(ids, IGNORE), torch.zeros_like(ids)
         for i, (head, tail) in enumerate(rows):
             start, end = len(head), len(head) + len(tail)
             ids[i, :start], ids[i, start:end], labels[i, start:end] = head, tail, tail
-            answer[i, start:end] = answers[i]
             mask[i, :end] = 1
         return {
             "input_ids": ids,
             "attention_mask": mask,
             "labels": labels,
-            "answer": answer,
             "pixel_values": torch.cat([prompt.pixel_values for prompt in prompts]),
             "grid_thw": torch.cat([prompt.grid_thw for prompt in prompts]),
             "families": [example.metadata.get("family", "all") for example, _ in items],
@@ -60,7 +52,6 @@ class TextStage(nn.Module):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         labels: torch.Tensor,
-        answer: torch.Tensor,
         pixel_values: torch.Tensor,
         grid_thw: torch.Tensor,
         families: list[str],
@@ -73,17 +64,20 @@ class TextStage(nn.Module):
             image_grid_thw=grid_thw,
             mm_token_type_ids=(input_ids == self.processor.image_token_id).int(),
         ).last_hidden_state[:, :-1]
-        targets, answer = labels[:, 1:], answer[:, 1:]
+        targets = labels[:, 1:]
         learned = targets != IGNORE
         logits = self.model.lm_head(states[learned]).float()
         right = torch.ones_like(targets, dtype=torch.bool)
         right[learned] = logits.argmax(-1) == targets[learned]
-        rows = (right | ~answer).all(1)
-        return {"loss": F.cross_entropy(logits, targets[learned]), "metrics": by_family(families, rows.tolist())}
+        return {"loss": F.cross_entropy(logits, targets[learned]), "metrics": exact(families, right.all(1).tolist())}
 
 
-def by_family(families: Iterable[str], right: Iterable[bool]) -> dict[str, float]:
-    """accuracy_<family>: share of rows whose answer tokens were all most likely (teacher-forced)."""
+def exact(families: Iterable[str], right: Iterable[bool]) -> dict[str, float]:
+    """accuracy_<family>: share of rows of which every learned token was the most likely one.
+
+    These are the rows that greedy decoding would reproduce word for word. The answer's tokens alone would not do: with
+    the right words before it given, the answer can be copied.
+    """
     found: dict[str, list[bool]] = {}
     for family, value in zip(families, right, strict=True):
         found.setdefault(family, []).append(value)

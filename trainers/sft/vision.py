@@ -1,4 +1,4 @@
-"""Vision warm-up: a linear head reads colour, shape, mark and line off every merged image token.
+"""Vision warm-up: a linear head reads colour, shape, mark, line and place off every merged image token.
 
 Without it, captions and questions stay at chance on marks for a thousand steps: the language loss alone teaches a
 tower from scratch very slowly.
@@ -11,20 +11,28 @@ import torch.nn.functional as F
 from torch import nn
 
 from latent_core.example import Example
-from latent_core.glyphs.scene import COLOURS, MARKS, SHAPES, SIZE, Scene
+from latent_core.glyphs.scene import COLOURS, MARKS, PLACES, SHAPES, SIZE, Scene
 from latent_core.processor import Processor
 from trainers.recipe import Recipe
 
-CLASSES = {"colour": ("", *COLOURS), "shape": ("", *SHAPES), "mark": ("", *MARKS), "line": ("", "line")}
-"""Each label's values; the first means that there is none."""
+CLASSES = {
+    "colour": ("", *COLOURS),
+    "shape": ("", *SHAPES),
+    "mark": ("", *MARKS),
+    "line": ("", "line"),
+    "place": sum(PLACES, ()),
+}
+"""Each label's values; an empty one means that there is none."""
 
 
 def token_labels(scene: Scene, rows: int, columns: int) -> torch.Tensor:
-    """(rows · columns, 4) int64: colour, shape, mark of the thing in the token's cell, and whether a line passes."""
-    labels = torch.zeros(rows, columns, 4, dtype=torch.int64)
+    """(rows · columns, 5) int64: colour, shape, mark of the thing in the token's cell, if a line passes, which cell."""
+    labels = torch.zeros(rows, columns, len(CLASSES), dtype=torch.int64)
     for row in range(rows):
         for column in range(columns):
-            thing = scene.at(row * 3 // rows, column * 3 // columns)
+            cell = row * 3 // rows, column * 3 // columns
+            labels[row, column, 4] = 3 * cell[0] + cell[1]
+            thing = scene.at(*cell)
             if thing:
                 names = (thing.colour, thing.shape, thing.mark)
                 for i, (name, values) in enumerate(zip(names, CLASSES.values(), strict=False)):
@@ -36,7 +44,7 @@ def token_labels(scene: Scene, rows: int, columns: int) -> torch.Tensor:
 
 
 class VisionStage(nn.Module):
-    """Cross-entropy of the four labels, summed; `model` is a Qwen2.5-VL, of which only the vision tower learns."""
+    """Cross-entropy of the five labels, summed; `model` is a Qwen2.5-VL, of which only the vision tower learns."""
 
     def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
         super().__init__()

@@ -1,0 +1,90 @@
+"""The backbone against the published classes: positions, blocks, dtypes, files that plain transformers reads."""
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from latent_core.attention import TEXT
+from latent_core.backbone import Backbone
+from latent_core.cache import GradientCache
+from latent_core.engine import decode
+from latent_core.feed import Feed
+from latent_core.lockstep import Lockstep, prompt_feeds
+from latent_core.settings import Settings
+from tests.tiny import IMAGE, tiny_method, tiny_model, tiny_prompt
+
+PROMPTS = [tiny_prompt(0), tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9), tiny_prompt(2, grids=[], text=4)]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@torch.no_grad()
+def test_states_of_a_prompt_equal_transformers(prompt):
+    """All levels of a prompt, the ragged batch padded, against the plain model with its own positions and masks."""
+    backbone = Backbone(tiny_model())
+    levels = range(backbone.num_layers + 1)
+    lockstep = Lockstep(backbone, backbone.new_cache(len(PROMPTS), 8), ["everything"] * len(PROMPTS))
+    _, found = lockstep.feed(prompt_feeds(backbone, PROMPTS), levels=levels)
+    row, ids = PROMPTS.index(prompt), prompt.input_ids[None]
+    images = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.grid_thw} if len(prompt.grid_thw) else {}
+    expected = tiny_model()(
+        input_ids=ids, mm_token_type_ids=(ids == IMAGE).int(), output_hidden_states=True, **images
+    ).hidden_states
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours[row, : ids.shape[1]], theirs[0], atol=1e-5, rtol=0)
+
+
+def test_lean_blocks_equal_transformers_blocks():
+    """Decoding's own block against the published one that training runs, over a prompt and ten ragged ticks."""
+    backbone = Backbone(tiny_model())
+    rules = ["everything", "sealed", "no_image"]
+    lean = Lockstep(backbone, backbone.new_cache(3, 8), rules)
+    stock = Lockstep(backbone, GradientCache(backbone.num_layers, 3, backbone.device), rules)
+    feeds = prompt_feeds(backbone, PROMPTS)
+    words = [Feed(then=(token,), kinds=(TEXT,)) for token in range(10)]
+    for feed in [feeds, *([word] * 3 for word in words)]:
+        with torch.no_grad():
+            fast, _ = lean.feed(feed)
+        slow, _ = stock.feed(feed)
+        for row, one in enumerate(feed):
+            torch.testing.assert_close(fast[row, : one.size], slow[row, : one.size], atol=1e-5, rtol=0)
+
+
+def test_hooks_on_blocks_are_called_while_decoding():
+    """A researcher's hook turns the lean block off, for that model and as long as it is there."""
+    backbone, calls = Backbone(tiny_model()), []
+    clean = list(decode(backbone, tiny_method("text"), PROMPTS[:1], [Settings(max_new_tokens=4)]))
+    attention = backbone.model.model.language_model.layers[1].self_attn
+    hook = attention.register_forward_hook(lambda *_: calls.append(1))
+    hooked = list(decode(backbone, tiny_method("text"), PROMPTS[:1], [Settings(max_new_tokens=4)]))
+    hook.remove()
+    assert len(calls) == 4
+    torch.testing.assert_close(hooked[-2].hidden, clean[-2].hidden, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_dtype_comes_from_the_model(dtype):
+    backbone = Backbone(tiny_model().to(dtype))
+    settings = [Settings(mode="forced", latents=3, rule="sealed", max_new_tokens=12, temperature=1.0)]
+    *_, latent, _, _ = decode(backbone, tiny_method(), PROMPTS[:1], settings)
+    assert backbone.dtype == dtype and latent.hidden.dtype == torch.float32 and latent.hidden.isfinite().all()
+
+
+def test_saved_models_do_not_know_of_us(tmp_path):
+    backbone = Backbone(tiny_model())
+    backbone.model.save_pretrained(tmp_path)
+    assert "inscape" not in (tmp_path / "config.json").read_text()
+    plain = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
+    assert plain.config.text_config._attn_implementation == "sdpa"
+
+
+def test_padding_reaches_the_registered_attention():
+    """Without a mask function beside the attention function, transformers would drop this padding silently."""
+    model, prompt = tiny_model(), PROMPTS[2]
+    ids = prompt.input_ids[None]
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), ids], 1)
+    mask = torch.cat([torch.zeros(1, 3, dtype=torch.long), torch.ones_like(ids)], 1)
+    expected = model(input_ids=ids).logits
+    model = Backbone(model).model
+    positions = (mask.cumsum(-1) - 1).clamp(min=0).expand(3, 1, -1)
+    found = model(input_ids=padded, attention_mask=mask, position_ids=positions).logits[:, 3:]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

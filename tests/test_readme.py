@@ -1,0 +1,35 @@
+"""The README keeps its promises: its Python runs, its files exist, its make targets too."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"### In Python\n```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "torch.Size([8, 128])" in capsys.readouterr().out
+    assert (tmp_path / "run.safetensors").is_file()
+
+
+def test_pictures_and_files_exist():
+    for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README):
+        assert (ROOT / picture).is_file(), picture
+    (tree,) = re.findall(r"```\n(latent_core/ .*?)```", README, re.DOTALL)
+    folder = ""
+    for line in tree.splitlines():
+        names, top = line[:24].split(), not line.startswith(" ")
+        for name in names:
+            if not re.fullmatch(r"[\w./]+", name) or not ("." in name or name.endswith("/")):
+                break
+            folder = name if top else folder
+            assert (ROOT / ("" if top else folder) / name).exists(), f"{folder} {name}"
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"`make (\w+)", README)) | set(re.findall(r"^make (\w+)", README, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
