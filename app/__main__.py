@@ -2,8 +2,12 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 import app  # noqa: F401, its environment must be set before gradio is imported
+
+if TYPE_CHECKING:
+    from latent_core.reasoner import Reasoner
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,21 +21,22 @@ def main(arguments: list[str] | None = None) -> int:
 
     from app.runner import Runner
     from app.server import serve
-    from latent_core import load
-    from latent_core.checkpoints import available, find
+    from latent_core.embedded import available
 
     given = [options.checkpoint] if options.checkpoint else []
     names = list(dict.fromkeys([*given, *available()]))
     try:
-        for name in given:
-            find(name)
+        if options.checkpoint:
+            from latent_core.checkpoints import find
+
+            find(options.checkpoint)
     except ValueError as problem:
         print(problem, file=sys.stderr)
         return 2
     if not names:
         print("No checkpoint is here: run `make glyphs`, or name one with --checkpoint.", file=sys.stderr)
         return 2
-    runner = Runner(names, load)
+    runner = Runner(names, _load)
     runner.preload(names[0])
     try:
         serve(runner, host=options.host, port=options.port, open_browser=not options.no_browser)
@@ -39,6 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"The page cannot be served: {problem}", file=sys.stderr)
         return 1
     return 0
+
+
+def _load(name: str) -> "Reasoner":
+    """latent_core.load, whose seconds of imports the page does not wait for."""
+    from latent_core import load
+
+    return load(name)
 
 
 if __name__ == "__main__":

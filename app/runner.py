@@ -7,13 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 from latent_core.events import Event
-from latent_core.reasoner import Reasoner
 from latent_core.trace import Trace
+
+if TYPE_CHECKING:
+    from latent_core.reasoner import Reasoner  # brings transformers, which the page does not wait for
 
 SLOW = 25.0
 """Events per second at the speed `slow`."""
@@ -61,7 +63,7 @@ class Runner:
         load: name → reasoner (latent_core.load).
     """
 
-    def __init__(self, names: Sequence[str], load: Callable[[str], Reasoner]) -> None:
+    def __init__(self, names: Sequence[str], load: "Callable[[str], Reasoner]") -> None:
         self.names = tuple(names)
         self._load = load
         self._reasoners: dict[str, Reasoner] = {}
@@ -71,7 +73,7 @@ class Runner:
         self._lock = threading.Lock()
         self._numbers = itertools.count(time.time_ns() // 1_000_000)  # later than those of a server before this one
 
-    def reasoner(self, name: str) -> Reasoner:
+    def reasoner(self, name: str) -> "Reasoner":
         """The model of this name. Raises ValueError for names that are not offered."""
         if name not in self.names:
             raise ValueError(f"Unknown checkpoint {name!r}; choose one of {', '.join(self.names)}.")

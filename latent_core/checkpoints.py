@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from latent_core import embedded
 from latent_core.backbone import Backbone
 from latent_core.config import LatentRange, MethodConfig, PixelLimits, Sampling
 from latent_core.files import write_folder
@@ -25,9 +26,6 @@ from latent_core.methods import LatentMethod, build_method
 from latent_core.processor import Processor
 from latent_core.reasoner import Reasoner
 from latent_core.records import from_json, nearest, to_json
-
-EMBEDDED = Path(__file__).parent.parent / "assets" / "checkpoints"
-"""One folder per checkpoint that comes with Inscape."""
 
 KNOWN: dict[str, MethodConfig] = {
     "NOVAglow646/Monet-7B": MethodConfig(
@@ -53,11 +51,6 @@ _FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt")
 """All that is fetched from the Hub: tensors and text, never pickles or code."""
 _EMBEDDINGS = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight")
 """The embedding's name in older and newer checkpoints."""
-
-
-def available() -> list[str]:
-    """Names of the embedded checkpoints."""
-    return sorted(path.parent.name for path in EMBEDDED.glob("*/method.json"))
 
 
 def load(
@@ -88,12 +81,12 @@ def load(
 
 def find(name: str | os.PathLike[str]) -> Path:
     """The folder of a checkpoint, fetched from the Hub where it is a Hub id."""
-    if str(name) in available():
-        return EMBEDDED / name
+    if str(name) in embedded.available():
+        return embedded.EMBEDDED / name
     if Path(name).is_dir():
         return Path(name)
     if not _HUB_ID.fullmatch(str(name)):
-        known = [*available(), *KNOWN]
+        known = [*embedded.available(), *KNOWN]
         raise ValueError(f"There is no checkpoint or folder {str(name)!r}{nearest(str(name), known)}")
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(_FILES)))

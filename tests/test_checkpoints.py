@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from latent_core import checkpoints
+from latent_core import checkpoints, embedded
 from latent_core.checkpoints import KNOWN, find, load, load_model, save
 from latent_core.config import LatentRange, MethodConfig, PixelLimits, Sampling
 from latent_core.records import from_json, to_json
@@ -67,9 +67,9 @@ def test_dtype_is_as_asked(folder):
 
 
 def test_an_embedded_name_is_found(folder, monkeypatch):
-    monkeypatch.setattr(checkpoints, "EMBEDDED", folder.parent)
+    monkeypatch.setattr(embedded, "EMBEDDED", folder.parent)
     (folder.parent / "half").mkdir()
-    assert checkpoints.available() == ["tiny"]
+    assert embedded.available() == ["tiny"]
     assert find("tiny") == folder and load("tiny").name == "tiny"
     with pytest.raises(ValueError, match="'tinny'; did you mean 'tiny'\\? Known: tiny, NOVAglow646/Monet-7B"):
         load("tinny")

@@ -83,7 +83,7 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(capsys):
 
 def test_a_run_without_its_start_says_what_to_run_first(tmp_path):
     recipe, arguments = load_recipe("glyph-text", [f"output_dir={tmp_path / 'run'}"])
-    with pytest.raises(ValueError, match="python -m trainers run glyph-backbone"):
+    with pytest.raises(ValueError, match="python -m trainers run glyph-search"):
         train(recipe, arguments)
 
 

@@ -6,13 +6,13 @@ Every step is skipped where it finished with the same recipe from the same start
 import shutil
 from pathlib import Path
 
-from latent_core.checkpoints import EMBEDDED
+from latent_core.embedded import EMBEDDED
 from latent_core.files import write_folder
 from trainers.evidence import study
 from trainers.recipe import load_recipe
 from trainers.start import train
 
-STEPS = ("glyph-vision", "glyph-families", "glyph-backbone", "glyph-monet", "glyph-text")
+STEPS = ("glyph-vision", "glyph-families", "glyph-backbone", "glyph-search", "glyph-monet", "glyph-text")
 SHIPPED = ("glyph-monet", "glyph-text")
 
 

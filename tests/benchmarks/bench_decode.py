@@ -19,8 +19,9 @@ import torch
 from latent_core import glyphs
 from latent_core.analysis.similarity import nearest_patch
 from latent_core.backbone import Backbone
-from latent_core.checkpoints import available, load
+from latent_core.checkpoints import load
 from latent_core.config import MethodConfig
+from latent_core.embedded import available
 from latent_core.engine import decode
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.methods import build_method

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from app.runner import Runner
 from app.server import serve
-from latent_core import checkpoints
+from latent_core import checkpoints, embedded
 
 CHROMIUM = "/usr/bin/chromium"
 PAGE_READY = 10_000
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def runner() -> Runner:
-    names = sorted(checkpoints.available(), key=lambda name: name != "glyph-monet")
+    names = sorted(embedded.available(), key=lambda name: name != "glyph-monet")
     assert names[0] == "glyph-monet", "the browser tests need the embedded checkpoint glyph-monet: make glyphs"
     return Runner(names, checkpoints.load)
 

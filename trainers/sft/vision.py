@@ -26,7 +26,7 @@ CLASSES = {
 
 
 def token_labels(scene: Scene, rows: int, columns: int) -> torch.Tensor:
-    """(rows · columns, 5) int64: colour, shape, mark of the thing in the token's cell, if a line passes, which cell."""
+    """(rows · columns, 5) int64: colour, shape, mark of the thing in the token's cell; line or not; which cell."""
     labels = torch.zeros(rows, columns, len(CLASSES), dtype=torch.int64)
     for row in range(rows):
         for column in range(columns):
