@@ -48,12 +48,14 @@ def document(name: str, report: Path) -> None:
     shutil.copy(report / "metrics.json", folder / "metrics.json")
     latent = ""
     if recipe.stage == "latent":
-        latent = (
-            f"Trained under the attention rule `{recipe.rule}`: text after a block sees nothing but the latents and "
-            "itself. That the answer depends on the latents then holds by construction, because the other wires are "
-            "cut; the rows under `everything` are the ones to compare with published models. "
-            f"K was drawn from {recipe.latents_min} to {recipe.latents_max} for every training batch.\n\n"
-        )
+        latent = f"K was drawn from {recipe.latents_min} to {recipe.latents_max} for every training batch. "
+        latent += f"Attention rule: `{recipe.rule}`.\n\n"
+        if recipe.rule in ("latents_only", "sealed"):
+            latent += (
+                "Text after a block sees nothing but latents and itself. That the answer depends on the latents then "
+                "holds by construction, because the other wires are cut; the rows under `everything` are the ones to "
+                "compare with published models.\n\n"
+            )
     card = (
         f"---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n\n# {name}\n\n"
         f"{recipe.description} A Qwen2.5-VL of 1.7M parameters, trained from scratch on Glyphs, a procedural "

@@ -1,0 +1,40 @@
+"""`python -m tests.browser.screenshots`: the pictures of the README, taken from the page as it is."""
+
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from app.runner import Runner
+from app.server import serve
+from latent_core import embedded, load
+
+FOLDER = Path(__file__).parents[2] / "assets" / "screenshots"
+SHOTS = {
+    "ask-light": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"},
+    "ask-dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},
+    "ask-phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
+}
+
+
+def main() -> None:
+    """Asks the first question at K = 8 and selects a latent, in light, dark and narrow."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    names = sorted(embedded.available(), key=lambda name: name != "glyph-monet")
+    page = serve(Runner(names, load), host="127.0.0.1", port=None, wait=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        for name, options in SHOTS.items():
+            tab = browser.new_page(**options)
+            tab.goto(page.local_url)
+            tab.wait_for_selector("#ins-well img")
+            tab.click("#ins-run")
+            tab.wait_for_selector(".ins-big")
+            tab.locator(".ins-card").nth(5).click()
+            tab.screenshot(path=FOLDER / f"{name}.png", full_page=True)
+            tab.close()
+        browser.close()
+    page.close()
+
+
+if __name__ == "__main__":
+    main()
