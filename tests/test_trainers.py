@@ -190,7 +190,7 @@ def test_one_example_is_learned_and_then_decoded_freely(tmp_path):
     example = glyphs.sample("find", 5, "train")
     batch = stage.collate([(example, Random(0))])
     optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=3e-3)
-    for _ in range(40):
+    for _ in range(100):
         optimizer.zero_grad()
         stage(**batch)["loss"].backward()
         optimizer.step()
