@@ -8,7 +8,8 @@ Shapes: B rows, Q queries, S slots, H heads, D head width.
 """
 
 from collections.abc import Sequence
-from typing import get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -17,9 +18,10 @@ from transformers.masking_utils import sdpa_mask
 
 from latent_core.settings import Rule
 
-PAD, PROMPT, IMAGE, AUX, OPEN, CONTROL, LATENT, SEALED, CLOSE, TEXT, AFTER = range(11)
+PAD, PROMPT, IMAGE, AUX, OPEN, CONTROL, LATENT, SEALED, CLOSE, TEXT, AFTER, AUX_START, AUX_END = range(13)
 """Kinds of slots. TEXT is response text before any block has closed, AFTER response text since the first closing
-token. SEALED slots exist under the rule `sealed` only: a block's vectors, fed once more at its close.
+token. SEALED slots exist under the rule `sealed` only: a block's vectors, fed once more at its close. AUX slots are
+the tokens of an auxiliary image, which only training shows, between their markers AUX_START and AUX_END.
 Kinds that belong to a block (or an auxiliary image) carry its number, see `numbered`."""
 
 _CLASSES = 16
@@ -63,8 +65,48 @@ def tables(rules: Sequence[Rule], device: torch.device | str = "cpu") -> torch.T
     return _ALLOWED[[_RULES.index(rule) for rule in rules]].to(device)
 
 
-def attend(kinds: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-    """(B, Q, S) bool, True where a query may attend: to slots up to its own whose kind its rule allows.
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Who may look at auxiliary images while training: Monet's controlled attention flow (section 3.2).
+
+    The i-th auxiliary image belongs to the i-th block. The default is plain causal attention.
+    """
+
+    readers: Literal["all", "latents", "open+latents"] = "all"
+    """latents: the image's own block's latents alone, so that whatever later text knows of it came through them.
+    open+latents: its opening token too, whose state is latent 1 under `start_fed`; nobody but the block may then see
+    that token."""
+    own: bool = True
+    """Whether an auxiliary image's tokens see each other (and themselves)."""
+    free_thoughts: bool = False
+    """Whether auxiliary images, opening tokens and latents escape all rules, and an image with the opening token behind
+    it is fed without gradient, as in the pass of Monet's released code that generates the latents."""
+
+
+PLAIN = Flow()
+
+
+def _directed(kinds: torch.Tensor, queries: torch.Tensor, flow: Flow) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where `flow` allows a query (B, Q) to see a slot (B, S), and which queries (B, Q, 1) escape the rules."""
+    keys, queries = kinds[:, None], queries[..., None]
+    key, query = kind_class(keys), kind_class(queries)
+    same = keys // _CLASSES == queries // _CLASSES
+    thinks = (query == LATENT) | (query == CONTROL)
+    if flow.readers == "open+latents":
+        thinks = thinks | (query == OPEN)
+    allowed = (key != AUX) | (thinks & same)
+    if flow.readers == "all":
+        allowed = torch.ones_like(allowed)
+    elif flow.readers == "open+latents":
+        allowed = allowed & ((key != OPEN) | (thinks & same))
+    within = (key == AUX) & (query == AUX) & same
+    allowed = allowed | within if flow.own else allowed & ~within
+    free = (thinks | (query == OPEN) | (query == AUX) | (query == AUX_END)) & flow.free_thoughts
+    return allowed, free
+
+
+def attend(kinds: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor, flow: Flow = PLAIN) -> torch.Tensor:
+    """(B, Q, S) bool, True where a query may attend: to slots up to its own whose kind its rule and the flow allow.
 
     `everything`      plain causal.
     `no_image`        text since the first closing token does not see images.
@@ -79,6 +121,9 @@ def attend(kinds: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor) -> tor
     rows = torch.arange(len(kinds), device=kinds.device)[:, None]
     may = rules[rows, classes.gather(1, slots)]  # (B, Q, kinds)
     seen = may.gather(2, classes[:, None].expand(-1, slots.shape[1], -1))
+    if flow != PLAIN:
+        allowed, free = _directed(kinds, kinds.gather(1, slots), flow)
+        seen = seen & allowed | free & (classes != PAD)[:, None]
     return seen & (torch.arange(kinds.shape[1], device=kinds.device) <= slots[..., None])
 
 

@@ -34,6 +34,8 @@ class Backbone(nn.Module):
         self.num_layers: int = text.num_hidden_layers
         self.vocabulary: int = text.vocab_size
         self.image_token_id: int = model.config.image_token_id
+        self.marker_ids: tuple[int, int] = (model.config.vision_start_token_id, model.config.vision_end_token_id)
+        """<|vision_start|> and <|vision_end|>, around every image."""
         self.merge_size: int = model.config.vision_config.spatial_merge_size
         eos = model.generation_config.eos_token_id
         eos = text.eos_token_id if eos is None else eos
@@ -78,6 +80,11 @@ class Backbone(nn.Module):
             image_grid_thw=grid_thw.cpu(),
         )
         return positions[:, 0]
+
+    def image_positions(self, grid_thw: torch.Tensor) -> torch.Tensor:
+        """(3, N) positions of one image's merged tokens, counted from its first, on the CPU; grid_thw (1, 3)."""
+        count = int(grid_thw.prod()) // self.merge_size**2
+        return self.positions(torch.full((count,), self.image_token_id), grid_thw)
 
     def rotary(self, positions: torch.Tensor) -> Rotary:
         """Rotations for positions (3, B, N)."""

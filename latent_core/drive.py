@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from latent_core.attention import AFTER, CLOSE, CONTROL, LATENT, OPEN, SEALED, TEXT, numbered
+from latent_core.attention import AFTER, AUX_END, AUX_START, CLOSE, CONTROL, LATENT, OPEN, SEALED, TEXT, numbered
 from latent_core.events import Reason
 from latent_core.feed import Context, Feed, Sample
 from latent_core.methods.base import LatentMethod
@@ -29,6 +29,8 @@ class Tokens:
     ids: tuple[int, ...]
     learn: bool = True
     """Whether these ids are labels."""
+    observation: bool = False
+    """Whether they tell what a visual thought showed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,17 @@ class Block:
     """Whether the opening token is a label (the closing one never is)."""
 
 
-Segment = Tokens | Block
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """An auxiliary image inside the response, between Qwen's image markers: shown while training, never learned."""
+
+    pixel_values: torch.Tensor
+    """(P, C) patches."""
+    grid_thw: torch.Tensor
+    """(1, 3) its grid before merging."""
+
+
+Segment = Tokens | Block | Picture
 
 
 class Words(Protocol):
@@ -86,9 +98,18 @@ class Forced:
 
     room = 2**62
 
-    def __init__(self, method: LatentMethod, segments: Sequence[Segment]) -> None:
+    def __init__(
+        self,
+        method: LatentMethod,
+        segments: Sequence[Segment],
+        pictures: Sequence[Feed] = (),
+        markers: tuple[int, int] = (-1, -1),
+    ) -> None:
+        """`pictures` are the feeds of the auxiliary images, in order; `markers` the ids around each."""
         self.method = method
+        self.markers = markers
         self._segments = iter(segments)
+        self._pictures = iter(pictures)
 
     def write(self, first: Feed, blocks: int) -> Generator[Feed | Sample, torch.Tensor | int, Context | Reason]:
         """See Words."""
@@ -99,6 +120,13 @@ class Forced:
             if isinstance(segment, Block):
                 latents = segment.latents
                 break
+            if isinstance(segment, Picture):
+                picture = next(self._pictures)
+                start, end = (numbered(kind, picture.block) for kind in (AUX_START, AUX_END))
+                ids, kinds = [*ids, self.markers[0]], [*kinds, start]
+                yield replace(first, then=(*first.then, *ids), kinds=(*first.kinds, *kinds))
+                first, ids, kinds = picture, [self.markers[1]], [end]
+                continue
             ids += segment.ids
             kinds += [TEXT if blocks == 0 else AFTER] * len(segment.ids)
         if latents is not None and not self.method.overwrites_start(latents):
@@ -115,12 +143,10 @@ def drive(
     rule: Rule,
     *,
     intervene: Intervention | None = None,
-    detach_feedback: bool = False,
 ) -> Run:
     """Prompt, words, block, words, …
 
-    `intervene` sees every latent feed and may replace its vectors. `detach_feedback` cuts the gradient at what is fed
-    (not the one through the cache).
+    `intervene` sees every latent feed and may replace its vectors.
     """
     feed, blocks = prompt, 0
     while True:
@@ -139,8 +165,6 @@ def drive(
             words.room -= size
             kind = numbered(LATENT if feed.is_latent else CONTROL, blocks)
             feed.kinds, feed.block, feed.index, feed.num_latents = (kind,) * size, blocks, index, start.num_latents
-            if detach_feedback:
-                feed.embeds = feed.embeds.detach()
             if feed.is_latent:
                 if intervene is not None:
                     feed = intervene(feed)

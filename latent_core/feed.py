@@ -31,7 +31,8 @@ class Feed:
     echo: int = 0
     """The first `echo` vectors repeat the positions of the last `echo` slots (sealed copies of the latents)."""
     positions: torch.Tensor | None = None
-    """(3, N + len(then)) explicit positions on the CPU (prompts); otherwise all three axes count on by one."""
+    """(3, N) positions of the vectors, on the CPU, counted from where the row stands (images); otherwise all three
+    axes count on by one. What follows goes on behind the largest."""
 
     @property
     def size(self) -> int:

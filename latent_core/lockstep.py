@@ -10,16 +10,44 @@ from collections.abc import Sequence
 
 import torch
 
-from latent_core.attention import CLOSE, IMAGE, PAD, PROMPT, Recorder, attend, kind_class, tables
+from latent_core.attention import (
+    AUX,
+    CLOSE,
+    IMAGE,
+    PAD,
+    PLAIN,
+    PROMPT,
+    Flow,
+    Recorder,
+    attend,
+    kind_class,
+    numbered,
+    tables,
+)
 from latent_core.backbone import Backbone, Rotary
 from latent_core.cache import Cache, GradientCache
+from latent_core.drive import Picture
 from latent_core.feed import Feed
 from latent_core.processor import Prompt
 from latent_core.settings import Rule
 
 
-def prompt_feeds(backbone: Backbone, prompts: Sequence[Prompt]) -> list[Feed]:
-    """What each row starts with; the vision tower runs once over the images of all rows.
+def see(backbone: Backbone, images: Sequence[Prompt | Picture]) -> list[torch.Tensor]:
+    """The merged image tokens (N, D) of each prompt or auxiliary image; the vision tower runs once for all of them."""
+    counts = [int(item.grid_thw.prod(-1).sum()) // backbone.merge_size**2 for item in images]
+    if not any(counts):
+        return [torch.zeros(0, backbone.width, dtype=backbone.dtype, device=backbone.device)] * len(counts)
+    features = backbone.image_features(
+        torch.cat([item.pixel_values for item in images if len(item.grid_thw)]),
+        torch.cat([item.grid_thw for item in images]),
+    )
+    return list(features.to(backbone.dtype).split(counts))
+
+
+def prompt_feeds(
+    backbone: Backbone, prompts: Sequence[Prompt], features: Sequence[torch.Tensor] | None = None
+) -> list[Feed]:
+    """What each row starts with. `features` are the prompts' image tokens from `see`, computed here unless given.
 
     Raises ValueError where a prompt's image tokens do not match its images.
     """
@@ -31,12 +59,8 @@ def prompt_feeds(backbone: Backbone, prompts: Sequence[Prompt]) -> list[Feed]:
     ids = torch.cat([prompt.input_ids for prompt in prompts])
     embeds = backbone.embed(ids.to(backbone.device))
     if any(len(prompt.grid_thw) for prompt in prompts):
-        features = backbone.image_features(
-            torch.cat([prompt.pixel_values for prompt in prompts if len(prompt.grid_thw)]),
-            torch.cat([prompt.grid_thw for prompt in prompts]),
-        )
         places = (ids == backbone.image_token_id).nonzero()[:, 0].to(backbone.device)
-        embeds = embeds.index_copy(0, places, features.to(embeds.dtype))
+        embeds = embeds.index_copy(0, places, torch.cat(list(features or see(backbone, prompts))))
     rows = embeds.split([len(prompt.input_ids) for prompt in prompts])
     return [
         Feed(
@@ -49,6 +73,17 @@ def prompt_feeds(backbone: Backbone, prompts: Sequence[Prompt]) -> list[Feed]:
     ]
 
 
+def picture_feed(backbone: Backbone, picture: Picture, features: torch.Tensor, number: int) -> Feed:
+    """The tokens (N, D) of auxiliary image `number` of a response, 0-based."""
+    return Feed(
+        features,
+        is_latent=False,
+        kinds=(numbered(AUX, number),) * len(features),
+        block=number,
+        positions=backbone.image_positions(picture.grid_thw),
+    )
+
+
 def split(states: torch.Tensor, feeds: Sequence[Feed | None]) -> list[torch.Tensor]:
     """Each row's states (size of its feed, D) of states (B, N, D)."""
     sizes = [0 if feed is None else feed.size for feed in feeds]
@@ -58,15 +93,18 @@ def split(states: torch.Tensor, feeds: Sequence[Feed | None]) -> list[torch.Tens
 class Lockstep:
     """Rows, their places and the cache they share."""
 
-    def __init__(self, backbone: Backbone, cache: Cache | GradientCache, rules: Sequence[Rule]) -> None:
+    def __init__(
+        self, backbone: Backbone, cache: Cache | GradientCache, rules: Sequence[Rule], flow: Flow = PLAIN
+    ) -> None:
         self.backbone = backbone
         self.cache = cache
         self.rules = list(rules)
+        self.flow = flow
         self.positions = [0] * len(rules)
         """Next M-RoPE position, per row."""
         self._tables = tables(rules, backbone.device)
-        # whether a block has closed under a rule that hides something from then on
-        self._closed = [False] * len(rules)
+        # whether something is hidden from now on: a block has closed under a rule, or an image under the flow is there
+        self._hides = [False] * len(rules)
         self._rotary: Rotary | None = None
 
     def feed(
@@ -84,11 +122,17 @@ class Lockstep:
             device=self.backbone.device,
         )
         embeds = self._embeds(feeds, size)
+        if self.flow.free_thoughts:
+            shown = [feed is not None and AUX in map(kind_class, feed.kinds) for feed in feeds]
+            embeds = torch.where(torch.tensor(shown, device=embeds.device)[:, None, None], embeds.detach(), embeds)
         rotary = self._rotate(feeds, size)
         self.cache.begin(kinds, counts)
         for row, feed in enumerate(feeds):
-            if feed is not None and self.rules[row] != "everything" and CLOSE in map(kind_class, feed.kinds):
-                self._closed[row] = True
+            if feed is None or (self.rules[row] == "everything" and self.flow == PLAIN):
+                continue
+            classes = set(map(kind_class, feed.kinds))
+            if (CLOSE in classes and self.rules[row] != "everything") or (AUX in classes and self.flow != PLAIN):
+                self._hides[row] = True
         watch = None if recorder is None else torch.tensor(counts, device=self.backbone.device).clamp(min=1) - 1
         mask = self._mask(first, size)
         return self.backbone(
@@ -100,7 +144,7 @@ class Lockstep:
         self.cache.keep(rows)
         self.rules = [self.rules[row] for row in rows]
         self.positions = [self.positions[row] for row in rows]
-        self._closed = [self._closed[row] for row in rows]
+        self._hides = [self._hides[row] for row in rows]
         self._tables = tables(self.rules, self.backbone.device)
 
     def _mask(self, first: bool, size: int) -> torch.Tensor | None:
@@ -108,9 +152,9 @@ class Lockstep:
 
         Padding on the right of a first feed needs none either, for nothing before it can see it.
         """
-        if not any(self._closed) and (first or (size == 1 and self.cache.gapless)):
+        if not any(self._hides) and (first or (size == 1 and self.cache.gapless)):
             return None
-        return attend(self.cache.all_kinds(), self._tables, self.cache.query_slots())
+        return attend(self.cache.all_kinds(), self._tables, self.cache.query_slots(), self.flow)
 
     def _embeds(self, feeds: Sequence[Feed | None], size: int) -> torch.Tensor:
         """(B, N, D): vectors and embedded ids, zeros on the right."""
@@ -160,11 +204,15 @@ class Lockstep:
     def _rotate_explicit(self, feeds: Sequence[Feed | None], size: int) -> Rotary:
         positions = torch.zeros(3, len(feeds), size, dtype=torch.long)
         for row, feed in enumerate(feeds):
-            given = feed.positions.shape[1]
-            start = int(feed.positions.max()) + 1
-            positions[:, row, :given] = feed.positions
-            positions[:, row, given : feed.size] = torch.arange(start, start + feed.size - given)
-            self.positions[row] = start + feed.size - given
+            if feed is None:
+                continue
+            start, given = self.positions[row], 0
+            if feed.positions is not None:
+                given = feed.positions.shape[1]
+                positions[:, row, :given] = feed.positions + start
+                start += int(feed.positions.max()) + 1
+            positions[:, row, given : feed.size] = torch.arange(start, start + feed.size - given) - feed.echo
+            self.positions[row] = start + feed.size - given - feed.echo
         return self.backbone.rotary(positions.to(self.backbone.device))
 
     def _extend(self, end: int) -> None:

@@ -125,6 +125,16 @@ class Processor:
             images=tuple(shown),
         )
 
+    def patches(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
+        """One auxiliary image inside a response: patches (P, C) and grid (1, 3).
+
+        Auxiliary images may be smaller than questions' images: down to 2 × 2 merged tokens.
+        """
+        smallest = 4 * (self._patch * self.merge_size) ** 2
+        pixels = self._fit(load_image(image), min_pixels=smallest)
+        rows, columns = pixels.shape[0] // self._patch, pixels.shape[1] // self._patch
+        return self._patchify(pixels), torch.tensor([[1, rows, columns]])
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; whatever looks like a control token is spelled out in letters."""
         return self._plain.encode(text, add_special_tokens=False).ids
@@ -166,14 +176,14 @@ class Processor:
     def _turn(self, role: str, text: str) -> list[int]:
         return [self.turn_start_id, *self.encode(f"{role}\n{text}"), self.eos_id, *self.encode("\n")]
 
-    def _fit(self, image: Image.Image) -> torch.Tensor:
+    def _fit(self, image: Image.Image, min_pixels: int | None = None) -> torch.Tensor:
         """Resized to whole merged tokens within the pixel limits: uint8 (H, W, 3)."""
         size = self.image_processor.size
         height, width = smart_resize(
             image.height,
             image.width,
             factor=self._patch * self.merge_size,
-            min_pixels=size["shortest_edge"],
+            min_pixels=size["shortest_edge"] if min_pixels is None else min_pixels,
             max_pixels=size["longest_edge"],
         )
         if (width, height) != image.size:

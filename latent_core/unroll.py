@@ -15,14 +15,19 @@ import torch
 
 from latent_core.attention import (
     AFTER,
+    AUX,
+    AUX_END,
+    AUX_START,
     CLOSE,
     IMAGE,
     LATENT,
     OPEN,
     PAD,
+    PLAIN,
     PROMPT,
     SEALED,
     TEXT,
+    Flow,
     attend,
     kind_class,
     numbered,
@@ -30,9 +35,9 @@ from latent_core.attention import (
 )
 from latent_core.backbone import Backbone
 from latent_core.cache import GradientCache
-from latent_core.drive import Block, Forced, Intervention, Segment, Tokens, drive
+from latent_core.drive import Block, Forced, Intervention, Picture, Segment, Tokens, drive
 from latent_core.feed import Feed
-from latent_core.lockstep import Lockstep, prompt_feeds, split
+from latent_core.lockstep import Lockstep, picture_feed, prompt_feeds, see, split
 from latent_core.methods.base import LatentMethod
 from latent_core.processor import Prompt
 from latent_core.settings import Rule
@@ -48,13 +53,18 @@ class Row:
     prompt: Prompt
     segments: tuple[Segment, ...]
 
+    @property
+    def pictures(self) -> list[Picture]:
+        """The response's auxiliary images."""
+        return [segment for segment in self.segments if isinstance(segment, Picture)]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """What stands in every slot of every row, padded on the right. Sealed copies have slots of their own."""
 
     ids: torch.Tensor
-    """(B, L) token ids; −1 at latents, sealed copies and padding."""
+    """(B, L) token ids; −1 at latents, sealed copies, auxiliary images and padding."""
     kinds: torch.Tensor
     """(B, L), see attention.py."""
     positions: torch.Tensor
@@ -62,6 +72,13 @@ class Layout:
     labels: torch.Tensor
     """(B, L) the id that the state at this slot has to predict; NO_LABEL where none. Opening tokens and text are
     labels, closing tokens never; the state at a closing token predicts the text that follows."""
+    observations: torch.Tensor
+    """(B, L) bool: which slots hold words of an observation."""
+
+    def weights(self, observation: float) -> torch.Tensor:
+        """(M,) weight of every label in the order of `Unrolled.learned`: `observation` where it is a word of one."""
+        following = torch.nn.functional.pad(self.observations[:, 1:], (0, 1))
+        return torch.where(following, observation, 1.0)[self.labels != NO_LABEL]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +89,8 @@ class Unrolled:
     """(B, L, D) after the final norm; zeros at padding."""
     layout: Layout
     latents: list[list[torch.Tensor]]
-    """Per row and block, the vectors that were fed, (K, D)."""
+    """Per row and block, the vectors that were fed, (K, D), with their gradients' path even where what was fed is cut
+    off from it."""
     ticks: int
     """Forwards of the backbone."""
 
@@ -85,42 +103,55 @@ class Unrolled:
 def lay_out(backbone: Backbone, method: LatentMethod, rows: Sequence[Row], rules: Sequence[Rule]) -> Layout:
     """The slots of every row, known before anything is fed."""
     columns = [_lay_out(backbone, method, row, rule) for row, rule in zip(rows, rules, strict=True)]
-    fills = (-1, PAD, NO_LABEL)
+    fills = (-1, PAD, NO_LABEL, False)
     length = max(len(ids) for ids, *_ in columns)
-    ids, kinds, labels = (
+    ids, kinds, labels, observations = (
         torch.tensor([list(c[i]) + [fill] * (length - len(c[i])) for c in columns], device=backbone.device)
         for i, fill in enumerate(fills)
     )
     positions = torch.zeros(3, len(rows), length, dtype=torch.long)
     for row, (*_, places) in enumerate(columns):
         positions[:, row, : places.shape[1]] = places
-    return Layout(ids, kinds, positions.to(backbone.device), labels)
+    return Layout(ids, kinds, positions.to(backbone.device), labels, observations)
 
 
 def _lay_out(
     backbone: Backbone, method: LatentMethod, row: Row, rule: Rule
-) -> tuple[list[int], list[int], list[int], torch.Tensor]:
-    """Ids, kinds, labels and positions (3, L) of one row."""
+) -> tuple[list[int], list[int], list[int], list[bool], torch.Tensor]:
+    """Ids, kinds, labels, observations and positions (3, L) of one row."""
     ids = row.prompt.input_ids.tolist()
     kinds = [IMAGE if token == backbone.image_token_id else PROMPT for token in ids]
-    labels = [NO_LABEL] * len(ids)
+    labels, observations = [NO_LABEL] * len(ids), [False] * len(ids)
     prompt = backbone.positions(row.prompt.input_ids, row.prompt.grid_thw)
     start = int(prompt.max()) + 1
-    places: list[int] = []
+    places: list[list[int]] = []
 
-    def put(token: int, kind: int, place: int | None = None) -> None:
+    def put(token: int, kind: int, place: int | list[int] | None = None, observation: bool = False) -> None:
+        place = start if place is None else place
         ids.append(token)
         kinds.append(kind)
         labels.append(NO_LABEL)
-        places.append(start if place is None else place)
+        observations.append(observation)
+        places.append([place] * 3 if isinstance(place, int) else place)
 
-    block = 0
+    block = picture = 0
     for segment in row.segments:
+        if isinstance(segment, Picture):
+            first, last = backbone.marker_ids
+            put(first, numbered(AUX_START, picture))
+            grid = backbone.image_positions(segment.grid_thw) + start + 1
+            for place in grid.T.tolist():
+                put(-1, numbered(AUX, picture), place)
+            start = int(grid.max()) + 1
+            put(last, numbered(AUX_END, picture))
+            start += 1
+            picture += 1
+            continue
         if isinstance(segment, Tokens):
             for token in segment.ids:
                 if segment.learn:
                     labels[-1] = token
-                put(token, TEXT if block == 0 else AFTER)
+                put(token, TEXT if block == 0 else AFTER, observation=segment.observation)
                 start += 1
             continue
         if segment.learn:
@@ -138,7 +169,33 @@ def _lay_out(
         put(method.close_id, numbered(CLOSE, block))
         start += 1
         block += 1
-    return ids, kinds, labels, torch.cat([prompt, torch.tensor(places, dtype=torch.long).expand(3, -1)], 1)
+    response = torch.tensor(places, dtype=torch.long).reshape(-1, 3).T
+    return ids, kinds, labels, observations, torch.cat([prompt, response], 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What the vision tower makes of a batch's images; several passes over the same rows share it."""
+
+    prompts: list[torch.Tensor]
+    """Per row (N, D)."""
+    pictures: list[torch.Tensor]
+    """Per auxiliary image (N, D), row after row."""
+
+
+def look(backbone: Backbone, rows: Sequence[Row]) -> Features:
+    """All images of all rows through the vision tower, once."""
+    found = see(backbone, [*(row.prompt for row in rows), *(p for row in rows for p in row.pictures)])
+    return Features(found[: len(rows)], found[len(rows) :])
+
+
+def _picture_feeds(backbone: Backbone, rows: Sequence[Row], features: Features) -> list[list[Feed]]:
+    """Per row, the feeds of its auxiliary images."""
+    rest = iter(features.pictures)
+    return [
+        [picture_feed(backbone, picture, next(rest), number) for number, picture in enumerate(row.pictures)]
+        for row in rows
+    ]
 
 
 def _rules(method: LatentMethod, rows: Sequence[Row], rule: Rule | Sequence[Rule] | None) -> list[Rule]:
@@ -153,27 +210,32 @@ def unroll(
     rows: Sequence[Row],
     *,
     rule: Rule | Sequence[Rule] | None = None,
+    flow: Flow = PLAIN,
     detach_feedback: bool = False,
+    features: Features | None = None,
     intervene: Sequence[Intervention | None] | None = None,
 ) -> Unrolled:
     """Feeds every row's segments, its latents generated on the way, with gradients if they are enabled.
 
-    rule: one for all rows, one per row, or None for the checkpoint's own. detach_feedback cuts the gradient at what is
-    fed back, not the one through keys and values. Rows may differ in prompt, images, text, blocks and K.
+    rule: one for all rows, one per row, or None for the checkpoint's own. flow: who may look at auxiliary images.
+    detach_feedback cuts the gradient at what is fed back, not the one through keys and values. features: what `look`
+    returned for these rows. Rows may differ in prompt, images, text, blocks and K.
     """
+    features = features or look(backbone, rows)
     rules = _rules(method, rows, rule)
     layout = lay_out(backbone, method, rows, rules)
     runs = [
-        drive(method, feed, Forced(method, row.segments), row_rule, intervene=hook, detach_feedback=detach_feedback)
-        for row, feed, row_rule, hook in zip(
+        drive(method, feed, Forced(method, row.segments, pictures, backbone.marker_ids), row_rule, intervene=hook)
+        for row, feed, pictures, row_rule, hook in zip(
             rows,
-            prompt_feeds(backbone, [row.prompt for row in rows]),
+            prompt_feeds(backbone, [row.prompt for row in rows], features.prompts),
+            _picture_feeds(backbone, rows, features),
             rules,
             intervene or [None] * len(rows),
             strict=True,
         )
     ]
-    lockstep = Lockstep(backbone, GradientCache(backbone.num_layers, len(rows), backbone.device), rules)
+    lockstep = Lockstep(backbone, GradientCache(backbone.num_layers, len(rows), backbone.device), rules, flow)
     requests: list[Feed | None] = [next(run) for run in runs]
     latents: list[list[list[torch.Tensor]]] = [[[] for s in row.segments if isinstance(s, Block)] for row in rows]
     outputs: list[torch.Tensor] = []
@@ -183,14 +245,17 @@ def unroll(
         thinking = [request is not None and request.num_latents > 0 for request in requests]
         # rows at a long stretch of text wait for those inside a block: each row's padding is then one slot a tick
         feeds = [r if t or not any(thinking) else None for r, t in zip(requests, thinking, strict=True)]
+        for index, feed in enumerate(feeds):
+            if feed is not None and thinking[index] and feed.is_latent:
+                latents[index][feed.block].append(feed.embeds)
+                if detach_feedback:
+                    feed.embeds = feed.embeds.detach()
         states, _ = lockstep.feed(feeds)
         outputs.append(states)
         for index, (feed, answer) in enumerate(zip(feeds, split(states, feeds), strict=True)):
             if feed is None:
                 continue
             columns[index] += range(width, width + feed.size)
-            if thinking[index] and feed.is_latent:
-                latents[index][feed.block].append(feed.embeds)
             try:
                 requests[index] = runs[index].send(answer)
             except StopIteration:
@@ -221,9 +286,13 @@ def splice(
     latents: Sequence[Sequence[torch.Tensor]],
     *,
     rule: Rule | Sequence[Rule] | None = None,
+    flow: Flow = PLAIN,
     levels: Sequence[int] = (),
+    features: Features | None = None,
 ) -> tuple[Unrolled, list[torch.Tensor]]:
     """One full forward with given latents, per row and block (K, D), in the slots; also levels asked for, (B, L, D).
+
+    rule, flow and features as in `unroll`.
 
     Raises ValueError where latents and segments do not match.
     """
@@ -235,10 +304,14 @@ def splice(
             raise ValueError(f"Row {number} has blocks of {wanted} latents, but latents for blocks of {given}.")
     length = layout.ids.shape[1]
     embeds = backbone.embed(layout.ids.clamp(min=0))
-    prompts = torch.stack([_stretch(feed.embeds, length) for feed in prompt_feeds(backbone, [r.prompt for r in rows])])
+    features = features or look(backbone, rows)
+    feeds = prompt_feeds(backbone, [row.prompt for row in rows], features.prompts)
+    prompts = torch.stack([_stretch(feed.embeds, length) for feed in feeds])
     is_prompt = (layout.kinds == PROMPT) | (layout.kinds == IMAGE)
     embeds = torch.where(is_prompt[..., None], prompts, embeds)
     classes = kind_class(layout.kinds)
+    if features.pictures:
+        embeds = embeds.masked_scatter((classes == AUX)[..., None], torch.cat(features.pictures))
     vectors = [
         torch.cat([block, block]) if row_rule == "sealed" else block
         for blocks, row_rule in zip(latents, rules, strict=True)
@@ -248,8 +321,9 @@ def splice(
         slots = ((classes == LATENT) | (classes == SEALED))[..., None]
         embeds = embeds.masked_scatter(slots, torch.cat(vectors).to(embeds.dtype))
     slots = torch.arange(length, device=backbone.device).expand(len(rows), -1)
-    plain = all(r == "everything" for r in rules)  # padding is on the right, where causality hides it
-    mask = None if plain else attend(layout.kinds, tables(rules, backbone.device), slots)
+    # padding is on the right, where causality hides it
+    plain = all(r == "everything" for r in rules) and (flow == PLAIN or not features.pictures)
+    mask = None if plain else attend(layout.kinds, tables(rules, backbone.device), slots, flow)
     states, kept = backbone(embeds, backbone.rotary(layout.positions), mask=mask, levels=levels)
     return Unrolled(states, layout, [list(blocks) for blocks in latents], 1), kept
 

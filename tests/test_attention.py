@@ -7,6 +7,9 @@ import torch
 
 from latent_core.attention import (
     AFTER,
+    AUX,
+    AUX_END,
+    AUX_START,
     CLOSE,
     IMAGE,
     LATENT,
@@ -15,6 +18,7 @@ from latent_core.attention import (
     PROMPT,
     SEALED,
     TEXT,
+    Flow,
     attend,
     kind_class,
     numbered,
@@ -82,6 +86,61 @@ def test_only_latents_lead_to_later_text(rule, carriers):
     # nor do text slots read anything else directly
     allowed = carrier | late
     assert not seen[late][:, ~allowed].any()
+
+
+def directed(flow: Flow, rule: str = "everything") -> tuple[torch.Tensor, torch.Tensor]:
+    """(S, S) mask and kinds of a run whose two blocks each follow an auxiliary image of two tokens."""
+    kinds = [PROMPT, IMAGE, PROMPT]
+    for block in range(2):
+        kinds += [AFTER if block else TEXT, *(numbered(kind, block) for kind in (AUX_START, AUX, AUX, AUX_END))]
+        kinds += [numbered(OPEN, block), *[numbered(LATENT, block)] * 2, numbered(CLOSE, block), AFTER]
+    kinds = torch.tensor([kinds])
+    return attend(kinds, tables([rule]), torch.arange(kinds.shape[1])[None], flow)[0], kinds[0]
+
+
+@pytest.mark.parametrize("readers", ["latents", "open+latents"])
+@pytest.mark.parametrize("own", [True, False])
+def test_only_its_own_block_reads_an_auxiliary_image(readers, own):
+    seen, kinds = directed(Flow(readers=readers, own=own))
+    classes = kind_class(kinds)
+    for number in range(2):
+        image = kinds == numbered(AUX, number)
+        readers_of_it = kinds == numbered(LATENT, number)
+        if readers == "open+latents":
+            readers_of_it |= kinds == numbered(OPEN, number)
+        expected = readers_of_it[:, None] & image
+        if own:
+            expected |= image[:, None] & image & torch.ones_like(seen).tril()
+        assert torch.equal(seen & image, expected)
+        opened = kinds == numbered(OPEN, number)
+        rows = seen[:, opened].any(1)
+        if readers == "open+latents":  # the token has looked at the image: its own block may see it, text may not
+            assert torch.equal(rows, opened | (kinds == numbered(LATENT, number)))
+        else:
+            assert rows[-1]
+    rest = ~torch.isin(classes, torch.tensor([AUX, OPEN]))
+    assert torch.equal(seen[:, rest], torch.ones_like(seen).tril()[:, rest])
+
+
+@pytest.mark.parametrize("readers", ["latents", "open+latents"])
+def test_what_text_knows_of_an_auxiliary_image_came_through_latents(readers):
+    for rule in get_args(Rule):
+        if rule == "sealed":
+            continue
+        seen, kinds = directed(Flow(readers=readers), rule)
+        classes = kind_class(kinds)
+        text = (classes == AFTER) | (classes == CLOSE)
+        paths = reachable(seen, without=classes == LATENT)
+        assert not paths[text][:, classes == AUX].any()
+        assert reachable(seen, without=classes == PAD)[text][:, classes == AUX].any()
+
+
+def test_free_thoughts_escape_and_text_does_not():
+    seen, kinds = directed(Flow(readers="latents", own=False, free_thoughts=True))
+    classes = kind_class(kinds)
+    free = torch.isin(classes, torch.tensor([AUX, AUX_END, OPEN, LATENT]))
+    assert torch.equal(seen[free], torch.ones_like(seen).tril()[free])
+    assert not seen[~free][:, classes == AUX].any()
 
 
 def test_without_latents_everything_still_leaks():

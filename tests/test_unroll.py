@@ -3,9 +3,26 @@
 import pytest
 import torch
 
-from latent_core.attention import AFTER, CLOSE, IMAGE, LATENT, OPEN, PAD, PROMPT, SEALED, TEXT, numbered
+from latent_core.attention import (
+    AFTER,
+    AUX,
+    AUX_END,
+    AUX_START,
+    CLOSE,
+    IMAGE,
+    LATENT,
+    OPEN,
+    PAD,
+    PLAIN,
+    PROMPT,
+    SEALED,
+    TEXT,
+    Flow,
+    numbered,
+)
 from latent_core.backbone import Backbone
-from latent_core.unroll import NO_LABEL, Block, Row, Tokens, splice, unroll
+from latent_core.drive import Picture
+from latent_core.unroll import NO_LABEL, Block, Row, Tokens, Unrolled, splice, unroll
 from tests.tiny import CLOSE as CLOSE_ID
 from tests.tiny import EOS, tiny_method, tiny_model, tiny_prompt
 from tests.tiny import IMAGE as IMAGE_ID
@@ -40,6 +57,57 @@ def test_ragged_batch_equals_single_rows_and_splice(backbone, convention, rule):
         length = alone.states.shape[1]
         torch.testing.assert_close(together.states[index, :length], alone.states[0], atol=1e-5, rtol=0)
         assert not together.states[index, length:].any()
+
+
+def picture(seed: int, rows: int, columns: int) -> Picture:
+    pixels = torch.randn(rows * columns, 3 * 2 * 4**2, generator=torch.Generator().manual_seed(seed))
+    return Picture(pixels, torch.tensor([[1, rows, columns]]))
+
+
+FLOWS = [
+    PLAIN,
+    Flow(readers="latents"),
+    Flow(readers="latents", own=False),
+    Flow(readers="open+latents"),
+]
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed"])
+def test_auxiliary_images_in_a_ragged_batch(backbone, flow, rule):
+    """Rows with two, one and no auxiliary images, with and without blocks: alone, together and spliced they agree."""
+    words = Tokens((5, 6))
+    rows = [
+        Row(tiny_prompt(0), (Tokens((1,)), picture(0, 4, 6), Block(3), words, picture(1, 4, 4), Block(2), words)),
+        Row(tiny_prompt(1), (picture(2, 6, 4), Tokens((7, 8, 9)), picture(3, 4, 4), words)),
+        Row(tiny_prompt(2, grids=[]), (Tokens((1, 2)), Block(4), words)),
+    ]
+    method = tiny_method()
+    together = unroll(backbone, method, rows, rule=rule, flow=flow)
+    spliced, _ = splice(backbone, method, rows, together.latents, rule=rule, flow=flow)
+    filled = together.layout.kinds != PAD
+    torch.testing.assert_close(together.states[filled], spliced.states[filled], atol=1e-5, rtol=0)
+    for index, row in enumerate(rows):
+        alone = unroll(backbone, method, [row], rule=rule, flow=flow)
+        length = alone.states.shape[1]
+        torch.testing.assert_close(together.states[index, :length], alone.states[0], atol=1e-5, rtol=0)
+
+
+def test_layout_of_an_auxiliary_image(backbone):
+    """Positions as transformers gives them to an image; nothing of it is learned; what follows it is."""
+    start, end = backbone.marker_ids
+    row = Row(tiny_prompt(0, text=1), (Tokens((1,)), picture(0, 4, 6), Block(1), Tokens((3,), observation=True)))
+    layout = unroll(backbone, tiny_method(), [row]).layout
+    prompt = len(row.prompt.input_ids)
+    assert layout.ids[0, prompt:].tolist() == [1, start, *[-1] * 6, end, OPEN_ID, -1, CLOSE_ID, 3]
+    kinds = [TEXT, AUX_START, *[AUX] * 6, AUX_END, OPEN, LATENT, CLOSE, AFTER]
+    assert layout.kinds[0, prompt:].tolist() == kinds
+    none = NO_LABEL
+    assert layout.labels[0, prompt - 1 :].tolist() == [1, *[none] * 8, OPEN_ID, none, none, 3, none]
+    assert layout.weights(4.0).tolist() == [1, 1, 4]
+    ids = torch.cat([row.prompt.input_ids, torch.tensor([1, start, *[IMAGE_ID] * 6, end, OPEN_ID, 80, CLOSE_ID, 3])])
+    grids = torch.cat([row.prompt.grid_thw, torch.tensor([[1, 4, 6]])])
+    assert torch.equal(layout.positions[:, 0], backbone.positions(ids, grids))
 
 
 def test_layout(backbone):
@@ -93,11 +161,16 @@ def test_detach_feedback_cuts_what_is_fed_but_not_the_cache(backbone):
     row = Row(tiny_prompt(0), (Tokens((1,)), Block(3), Tokens((5,))))
     attached, detached = (unroll(backbone, method, [row], detach_feedback=cut) for cut in (False, True))
     torch.testing.assert_close(attached.states, detached.states, atol=0, rtol=0)
-    assert all(block.requires_grad for block in attached.latents[0])
-    assert not any(block.requires_grad for block in detached.latents[0])
-    detached.states[0, -1].sum().backward()
-    norm = backbone.model.model.language_model.layers[0].self_attn.k_proj.weight.grad.norm()
-    assert norm > 0
+    layers = backbone.model.model.language_model.layers
+
+    def gradients(unrolled: Unrolled) -> tuple[float, float]:
+        backbone.zero_grad()
+        unrolled.states[0, -1].sum().backward()
+        return layers[0].self_attn.k_proj.weight.grad.norm().item(), layers[-1].mlp.down_proj.weight.grad.norm().item()
+
+    through_cache, last = gradients(detached)
+    assert through_cache > 0  # the last block's output reaches later slots through what is fed alone
+    assert gradients(attached)[1] > last
 
 
 def test_overfits_one_answer_through_latents_alone():
