@@ -83,7 +83,7 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(capsys):
 
 def test_a_run_without_its_start_says_what_to_run_first(tmp_path):
     recipe, arguments = load_recipe("glyph-text", [f"output_dir={tmp_path / 'run'}"])
-    with pytest.raises(ValueError, match="python -m trainers run glyph-search"):
+    with pytest.raises(ValueError, match="python -m trainers run glyph-backbone"):
         train(recipe, arguments)
 
 
@@ -123,7 +123,7 @@ def test_every_position_that_samples_in_a_free_run_has_a_label(tmp_path):
         assert ids[-1] == stage.processor.eos_id
 
 
-@pytest.mark.parametrize("name", ["glyph-vision", "glyph-families", "glyph-monet"])
+@pytest.mark.parametrize("name", ["glyph-vision", "glyph-search", "glyph-monet"])
 def test_a_step_moves_what_it_trains_and_nothing_else(name, tmp_path):
     recipe, arguments = small(name, tmp_path / name, "max_steps=2", "learning_rate=1e-2", "save_strategy=no")
     before = build_stage(recipe, tmp_path).model.state_dict()
@@ -138,7 +138,7 @@ def test_a_step_moves_what_it_trains_and_nothing_else(name, tmp_path):
         assert moved == words
 
 
-@pytest.mark.parametrize("name", ["glyph-vision", "glyph-families", "glyph-monet"])
+@pytest.mark.parametrize("name", ["glyph-vision", "glyph-search", "glyph-monet"])
 def test_a_resumed_run_gives_the_curve_of_an_uninterrupted_one(name, tmp_path):
     schedule = ("max_steps=4", "save_steps=2", "lr_scheduler_type=cosine")
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -12,7 +12,7 @@ from trainers.evidence import study
 from trainers.recipe import load_recipe
 from trainers.start import train
 
-STEPS = ("glyph-vision", "glyph-families", "glyph-backbone", "glyph-search", "glyph-monet", "glyph-text")
+STEPS = ("glyph-vision", "glyph-search", "glyph-backbone", "glyph-monet", "glyph-text")
 SHIPPED = ("glyph-monet", "glyph-text")
 
 

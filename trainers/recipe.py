@@ -14,7 +14,50 @@ from latent_core.config import LatentRange, MethodConfig
 from latent_core.settings import MAX_LATENTS, Rule, check
 
 RECIPES = Path(__file__).parent / "recipes"
-Stage = Literal["vision", "text", "latent"]
+Stage = Literal["vision", "text", "latent", "monet1", "monet2", "monet3"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MonetOptions:
+    """What Monet's stages leave open, or what its paper and its released code decide differently."""
+
+    observation_factor: float = 1.0
+    """Weight of an observation's words in the cross-entropy; the paper takes 2 in stage 1 and 4 later."""
+    align_weight: float = 2.0
+    """α of stage 2, β of stage 3; 0 leaves the alignment out (an ablation of the paper)."""
+    align_axis: Literal["hidden", "token"] = "hidden"
+    """What the cosine runs over: the model's width as in the equations, or the tokens as in the released code."""
+    align_levels: Literal["all", "last"] = "all"
+    """Which levels of hidden states are aligned; the paper's ablation keeps the last."""
+    latent_only: bool = True
+    """Whether stage 2's alignment reaches parameters through the latents alone (False: an ablation)."""
+    surrogate_weight: float = 1.0
+    """Factor on stage 2's surrogate; the released scripts multiply by 2 once more."""
+    aux_image: bool = True
+    """Whether stage 2's student is shown the auxiliary image (False: an ablation)."""
+    aux_readers: Literal["latents", "open+latents"] = "latents"
+    """Who sees it: the block's latents, or its opening token too, whose state is latent 1 under `start_fed`."""
+    aux_self: bool = True
+    """Whether its tokens see each other; released: False."""
+    latent_pass_mask: Literal["same", "causal"] = "same"
+    """Mask of the pass that generates stage 2's latents: the losses' own; released: none for images and thoughts."""
+    target_mask: Literal["flow", "none"] = "flow"
+    """Mask of the pass that makes stage 3's targets; the released script builds it and does not pass it."""
+    observation_tags: Literal["strip", "context"] = "strip"
+    """context: `<observation>` and `</observation>` stand around observations, unlearned, as released. The closing
+    token of a block then never learns what follows it."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, allowed = getattr(self, item.name), get_args(item.type)
+            if allowed:
+                choices = ", ".join(allowed)
+                check(value in allowed, f"monet.{item.name} is {value!r}; choose one of {choices}.")
+            elif item.type is bool:
+                check(isinstance(value, bool), f"monet.{item.name} is {value!r}; it must be true or false.")
+            else:
+                number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                check(number and value >= 0, f"monet.{item.name} is {value!r}; it must be a number of at least 0.")
 
 
 @dataclass(kw_only=True)
@@ -37,6 +80,10 @@ class Recipe:
     """Stands for a latent where ids are written down."""
     init: str | None = None
     """A recipe (its finished run), a checkpoint's name or folder; None starts the tiny Glyphs model from scratch."""
+    teacher: str | None = None
+    """The frozen model of stages monet2 and monet3: a recipe, or a checkpoint's folder."""
+    monet: MonetOptions = field(default_factory=MonetOptions)
+    """Options of stages monet1, monet2 and monet3."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Glyphs family → weight."""
     train_vision: bool = True
@@ -75,12 +122,17 @@ class Recipe:
             f"latents_min is {self.latents_min} and latents_max {self.latents_max}; "
             f"1 ≤ latents_min ≤ latents_max ≤ {MAX_LATENTS} must hold.",
         )
+        needs_teacher = self.stage in ("monet2", "monet3")
+        check(
+            needs_teacher == (self.teacher is not None),
+            f"teacher is {self.teacher!r} in a {self.stage} stage; monet2 and monet3 need one, others have none.",
+        )
         check(0 <= self.everything_share <= 1, f"everything_share is {self.everything_share}; it is a share, 0 to 1.")
 
     def method_config(self, provenance: dict[str, object] | None = None) -> MethodConfig:
         """What the finished checkpoint says about itself."""
         latent = {}
-        if self.stage == "latent":
+        if self.method != "text":
             latent = dict(
                 open_token=self.open_token,
                 close_token=self.close_token,
@@ -128,12 +180,13 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
     """Fields → typed dataclasses; every unknown field is an error that names the nearest known one."""
     ours = {item.name for item in fields(Recipe)} - {"training"}
     known = ours | {item.name for item in fields(TrainingArguments)}
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"Unknown field {name!r} in the recipe.{hint}")
+    _check_names(values, known, "the recipe")
     values = dict(values)
+    if "monet" in values:
+        given = values["monet"]
+        check(isinstance(given, dict), f"monet is {given!r}; it holds fields such as align_axis.")
+        _check_names(given, {item.name for item in fields(MonetOptions)}, "monet")
+        values["monet"] = MonetOptions(**given)
     for missing in ("name", "description", "stage"):
         check(missing in values, f"The recipe lacks the field {missing!r}.")
     for item in fields(TrainingArguments):
@@ -158,6 +211,14 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
     except TypeError as error:
         raise ValueError(f"A field of the recipe has the wrong type: {error}.") from error
     return recipe, arguments
+
+
+def _check_names(values: dict[str, object], known: set[str], where: str) -> None:
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"Unknown field {name!r} in {where}.{hint}")
 
 
 def _number(name: str, value: object, kind: type) -> int | float:

@@ -21,6 +21,7 @@ from trainers.data.glyphs import GlyphsDataset
 from trainers.recipe import Recipe, recipes
 from trainers.run import JsonlLog, MarkComplete, Progress, StageTrainer, StopAt, last_checkpoint
 from trainers.sft.latent import LatentStage
+from trainers.sft.monet import AlignLatents, AlignObservations, WarmUp
 from trainers.sft.text import TextStage
 from trainers.sft.vision import VisionStage
 
@@ -30,6 +31,9 @@ STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
     "vision": VisionStage,
     "text": TextStage,
     "latent": LatentStage,
+    "monet1": WarmUp,
+    "monet2": AlignObservations,
+    "monet3": AlignLatents,
 }
 
 
@@ -52,9 +56,15 @@ def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
         model, processor = build_model(tokenizer), Processor(tokenizer, build_image_processor())
     else:
         folder = source_folder(recipe.init, runs)
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        processor = Processor.load(folder)
-    return STAGES[recipe.stage](model, processor, recipe)
+        model, processor = _pretrained(folder), Processor.load(folder)
+    stage = STAGES[recipe.stage](model, processor, recipe)
+    if recipe.teacher is not None:
+        stage.learn_from(_pretrained(source_folder(recipe.teacher, runs)))
+    return stage
+
+
+def _pretrained(folder: Path) -> Qwen2_5_VLForConditionalGeneration:
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
 
 
 def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) -> Path:
@@ -70,7 +80,7 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
     run.mkdir(parents=True, exist_ok=True)
     record = run / "recipe.json"
     text = json.dumps(_changed(recipe), indent=1, sort_keys=True)
-    key = fingerprint(text, recipe.init, run.parent)
+    key = fingerprint(text, recipe, run.parent)
     if resume and finished(run / FINAL) == key:
         return run / FINAL
     checkpoint = last_checkpoint(run) if resume else None
@@ -106,10 +116,10 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
     return run / FINAL
 
 
-def fingerprint(text: str, init: str | None, runs: Path) -> str:
-    """Hash of a recipe and of all that it starts from."""
-    parent = finished(source_folder(init, runs)) if init else ""
-    return hashlib.sha256((text + parent).encode()).hexdigest()
+def fingerprint(text: str, recipe: Recipe, runs: Path) -> str:
+    """Hash of a recipe and of all that it starts and learns from."""
+    parents = [finished(source_folder(name, runs)) for name in (recipe.init, recipe.teacher) if name]
+    return hashlib.sha256("".join([text, *parents]).encode()).hexdigest()
 
 
 def finished(folder: Path) -> str:
@@ -129,7 +139,7 @@ def _changed(recipe: Recipe) -> dict[str, object]:
         value = getattr(recipe, item.name)
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         if value != default:
-            values[item.name] = value
+            values[item.name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
     values["training"] = {name: value for name, value in recipe.training.items() if name not in _INCIDENTAL}
     return values
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from latent_core.example import Step
 from latent_core.glyphs.scene import (
@@ -16,11 +16,9 @@ from latent_core.glyphs.scene import (
     JITTER,
     MARKS,
     SHAPES,
-    WHITE,
     Line,
     Scene,
     Thing,
-    draw_line,
     enlarge,
 )
 
@@ -187,15 +185,14 @@ def trace(rng: Random, compose: bool) -> Draft:
     )
 
     def steps(image: Image.Image) -> tuple[Step, ...]:
-        highlighted = ImageEnhance.Brightness(image).enhance(0.35)
-        draw_line(highlighted, asked, WHITE)
+        alone = Scene(_sorted([asked.start, asked.end]), (asked,)).render()
         via = ("upper middle", "centre", "lower middle")[asked.via_row]
         return (
             Step(
                 text=f"I follow the line from the {start}.",
                 observation=f"It goes from the {asked.start.place} by the {via} to the {asked.end.place}, to the "
                 f"mark {asked.end.mark}.",
-                image=highlighted,
+                image=alone,
                 region=asked.box,
             ),
         )
@@ -206,12 +203,21 @@ def trace(rng: Random, compose: bool) -> Draft:
 
 
 def listing(rng: Random, compose: bool) -> Draft:
-    """Captions, for pre-training: everything on the board in reading order."""
+    """Captions, for pre-training: everything on the board, by place or by colour.
+
+    By place, what lies there is told; by colour, every name is a search for the one thing that bears it.
+    """
     total = rng.randint(3, 6)
     pairs, cells = _pairs(rng, total, compose), rng.sample(CELLS, total)
     things = _sorted([_thing(rng, pair, cell) for pair, cell in zip(pairs, cells, strict=True)])
-    lines = [f"{thing.place}: {thing.colour} {thing.shape}, {thing.mark}" for thing in things]
-    return Draft(Scene(things), "list", "List all shapes.", "; ".join(lines) + ".", lambda image: ())
+    if rng.random() < 0.5:
+        question = "List all shapes by place."
+        lines = [f"{thing.place}: {thing.colour} {thing.shape}, {thing.mark}" for thing in things]
+    else:
+        question = "List all shapes by colour."
+        ordered = sorted(things, key=lambda thing: (list(COLOURS).index(thing.colour), SHAPES.index(thing.shape)))
+        lines = [f"{thing.colour} {thing.shape}: {thing.mark}, {thing.place}" for thing in ordered]
+    return Draft(Scene(things), question, question, "; ".join(lines) + ".", lambda image: ())
 
 
 BUILDERS: dict[str, Callable[[Random, bool], Draft]] = {

@@ -116,7 +116,7 @@ class Scene:
         """The scene as an RGB image of SIZE × SIZE pixels, the same on every machine."""
         image = _ground().copy()
         for line in self.lines:
-            draw_line(image, line, LINE)
+            _draw_line(image, line)
         for thing in self.things:
             x, y = thing.centre
             sprite = _sprite(thing.colour, thing.shape, thing.mark)
@@ -124,13 +124,13 @@ class Scene:
         return image
 
 
-def draw_line(image: Image.Image, line: Line, colour: tuple[int, int, int]) -> None:
+def _draw_line(image: Image.Image, line: Line) -> None:
     """Draws `line` onto `image`, smooth at its edges."""
     scale = 4
     mask = Image.new("L", (SIZE * scale, SIZE * scale), 0)
     ImageDraw.Draw(mask).line([(x * scale, y * scale) for x, y in line.points], fill=255, width=9, joint="curve")
     mask = mask.resize((SIZE, SIZE), Image.Resampling.BOX)
-    image.paste(colour, (0, 0), mask)
+    image.paste(LINE, (0, 0), mask)
 
 
 @cache
@@ -190,9 +190,12 @@ def _draw_mark(pen: ImageDraw.ImageDraw, mark: str, x: float, y: float, reach: f
 
 
 def enlarge(image: Image.Image, box: Box) -> Image.Image:
-    """The part of a scene inside `box`, enlarged to a whole scene."""
+    """The part of a scene inside `box`, enlarged to a cell of the board: 2 × 2 image tokens.
+
+    A little only, for a vision tower that has seen whole scenes alone reads marks at their own scale.
+    """
     pixels = tuple(round(value * SIZE) for value in box)
-    return image.crop(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return image.crop(pixels).resize((CELL, CELL), Image.Resampling.BICUBIC)
 
 
 def looks_like(image: Image.Image) -> bool:

@@ -14,19 +14,27 @@ from latent_core.example import Example
 from latent_core.glyphs.scene import COLOURS, MARKS, PLACES, SHAPES, SIZE, Scene
 from latent_core.processor import Processor
 from trainers.recipe import Recipe
+from trainers.sft.text import IGNORE
 
 CLASSES = {
     "colour": ("", *COLOURS),
     "shape": ("", *SHAPES),
     "mark": ("", *MARKS),
-    "line": ("", "line"),
+    "line": ("", "upper", "middle", "lower"),
     "place": sum(PLACES, ()),
 }
-"""Each label's values; an empty one means that there is none."""
+"""Each label's values; an empty one means that there is none. A line is named by the row that it starts in, so that
+the tower learns to follow it."""
+WEIGHTS = {"colour": 1.0, "shape": 1.0, "mark": 1.0, "line": 1.0, "place": 0.2}
+"""Weight of each label's loss. Every token has a place, so that at full weight it takes half of the features'
+variance, which searching by colour and shape then has to look past."""
 
 
 def token_labels(scene: Scene, rows: int, columns: int) -> torch.Tensor:
-    """(rows · columns, 5) int64: colour, shape, mark of the thing in the token's cell; line or not; which cell."""
+    """(rows · columns, 5) int64: colour, shape, mark of the thing in the token's cell; the line; which cell.
+
+    A token that two lines cross has no label for the line (−100).
+    """
     labels = torch.zeros(rows, columns, len(CLASSES), dtype=torch.int64)
     for row in range(rows):
         for column in range(columns):
@@ -38,13 +46,15 @@ def token_labels(scene: Scene, rows: int, columns: int) -> torch.Tensor:
                 for i, (name, values) in enumerate(zip(names, CLASSES.values(), strict=False)):
                     labels[row, column, i] = values.index(name)
     for line in scene.lines:
+        name = 1 + line.start.row
         for x, y in line.points:
-            labels[int(y * rows / SIZE), int(x * columns / SIZE), 3] = 1
+            cell = int(y * rows / SIZE), int(x * columns / SIZE)
+            labels[(*cell, 3)] = name if labels[(*cell, 3)] in (0, name) else IGNORE
     return labels.flatten(0, 1)
 
 
 class VisionStage(nn.Module):
-    """Cross-entropy of the five labels, summed; `model` is a Qwen2.5-VL, of which only the vision tower learns."""
+    """Weighted sum of the labels' cross-entropies; `model` is a Qwen2.5-VL, of which only the vision tower learns."""
 
     def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
         super().__init__()
@@ -69,10 +79,12 @@ class VisionStage(nn.Module):
     def forward(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, labels: torch.Tensor) -> dict[str, object]:
         features = self.model.model.visual(pixel_values, grid_thw=grid_thw).pooler_output
         scores = self.head(features).split([len(values) for values in CLASSES.values()], dim=-1)
-        losses = [F.cross_entropy(score.float(), labels[:, i]) for i, score in enumerate(scores)]
-        there = labels[:, 0] > 0  # accuracy counts tokens that show something; the ground is easy
-        metrics = {
-            f"accuracy_{name}": (score.argmax(-1) == labels[:, i])[there].float().mean().item()
-            for i, (name, score) in enumerate(zip(CLASSES, scores, strict=True))
-        }
+        losses = [
+            weight * F.cross_entropy(score.float(), labels[:, i])
+            for i, (score, weight) in enumerate(zip(scores, WEIGHTS.values(), strict=True))
+        ]
+        metrics = {}
+        for i, (name, score) in enumerate(zip(CLASSES, scores, strict=True)):
+            there = labels[:, i] > 0  # accuracy counts tokens that show something; the ground is easy
+            metrics[f"accuracy_{name}"] = (score.argmax(-1) == labels[:, i])[there].float().mean().item()
         return {"loss": torch.stack(losses).sum(), "metrics": metrics}
