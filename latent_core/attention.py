@@ -79,7 +79,7 @@ class Flow:
     own: bool = True
     """Whether an auxiliary image's tokens see each other (and themselves)."""
     free_thoughts: bool = False
-    """Whether auxiliary images, opening tokens and latents escape all rules, and an image with the opening token behind
+    """Whether auxiliary images, opening tokens and latents escape all rules, and an image with the opening token after
     it is fed without gradient, as in the pass of Monet's released code that generates the latents."""
 
 
