@@ -21,10 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     from app.runner import Runner
     from app.server import serve
-    from latent_core.embedded import available
+    from latent_core.embedded import offered
 
     given = [options.checkpoint] if options.checkpoint else []
-    names = list(dict.fromkeys([*given, *available()]))
+    names = list(dict.fromkeys([*given, *offered()]))
     try:
         if options.checkpoint:
             from latent_core.checkpoints import find

@@ -6,6 +6,11 @@ EMBEDDED = Path(__file__).parent.parent / "assets" / "checkpoints"
 """One folder per checkpoint."""
 
 
+def offered() -> list[str]:
+    """Names that the page offers first: all but the earlier stages of another checkpoint."""
+    return [name for name in available() if "-stage" not in name]
+
+
 def available() -> list[str]:
     """Names of the embedded checkpoints."""
     return sorted(path.parent.name for path in EMBEDDED.glob("*/method.json"))

@@ -1,4 +1,4 @@
-"""The command line: `python -m trainers list | run | study | glyphs`."""
+"""The command line: `python -m trainers list | run | study | ablations | glyphs`."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
         match options.command:
             case "list":
                 for name, path in recipes().items():
-                    print(f"{name:18}{yaml.safe_load(path.read_text(encoding='utf-8'))['description']}")
+                    print(f"{name:30}{yaml.safe_load(path.read_text(encoding='utf-8'))['description']}")
             case "run":
                 from trainers.start import train
 
@@ -27,6 +27,11 @@ def main(argv: list[str] | None = None) -> int:
                 for name in options.checkpoints:
                     out = study(name, families=options.families, split=options.split, n=options.n, batch=options.batch)
                     print(f"{(out / 'metrics.md').read_text()}\nWritten: {out}")
+            case "ablations":
+                from trainers.ablations import ablate
+
+                out = ablate(n=options.n, split=options.split)
+                print(f"{out.read_text()}\nWritten: {out}")
             case "glyphs":
                 from trainers.build import build
 
@@ -51,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--split", default="test", help="train, val, test or compose (default test)")
     study.add_argument("--families", nargs="+", default=["find", "relate", "count", "trace"])
     study.add_argument("--batch", type=int, default=64, help="samples decoded at once (default 64)")
+    ablations = commands.add_parser("ablations", help="Monet without one part at a time, on equal short budgets")
+    ablations.add_argument("--n", type=int, default=500, help="samples per family (default 500)")
+    ablations.add_argument("--split", default="test", help="train, val, test or compose (default test)")
     glyphs = commands.add_parser("glyphs", help="rebuild the embedded checkpoints; goes on where it stopped")
     glyphs.add_argument("--n", type=int, default=500, help="samples per family in their studies (default 500)")
     return parser

@@ -9,11 +9,25 @@ from pathlib import Path
 from latent_core.embedded import EMBEDDED
 from latent_core.files import write_folder
 from trainers.evidence import study
-from trainers.recipe import load_recipe
+from trainers.recipe import Recipe, load_recipe
 from trainers.start import train
+from trainers.summary import write_evidence
 
-STEPS = ("glyph-vision", "glyph-search", "glyph-backbone", "glyph-monet", "glyph-text")
-SHIPPED = ("glyph-monet", "glyph-text")
+STEPS = (
+    "glyph-vision",
+    "glyph-search",
+    "glyph-backbone",
+    "glyph-text",
+    "glyph-monet-stage1",
+    "glyph-monet-stage2",
+    "glyph-monet",
+    "glyph-monet-faithful-stage2",
+    "glyph-monet-faithful",
+)
+STUDIED = ("glyph-monet", "glyph-monet-faithful", "glyph-text")
+"""Checkpoints that ship with their measurements."""
+STAGES = ("glyph-monet-stage1", "glyph-monet-stage2")
+"""Checkpoints that ship for comparison between stages."""
 
 
 def build(*, n: int = 500) -> None:
@@ -21,11 +35,13 @@ def build(*, n: int = 500) -> None:
     for name in STEPS:
         recipe, arguments = load_recipe(name, [])
         final = train(recipe, arguments)
-        if name in SHIPPED:
+        if name in STUDIED + STAGES:
             install(name, final)
-    for name in SHIPPED:
-        report = study(name, n=n)
-        document(name, report)
+    for name in STAGES:
+        document(name)
+    for name in STUDIED:
+        document(name, study(name, n=n))
+    write_evidence(STUDIED)
 
 
 def install(name: str, final: Path) -> None:
@@ -41,27 +57,37 @@ def install(name: str, final: Path) -> None:
     write_folder(target, fill)
 
 
-def document(name: str, report: Path) -> None:
-    """Puts the measurements and the model card beside an embedded checkpoint."""
+def document(name: str, report: Path | None = None) -> None:
+    """Puts the model card beside an embedded checkpoint, with the measurements of a study if there is one."""
     recipe, _ = load_recipe(name, [])
     folder = EMBEDDED / name
-    shutil.copy(report / "metrics.json", folder / "metrics.json")
-    latent = ""
-    if recipe.stage == "latent":
-        latent = f"K was drawn from {recipe.latents_min} to {recipe.latents_max} for every training batch. "
-        latent += f"Attention rule: `{recipe.rule}`.\n\n"
-        if recipe.rule in ("latents_only", "sealed"):
-            latent += (
-                "Text after a block sees nothing but latents and itself. That the answer depends on the latents then "
-                "holds by construction, because the other wires are cut; the rows under `everything` are the ones to "
-                "compare with published models.\n\n"
-            )
+    measured = ""
+    if report is not None:
+        shutil.copy(report / "metrics.json", folder / "metrics.json")
+        measured = f"## Measurements\n\n{(report / 'metrics.md').read_text()}"
     card = (
         f"---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n\n# {name}\n\n"
         f"{recipe.description} A Qwen2.5-VL of 1.7M parameters, trained from scratch on Glyphs, a procedural "
         "micro-world; outside of it its answers mean nothing.\n\n"
         f"Made by `python -m trainers run {name}` (or `make glyphs`) on two CPU cores; recipe, seed and versions are "
-        "in `method.json`, the training curve in `training.jsonl`.\n\n"
-        f"{latent}## Measurements\n\n{(report / 'metrics.md').read_text()}"
+        f"in `method.json`, the training curve in `training.jsonl`.\n\n{_latents(recipe)}{measured}"
     )
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(card.rstrip() + "\n")
+
+
+def _latents(recipe: Recipe) -> str:
+    """What the model card says about blocks."""
+    if recipe.stage not in ("latent", "monet2", "monet3"):
+        return ""
+    text = f"K was drawn from {recipe.latents_min} to {recipe.latents_max} for every training batch. "
+    text += f"Attention rule: `{recipe.rule}`"
+    text += (
+        f", for {recipe.everything_share:.0%} of the batches `everything`.\n\n" if recipe.everything_share else ".\n\n"
+    )
+    if recipe.rule in ("latents_only", "sealed"):
+        text += (
+            "Text after a block sees nothing but latents and itself. That the answer depends on the latents then "
+            "holds by construction, because the other wires are cut; the rows under `everything` are the ones to "
+            "compare with published models.\n\n"
+        )
+    return text

@@ -9,9 +9,6 @@ import copy
 import json
 import platform
 import resource
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,8 +25,8 @@ from latent_core.methods import build_method
 from latent_core.processor import Processor
 from latent_core.reasoner import Reasoner
 from latent_core.settings import Settings
+from tests.benchmarks.timing import REPEATS, clock, medians
 
-REPEATS = 5
 TOKENS = 64
 """Generated tokens of a run of words."""
 LATENTS = 48
@@ -49,26 +46,6 @@ def reasoner() -> Reasoner:
     method = build_method(config, processor.token_id)
     model = build_model(tokenizer).eval()
     return Reasoner(name="random", backbone=Backbone(model), processor=processor, method=method, config=config)
-
-
-def medians(timed: dict[str, Callable[[], float]]) -> dict[str, float]:
-    """Seconds of each, taking turns; the first round warms up and does not count."""
-    rounds = [{name: run() for name, run in timed.items()} for _ in range(REPEATS + 1)]
-    return {name: statistics.median(r[name] for r in rounds[1:]) for name in timed}
-
-
-def clock(run: Callable[[], object]) -> Callable[[], float]:
-    """A function that runs `run` and returns the seconds of CPU time it took.
-
-    With one thread that is the wall time of a machine that does nothing else, and stays so on one that does.
-    """
-
-    def timed() -> float:
-        began = time.process_time()
-        run()
-        return time.process_time() - began
-
-    return timed
 
 
 def main() -> None:

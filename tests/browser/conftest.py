@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def runner() -> Runner:
-    names = sorted(embedded.available(), key=lambda name: name != "glyph-monet")
+    names = sorted(embedded.offered(), key=lambda name: name != "glyph-monet")
     assert names[0] == "glyph-monet", "the browser tests need the embedded checkpoint glyph-monet: make glyphs"
     return Runner(names, checkpoints.load)
 

@@ -25,7 +25,7 @@ from latent_core.example import Example
 from latent_core.methods import build_method
 from latent_core.processor import Processor
 from latent_core.settings import Rule
-from latent_core.unroll import NO_LABEL, Block, Layout, Row, Tokens, Unrolled, splice, unroll
+from latent_core.unroll import NO_LABEL, Block, Layout, Row, Tokens, Unrolled, look, splice, unroll
 from trainers.data.segments import Thought, segments
 from trainers.recipe import Recipe
 from trainers.sft.losses import alignment, row_cross_entropy
@@ -171,6 +171,7 @@ class AlignObservations(MonetStage):
 
     def think(self, rows: list[Row], rules: list[Rule]) -> tuple[Unrolled, list[torch.Tensor], torch.Tensor]:
         """Generates the latents, then one pass with them in their slots: states, levels, latents (N, D) stacked."""
+        features = look(self.backbone, rows)
         unrolled = unroll(
             self.backbone,
             self.method,
@@ -178,6 +179,7 @@ class AlignObservations(MonetStage):
             rule=rules,
             flow=self.flow(latent_pass=True),
             detach_feedback=self.recipe.detach_feedback,
+            features=features,
         )
         stacked = torch.cat([block for blocks in unrolled.latents for block in blocks])
         spliced, levels = splice(
@@ -188,6 +190,7 @@ class AlignObservations(MonetStage):
             rule=rules,
             flow=self.flow(),
             levels=self.levels(),
+            features=features,
         )
         return spliced, levels, stacked
 
@@ -199,6 +202,8 @@ class AlignObservations(MonetStage):
         """
         if not self.options.latent_only:
             return loss
+        if not torch.is_grad_enabled():  # evaluation: there is nothing to guide
+            return torch.zeros_like(loss)
         (gradient,) = torch.autograd.grad(loss, latents, retain_graph=True)
         return self.options.surrogate_weight * (latents * gradient.detach()).sum()
 
@@ -212,12 +217,14 @@ class AlignLatents(AlignObservations):
     def targets(self, teacher: list[Row], rules: list[Rule]) -> list[torch.Tensor]:
         """Per row (E, N, D), the latents of stage 2's model at every level, the auxiliary images in view."""
         masked = self.options.target_mask == "flow"
+        features = look(self.teacher_backbone, teacher)
         made = unroll(
             self.teacher_backbone,
             self.method,
             teacher,
             rule=rules,
             flow=self.flow(latent_pass=True) if masked else PLAIN,
+            features=features,
         )
         seen, levels = splice(
             self.teacher_backbone,
@@ -227,6 +234,7 @@ class AlignLatents(AlignObservations):
             rule=rules,
             flow=self.flow() if masked else PLAIN,
             levels=self.levels(),
+            features=features,
         )
         return gather(levels, self.aligned(seen.layout))
 

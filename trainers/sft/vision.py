@@ -14,27 +14,22 @@ from latent_core.example import Example
 from latent_core.glyphs.scene import COLOURS, MARKS, PLACES, SHAPES, SIZE, Scene
 from latent_core.processor import Processor
 from trainers.recipe import Recipe
-from trainers.sft.text import IGNORE
 
 CLASSES = {
     "colour": ("", *COLOURS),
     "shape": ("", *SHAPES),
     "mark": ("", *MARKS),
-    "line": ("", "upper", "middle", "lower"),
+    "line": ("", "line"),
     "place": sum(PLACES, ()),
 }
-"""Each label's values; an empty one means that there is none. A line is named by the row that it starts in, so that
-the tower learns to follow it."""
+"""Each label's values; an empty one means that there is none."""
 WEIGHTS = {"colour": 1.0, "shape": 1.0, "mark": 1.0, "line": 1.0, "place": 0.2}
 """Weight of each label's loss. Every token has a place, so that at full weight it takes half of the features'
 variance, which searching by colour and shape then has to look past."""
 
 
 def token_labels(scene: Scene, rows: int, columns: int) -> torch.Tensor:
-    """(rows · columns, 5) int64: colour, shape, mark of the thing in the token's cell; the line; which cell.
-
-    A token that two lines cross has no label for the line (−100).
-    """
+    """(rows · columns, 5) int64: colour, shape, mark of the thing in the token's cell; line or not; which cell."""
     labels = torch.zeros(rows, columns, len(CLASSES), dtype=torch.int64)
     for row in range(rows):
         for column in range(columns):
@@ -46,10 +41,8 @@ def token_labels(scene: Scene, rows: int, columns: int) -> torch.Tensor:
                 for i, (name, values) in enumerate(zip(names, CLASSES.values(), strict=False)):
                     labels[row, column, i] = values.index(name)
     for line in scene.lines:
-        name = 1 + line.start.row
         for x, y in line.points:
-            cell = int(y * rows / SIZE), int(x * columns / SIZE)
-            labels[(*cell, 3)] = name if labels[(*cell, 3)] in (0, name) else IGNORE
+            labels[int(y * rows / SIZE), int(x * columns / SIZE), 3] = 1
     return labels.flatten(0, 1)
 
 
