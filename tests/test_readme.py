@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+from trainers.build import STUDIED
+from trainers.summary import BEGIN, END, evidence
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -33,3 +36,8 @@ def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"`make (\w+)", README)) | set(re.findall(r"^make (\w+)", README, re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_figures_are_those_of_the_measurements():
+    (shown,) = re.findall(f"{re.escape(BEGIN)}\n(.*?){re.escape(END)}", README, re.DOTALL)
+    assert shown == evidence(STUDIED)

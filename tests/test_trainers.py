@@ -105,7 +105,7 @@ def test_a_response_is_text_thought_observation_answer(family):
 
 
 def test_every_position_that_samples_in_a_free_run_has_a_label(tmp_path):
-    stage = build_stage(small("glyph-monet", tmp_path)[0], tmp_path)
+    stage = build_stage(small("glyph-latent", tmp_path)[0], tmp_path)
     for family in glyphs.FAMILIES:
         batch = stage.collate([(glyphs.sample(family, 3, "train"), Random(0))])
         layout = lay_out(stage.backbone, stage.method, batch["rows"], batch["rules"])
@@ -123,7 +123,7 @@ def test_every_position_that_samples_in_a_free_run_has_a_label(tmp_path):
         assert ids[-1] == stage.processor.eos_id
 
 
-@pytest.mark.parametrize("name", ["glyph-vision", "glyph-search", "glyph-monet"])
+@pytest.mark.parametrize("name", ["glyph-vision", "glyph-search", "glyph-latent"])
 def test_a_step_moves_what_it_trains_and_nothing_else(name, tmp_path):
     recipe, arguments = small(name, tmp_path / name, "max_steps=2", "learning_rate=1e-2", "save_strategy=no")
     before = build_stage(recipe, tmp_path).model.state_dict()
@@ -138,7 +138,7 @@ def test_a_step_moves_what_it_trains_and_nothing_else(name, tmp_path):
         assert moved == words
 
 
-@pytest.mark.parametrize("name", ["glyph-vision", "glyph-search", "glyph-monet"])
+@pytest.mark.parametrize("name", ["glyph-vision", "glyph-search", "glyph-latent"])
 def test_a_resumed_run_gives_the_curve_of_an_uninterrupted_one(name, tmp_path):
     schedule = ("max_steps=4", "save_steps=2", "lr_scheduler_type=cosine")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -185,7 +185,7 @@ def test_a_full_disk_while_saving_keeps_what_was_there(tmp_path, monkeypatch):
 
 def test_one_example_is_learned_and_then_decoded_freely(tmp_path):
     """Behaviour: the latent stage overfits one example, and a free run through the engine gives its answer."""
-    recipe, _ = small("glyph-monet", tmp_path, "latents_min=3", "latents_max=3")
+    recipe, _ = small("glyph-latent", tmp_path, "latents_min=3", "latents_max=3")
     stage = build_stage(recipe, tmp_path)
     example = glyphs.sample("find", 5, "train")
     batch = stage.collate([(example, Random(0))])

@@ -21,7 +21,7 @@ from trainers.recipe import load_recipe
 from trainers.start import train
 
 FOLDER = Path("runs/ablations")
-BUDGET = ("max_steps=120", "max_steps=160")
+BUDGET = ("max_steps=100", "max_steps=150")
 """Of stage 2 and of stage 3."""
 
 

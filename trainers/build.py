@@ -18,9 +18,12 @@ STEPS = (
     "glyph-search",
     "glyph-backbone",
     "glyph-text",
+    "glyph-latent-start",
+    "glyph-latent",
     "glyph-monet-stage1",
     "glyph-monet-stage2",
     "glyph-monet",
+    "glyph-monet-faithful-stage1",
     "glyph-monet-faithful-stage2",
     "glyph-monet-faithful",
 )
