@@ -1,6 +1,7 @@
 """One question with its reasoning, in the form that every method's collator derives from."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from PIL import Image
 
@@ -26,6 +27,21 @@ class Step:
     """Where `region` spans several separate places, each of them; otherwise empty."""
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A stretch of what the assistant says."""
+
+    text: str
+    role: Literal["text", "observation", "answer"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Thought:
+    """The place of a visual thought."""
+
+    step: Step
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Example:
     """A question about one or more images, its reasoning steps and its answer."""
@@ -37,3 +53,6 @@ class Example:
     name: str
     """Names the sample in errors and reports, e.g. `find/test/7`."""
     metadata: dict[str, object] = field(default_factory=dict)
+    parts: tuple[Words | Thought, ...] | None = None
+    """The response word for word, where it is richer than one text and one observation per step (published data);
+    its thoughts are those of `steps`, in order. None: it follows from steps and answer."""

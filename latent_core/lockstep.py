@@ -112,10 +112,10 @@ class Lockstep:
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """One forward. Returns the states (B, N, D), padded on the right, and those of the levels asked for.
 
-        Rows without a feed (None) stand still.
+        Rows without a feed (None) stand still. If no row has one, the forward still takes place, on padding.
         """
         counts = [0 if feed is None else feed.size for feed in feeds]
-        size = max(counts)
+        size = max(1, *counts)
         first = max(self.cache.lengths) == 0
         kinds = torch.tensor(
             [(*(() if f is None else f.kinds), *(PAD,) * (size - n)) for f, n in zip(feeds, counts, strict=True)],
@@ -195,7 +195,7 @@ class Lockstep:
             self.positions[row] = start + n
         self._extend(max(max(row) for row in places) + 1)
         cos, sin = self._rotary
-        if len(places) == 1 and not feeds[0].echo:
+        if len(places) == 1 and feeds[0] is not None and not feeds[0].echo:
             start, end = places[0][0], places[0][-1] + 1
             return cos[None, start:end], sin[None, start:end]
         index = torch.tensor(places, device=cos.device)

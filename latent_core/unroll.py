@@ -5,6 +5,10 @@ for each other at the end of a block, so that a batch takes 1 + Σ over blocks (
 it is. `splice` puts given latents into their slots and runs one forward: the same states, if the latents are the ones
 that `unroll` or decoding fed.
 
+Where parameters are sharded over processes, every forward gathers them, so that all processes have to call the
+backbone equally often. `count_ticks` says beforehand how often a batch will; `unroll` goes on with empty forwards up
+to the number asked for.
+
 Shapes: B rows, L slots of the longest row, K latents of a block, D model width.
 """
 
@@ -35,7 +39,7 @@ from latent_core.attention import (
 )
 from latent_core.backbone import Backbone
 from latent_core.cache import GradientCache
-from latent_core.drive import Block, Forced, Intervention, Picture, Segment, Tokens, drive
+from latent_core.drive import Block, Forced, Intervention, Picture, Run, Segment, Tokens, drive
 from latent_core.feed import Feed
 from latent_core.lockstep import Lockstep, picture_feed, prompt_feeds, see, split
 from latent_core.methods.base import LatentMethod
@@ -214,12 +218,14 @@ def unroll(
     detach_feedback: bool = False,
     features: Features | None = None,
     intervene: Sequence[Intervention | None] | None = None,
+    ticks: int = 0,
 ) -> Unrolled:
     """Feeds every row's segments, its latents generated on the way, with gradients if they are enabled.
 
     rule: one for all rows, one per row, or None for the checkpoint's own. flow: who may look at auxiliary images.
     detach_feedback cuts the gradient at what is fed back, not the one through keys and values. features: what `look`
-    returned for these rows. Rows may differ in prompt, images, text, blocks and K.
+    returned for these rows. ticks: at least so many forwards, where parameters are sharded; those without rows change
+    no result. Rows may differ in prompt, images, text, blocks and K.
     """
     features = features or look(backbone, rows)
     rules = _rules(method, rows, rule)
@@ -240,35 +246,79 @@ def unroll(
     latents: list[list[list[torch.Tensor]]] = [[[] for s in row.segments if isinstance(s, Block)] for row in rows]
     outputs: list[torch.Tensor] = []
     columns: list[list[int]] = [[] for _ in rows]  # where each slot of a row stands in the concatenated outputs
-    width = ticks = 0
-    while any(request is not None for request in requests):
-        thinking = [request is not None and request.num_latents > 0 for request in requests]
-        # rows at a long stretch of text wait for those inside a block: each row's padding is then one slot a tick
-        feeds = [r if t or not any(thinking) else None for r, t in zip(requests, thinking, strict=True)]
+    width = done = 0
+    while done < ticks or any(request is not None for request in requests):
+        feeds = _turn(requests)
         for index, feed in enumerate(feeds):
-            if feed is not None and thinking[index] and feed.is_latent:
+            if feed is not None and feed.num_latents > 0 and feed.is_latent:
                 latents[index][feed.block].append(feed.embeds)
                 if detach_feedback:
-                    feed.embeds = feed.embeds.detach()
+                    # sharded parameters are let go in the backward pass once the input's gradient is there
+                    feed.embeds = feed.embeds.detach().requires_grad_(ticks > 0)
         states, _ = lockstep.feed(feeds)
         outputs.append(states)
         for index, (feed, answer) in enumerate(zip(feeds, split(states, feeds), strict=True)):
             if feed is None:
                 continue
             columns[index] += range(width, width + feed.size)
-            try:
-                requests[index] = runs[index].send(answer)
-            except StopIteration:
-                requests[index] = None
+            requests[index] = _next(runs[index], answer)
         width += states.shape[1]
-        ticks += 1
+        done += 1
+    states = torch.cat(outputs, 1)
+    # parameters are gathered for the backward pass of a forward when the gradient of its output comes; keys and values
+    # alone do not call for them. So every latent depends on all outputs, by nothing
+    tie = (0 * states).sum() if ticks else 0
     none = states.new_zeros(0, backbone.width)
     return Unrolled(
-        states=_gather(torch.cat(outputs, 1), columns, layout.ids.shape[1]),
+        states=_gather(states, columns, layout.ids.shape[1]),
         layout=layout,
-        latents=[[torch.cat(block) if block else none for block in row] for row in latents],
-        ticks=ticks,
+        latents=[[torch.cat(block) + tie if block else none for block in row] for row in latents],
+        ticks=done,
     )
+
+
+def _turn(requests: Sequence[Feed | None]) -> list[Feed | None]:
+    """Who feeds next. Rows at a long stretch of text wait for those inside a block: their padding is then one slot a
+    tick."""
+    thinking = [request is not None and request.num_latents > 0 for request in requests]
+    return [r if t or not any(thinking) else None for r, t in zip(requests, thinking, strict=True)]
+
+
+def _next(run: Run, states: torch.Tensor) -> Feed | None:
+    """The row's next feed, None once it is through."""
+    try:
+        return run.send(states)
+    except StopIteration:
+        return None
+
+
+@torch.no_grad()
+def count_ticks(backbone: Backbone, method: LatentMethod, rows: Sequence[Row]) -> int:
+    """How many forwards `unroll` will take for these rows: its rows run on zeros here, without the backbone.
+
+    A block must therefore feed equally often whatever the states are.
+    """
+
+    def zeros(size: int) -> torch.Tensor:
+        return torch.zeros(size, backbone.width, device=backbone.device)
+
+    runs = [
+        drive(
+            method,
+            Feed(zeros(1), is_latent=False, kinds=(PROMPT,)),
+            Forced(method, row.segments, [Feed(zeros(1), is_latent=False, kinds=(AUX,)) for _ in row.pictures]),
+            "everything",
+        )
+        for row in rows
+    ]
+    requests: list[Feed | None] = [next(run) for run in runs]
+    count = 0
+    while any(request is not None for request in requests):
+        for index, feed in enumerate(_turn(requests)):
+            if feed is not None:
+                requests[index] = _next(runs[index], zeros(feed.size))
+        count += 1
+    return count
 
 
 def _gather(states: torch.Tensor, columns: Sequence[Sequence[int]], length: int) -> torch.Tensor:

@@ -1,16 +1,29 @@
-"""One training loop: transformers' Trainer around a stage, which is a module that returns its loss and its metrics."""
+"""One training loop: transformers' Trainer around a stage, which is a module that returns its loss and its metrics.
+
+Several processes (DDP, FSDP2, DeepSpeed, started by accelerate or torchrun) each take their share of every batch.
+Then loss and metrics in the log are means over all of them, a stage whose parameters are sharded is told so
+(`sharded`), and only the main process writes.
+"""
 
 import json
 import time
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType, gather_object
 from safetensors.torch import load_model
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from trainers.parallel import is_sharded, shard_on_cpu
 from trainers.recipe import Recipe
+
+Sums = dict[str, tuple[float, int]]
+"""Metric → sum and number of the batches' values."""
 
 
 class StageTrainer(Trainer):
@@ -18,7 +31,13 @@ class StageTrainer(Trainer):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        self._sums: dict[str, tuple[float, int]] = {}
+        self._sums: Sums = {}
+        self.model.sharded = is_sharded(self.accelerator)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        shard_on_cpu(self.accelerator)
+        self.is_fsdp_enabled = self.accelerator.distributed_type == DistributedType.FSDP
 
     def _get_train_sampler(self, train_dataset: object = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
@@ -27,44 +46,96 @@ class StageTrainer(Trainer):
         self, model: torch.nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: object = None
     ) -> object:
         outputs = model(**inputs)
-        for name, value in outputs["metrics"].items():
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = total + value, count + 1
+        _add(self._sums, outputs["metrics"])
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The stage's parameters, each once and whole, on the CPU; where they are sharded, in the main process alone.
+
+        Every process has to call it.
+        """
+        return self._unique(self.accelerator.get_state_dict(self.model_wrapped))
+
+    def _unique(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        # what a stage holds under two names (its backbone's model, a tied head) is stored under the first
+        named = chain(self.model.named_parameters(), self.model.named_buffers())
+        return {name: state[name] for name, _ in named if name in state}
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        # safetensors refuses tensors that share memory: a tied head is stored once, as the embedding
-        unique = {}
-        for name, tensor in (state_dict or self.model.state_dict()).items():
-            unique.setdefault((tensor.data_ptr(), tensor.shape), (name, tensor))
-        super()._save(output_dir, dict(unique.values()))
+        super()._save(output_dir, self._unique(self.model.state_dict() if state_dict is None else state_dict))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        load_model(model or self.model, Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
+        if self.model.sharded:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_model(model or self.model, Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
 
     def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
         if "loss" in logs:
-            logs |= {name: total / count for name, (total, count) in self._sums.items()}
+            logs |= _means(self._sums)
             self._sums = {}
         super().log(logs, *args, **kwargs)
 
     @torch.no_grad()
     def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
-        """Loss and metrics on the validation set, weighted by batch."""
+        """Loss and metrics on the validation set, weighted by batch; every process takes its share of the batches."""
         self.model.eval()
         loader = DataLoader(
-            self.eval_dataset, self.args.per_device_eval_batch_size, collate_fn=self.data_collator, shuffle=False
+            self.eval_dataset,
+            batch_sampler=_Share(len(self.eval_dataset), self.args.per_device_eval_batch_size),
+            collate_fn=self.data_collator,
         )
-        sums: dict[str, list[float]] = {}
-        for batch in loader:
+        sums: Sums = {}
+        for number, batch in enumerate(loader):
             outputs = self.model(**self._prepare_inputs(batch))
-            for name, value in {"loss": outputs["loss"].item(), **outputs["metrics"]}.items():
-                sums.setdefault(f"eval_{name}", []).append(value)
+            if loader.batch_sampler.counts(number):
+                _add(sums, {"loss": outputs["loss"].item(), **outputs["metrics"]})
         self.model.train()
-        metrics = {name: sum(values) / len(values) for name, values in sums.items()}
+        metrics = {f"eval_{name}": value for name, value in _means(sums).items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _add(sums: Sums, metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+        total, count = sums.get(name, (0.0, 0))
+        sums[name] = total + value, count + 1
+
+
+def _means(sums: Sums) -> dict[str, float]:
+    """Means over the batches of all processes."""
+    found: dict[str, list[tuple[float, int]]] = {}
+    for name, pair in gather_object(list(sums.items())):
+        found.setdefault(name, []).append(pair)
+    return {name: sum(t for t, _ in pairs) / sum(n for _, n in pairs) for name, pairs in found.items()}
+
+
+class _Share:
+    """A process's batches of row numbers: every so-manyth one.
+
+    All processes get equally many, for sharded parameters are gathered in every forward. Where batches run out, the
+    first ones come again, without counting.
+    """
+
+    def __init__(self, rows: int, size: int) -> None:
+        state = PartialState()
+        self.first, self.step = state.process_index, state.num_processes
+        self.batches = [range(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+    def __len__(self) -> int:
+        return -(-len(self.batches) // self.step)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for number in range(len(self)):
+            yield list(self.batches[self._place(number) % len(self.batches)])
+
+    def counts(self, number: int) -> bool:
+        """Whether the process's batch of this number is not a repetition."""
+        return self._place(number) < len(self.batches)
+
+    def _place(self, number: int) -> int:
+        return self.first + number * self.step
 
 
 class JsonlLog(TrainerCallback):
@@ -97,10 +168,12 @@ COMPLETE = "complete"
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once all its files are written, so that a run killed while saving resumes before it."""
+    """Marks a checkpoint once every process has written its part: a run killed while saving resumes before it."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        PartialState().wait_for_everyone()
+        if args.should_save:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
 def last_checkpoint(run: Path) -> Path | None:

@@ -8,9 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-from transformers import PrinterCallback, Qwen2_5_VLForConditionalGeneration, TrainingArguments, set_seed
+from transformers import (
+    PrinterCallback,
+    Qwen2_5_VLForConditionalGeneration,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
@@ -89,12 +96,15 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
             f"{run} holds checkpoints of another version of this recipe; "
             "remove the folder, set output_dir to a new one, or pass --restart."
         )
-    record.write_text(text)
+    PartialState().wait_for_everyone()  # nobody writes before everybody has read
+    if arguments.should_save:
+        record.write_text(text)
     set_seed(arguments.seed)
     logging.disable_progress_bar()
     stage = build_stage(recipe, run.parent)
-    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    data = GlyphsDataset(recipe.mixture, batch * arguments.max_steps, seed=arguments.data_seed or arguments.seed)
+    batch = arguments.per_device_train_batch_size * arguments.world_size
+    rows = batch * arguments.gradient_accumulation_steps * arguments.max_steps
+    data = GlyphsDataset(recipe.mixture, rows, batch=batch, seed=arguments.data_seed or arguments.seed)
     val = GlyphsDataset(recipe.mixture, recipe.val_size * len(recipe.mixture), split="val")
     trainer = StageTrainer(
         model=stage,
@@ -102,18 +112,20 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
         data_collator=stage.collate,
         train_dataset=data,
         eval_dataset=val,
-        callbacks=[
-            JsonlLog(run / "metrics.jsonl"),
-            MarkComplete(),
-            StopAt(recipe.stop_at),
-            Progress(recipe),
-            TensorBoardCallback(SummaryWriter(run / "tensorboard")),
-        ],
+        callbacks=[MarkComplete(), StopAt(recipe.stop_at), *(_logs(recipe, run) if arguments.should_save else ())],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    save_final(stage, recipe, run, text, key)
+    weights = trainer.weights()
+    if arguments.should_save:
+        save_final(stage, recipe, run, text, key, weights)
+    PartialState().wait_for_everyone()
     return run / FINAL
+
+
+def _logs(recipe: Recipe, run: Path) -> list[TrainerCallback]:
+    """What the main process writes of a run."""
+    return [JsonlLog(run / "metrics.jsonl"), Progress(recipe), TensorBoardCallback(SummaryWriter(run / "tensorboard"))]
 
 
 def fingerprint(text: str, recipe: Recipe, runs: Path) -> str:
@@ -144,8 +156,10 @@ def _changed(recipe: Recipe) -> dict[str, object]:
     return values
 
 
-def save_final(stage: nn.Module, recipe: Recipe, run: Path, text: str, key: str) -> None:
-    """Writes the finished checkpoint beside the run's logs, whole or not at all."""
+def save_final(
+    stage: nn.Module, recipe: Recipe, run: Path, text: str, key: str, weights: dict[str, torch.Tensor]
+) -> None:
+    """Writes the finished checkpoint beside the run's logs, whole or not at all; weights: all of the stage's."""
     config = recipe.method_config(
         {
             "command": f"python -m trainers run {recipe.name}",
@@ -155,4 +169,11 @@ def save_final(stage: nn.Module, recipe: Recipe, run: Path, text: str, key: str)
         }
     )
 
-    save(run / FINAL, model=stage.model, processor=stage.processor, config=config)
+    prefix = "model."
+    own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    with torch.device("meta"):
+        model = type(stage.model)(stage.model.config)
+    model.load_state_dict(own, strict=False, assign=True)
+    model.tie_weights()
+    model.generation_config = stage.model.generation_config
+    save(run / FINAL, model=model, processor=stage.processor, config=config)

@@ -3,30 +3,19 @@
 Every collator derives from this one layout (Monet's order: text · block · observation).
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from latent_core.example import Example, Thought, Words
 
-from latent_core.example import Example, Step
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    text: str
-    role: Literal["text", "observation", "answer"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Thought:
-    """The place of a visual thought."""
-
-    step: Step
+__all__ = ["Thought", "Words", "segments"]
 
 
 def segments(example: Example) -> list[Words | Thought]:
-    """The response in order. Texts carry their leading space, so that they can be encoded one by one.
+    """The response in order: its exact parts where the example has them, otherwise made from steps and answer.
 
-    Questions with steps end in `\\boxed{answer}`; without steps (captions) the answer stands alone.
+    Texts carry their leading space, so that they can be encoded one by one. Questions with steps end in
+    `\\boxed{answer}`; without steps (captions) the answer stands alone.
     """
+    if example.parts is not None:
+        return list(example.parts)
     parts: list[Words | Thought] = []
     for number, step in enumerate(example.steps):
         if step.text:

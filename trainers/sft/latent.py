@@ -17,12 +17,16 @@ from latent_core.methods import build_method
 from latent_core.processor import Processor
 from latent_core.unroll import NO_LABEL, Row, unroll
 from trainers.data.segments import Words, segments
+from trainers.parallel import common_ticks
 from trainers.recipe import Recipe
 from trainers.sft.text import exact
 
 
 class LatentStage(nn.Module):
     """Cross-entropy over text and opening tokens of rows whose thoughts are unrolled latent blocks."""
+
+    sharded = False
+    """Set by the trainer where parameters are spread over processes."""
 
     def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
         super().__init__()
@@ -48,7 +52,14 @@ class LatentStage(nn.Module):
         return {"rows": rows, "rules": [rule] * len(rows), "families": families}
 
     def forward(self, rows: list[Row], rules: list[str], families: list[str]) -> dict[str, object]:
-        unrolled = unroll(self.backbone, self.method, rows, rule=rules, detach_feedback=self.recipe.detach_feedback)
+        unrolled = unroll(
+            self.backbone,
+            self.method,
+            rows,
+            rule=rules,
+            detach_feedback=self.recipe.detach_feedback,
+            ticks=common_ticks(self, rows),
+        )
         states, targets = unrolled.learned()
         logits = self.backbone.logits(states).float()
         learned = unrolled.layout.labels != NO_LABEL

@@ -27,6 +27,7 @@ from latent_core.processor import Processor
 from latent_core.settings import Rule
 from latent_core.unroll import NO_LABEL, Block, Layout, Row, Tokens, Unrolled, look, splice, unroll
 from trainers.data.segments import Thought, segments
+from trainers.parallel import common_ticks
 from trainers.recipe import Recipe
 from trainers.sft.losses import alignment, row_cross_entropy
 from trainers.sft.text import exact
@@ -40,6 +41,8 @@ class MonetStage(nn.Module):
 
     student: Part
     teacher: Part | None = None
+    sharded = False
+    """Set by the trainer where parameters are spread over processes."""
 
     def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
         super().__init__()
@@ -180,6 +183,7 @@ class AlignObservations(MonetStage):
             flow=self.flow(latent_pass=True),
             detach_feedback=self.recipe.detach_feedback,
             features=features,
+            ticks=common_ticks(self, rows),
         )
         stacked = torch.cat([block for blocks in unrolled.latents for block in blocks])
         spliced, levels = splice(

@@ -1,0 +1,39 @@
+"""Training in several processes: what accelerate leaves to us.
+
+Every process takes its share of each batch. Under DDP nothing else is needed. Where parameters are sharded (FSDP2,
+ZeRO-3) every forward gathers them, so that all processes have to call the backbone equally often.
+"""
+
+import os
+
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
+
+from latent_core.unroll import Row, count_ticks
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether no process holds all parameters."""
+    kind = accelerator.distributed_type
+    if kind == DistributedType.DEEPSPEED:
+        return accelerator.state.deepspeed_plugin.zero_stage == 3
+    return kind == DistributedType.FSDP
+
+
+def shard_on_cpu(accelerator: Accelerator) -> None:
+    """Lets FSDP2, asked for by accelerate's configuration, work on CPUs, where accelerate itself falls back to DDP."""
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if asked and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        # both states: the accelerator's own takes over what the other says whenever somebody asks for it anew
+        accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+
+
+def common_ticks(stage: object, rows: list[Row]) -> int:
+    """Forwards that every process's `unroll` takes where parameters are sharded; 0, as many as it needs, elsewhere.
+
+    stage: with `backbone`, `method` and `sharded`.
+    """
+    if not stage.sharded:
+        return 0
+    return max(gather_object([count_ticks(stage.backbone, stage.method, rows)]))
