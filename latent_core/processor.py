@@ -170,6 +170,11 @@ class Processor:
         return self.image_processor.patch_size
 
     @property
+    def token_side(self) -> int:
+        """Side in pixels of the square that one merged image token covers."""
+        return self._patch * self.image_processor.merge_size
+
+    @property
     def _temporal(self) -> int:
         return self.image_processor.temporal_patch_size
 

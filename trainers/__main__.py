@@ -1,4 +1,4 @@
-"""The command line: `python -m trainers list | run | study | ablations | glyphs`."""
+"""The command line: `python -m trainers list | run | study | ablations | data | glyphs`."""
 
 import argparse
 import sys
@@ -32,6 +32,13 @@ def main(argv: list[str] | None = None) -> int:
 
                 out = ablate(n=options.n, split=options.split)
                 print(f"{out.read_text()}\nWritten: {out}")
+            case "data":
+                from trainers.data import commands
+
+                if options.action == "write":
+                    print(commands.write(options.folder, options.families, options.n, options.split, options.seed))
+                else:
+                    print(commands.check(options.files, options.root, options.on_bad_row, pixels=options.pixels))
             case "glyphs":
                 from trainers.build import build
 
@@ -59,6 +66,19 @@ def _parser() -> argparse.ArgumentParser:
     ablations = commands.add_parser("ablations", help="Monet without one part at a time, on equal short budgets")
     ablations.add_argument("--n", type=int, default=500, help="samples per family (default 500)")
     ablations.add_argument("--split", default="test", help="train, val, test or compose (default test)")
+    data = commands.add_parser("data", help="write Glyphs as Monet-SFT-125K, or check files in that format")
+    actions = data.add_subparsers(dest="action", required=True)
+    write = actions.add_parser("write", help="Glyphs as a subset: FOLDER/glyphs/train.json and images.zip")
+    write.add_argument("folder")
+    write.add_argument("--families", nargs="+", default=["find", "relate", "count", "trace"])
+    write.add_argument("--n", type=int, default=1000, help="rows in all (default 1000)")
+    write.add_argument("--split", default="train", help="train, val, test or compose (default train)")
+    write.add_argument("--seed", type=int, default=0, help="seed of the first sample (default 0)")
+    check = actions.add_parser("check", help="check every row; prints counts by dataset_name")
+    check.add_argument("files", nargs="+")
+    check.add_argument("--root", required=True, help="folder that the image paths start from")
+    check.add_argument("--on-bad-row", choices=["error", "skip"], default="error")
+    check.add_argument("--pixels", action="store_true", help="decode every image, too")
     glyphs = commands.add_parser("glyphs", help="rebuild the embedded checkpoints; goes on where it stopped")
     glyphs.add_argument("--n", type=int, default=500, help="samples per family in their studies (default 500)")
     return parser

@@ -13,6 +13,7 @@ from latent_core import glyphs
 from latent_core.config import LatentRange, MethodConfig
 from latent_core.settings import MAX_LATENTS, Rule, check
 
+OBSERVATION_TAGS = "<observation>", "</observation>"
 RECIPES = Path(__file__).parent / "recipes"
 Stage = Literal["vision", "text", "latent", "monet1", "monet2", "monet3"]
 
@@ -48,16 +49,65 @@ class MonetOptions:
     token of a block then never learns what follows it."""
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value, allowed = getattr(self, item.name), get_args(item.type)
-            if allowed:
-                choices = ", ".join(allowed)
-                check(value in allowed, f"monet.{item.name} is {value!r}; choose one of {choices}.")
-            elif item.type is bool:
-                check(isinstance(value, bool), f"monet.{item.name} is {value!r}; it must be true or false.")
-            else:
-                number = isinstance(value, (int, float)) and not isinstance(value, bool)
-                check(number and value >= 0, f"monet.{item.name} is {value!r}; it must be a number of at least 0.")
+        _check_options(self, "monet")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataOptions:
+    """Rows of Monet-SFT-125K's format instead of Glyphs."""
+
+    files: list[str] = field(default_factory=list)
+    """JSON files, one per subset."""
+    root: str = ""
+    """Folder that the rows' image paths start from."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """skip: bad rows are left out and listed in the run folder's bad_rows.jsonl."""
+
+    def __post_init__(self) -> None:
+        _check_options(self, "data")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CapOptions:
+    """Caps on a row's images in tokens of the language model (28 × 28 pixels of Qwen2.5-VL); 0: none."""
+
+    total: int = 0
+    """All images of a row, the question's and the auxiliary ones together."""
+    each: int = 0
+    """One image of a row above `total`."""
+    teacher_total: int = 0
+    """As `total`, for the teacher's rows."""
+    teacher_each: int = 0
+    """As `each`, for the teacher's rows."""
+
+    def __post_init__(self) -> None:
+        _check_options(self, "caps")
+        for who in ("", "teacher_"):
+            total, each = getattr(self, f"{who}total"), getattr(self, f"{who}each")
+            check(bool(total) == bool(each), f"caps.{who}total is {total}, caps.{who}each {each}; set both or none.")
+
+
+def _check_options(options: object, name: str) -> None:
+    """Checks values against the fields' types."""
+    for item in fields(options):
+        value, allowed = getattr(options, item.name), get_args(item.type)
+        what = f"{name}.{item.name} is {value!r}"
+        if item.type == list[str]:
+            check(isinstance(value, list) and all(isinstance(v, str) for v in value), f"{what}; it must list paths.")
+        elif item.type is str:
+            check(isinstance(value, str), f"{what}; it must be a path.")
+        elif allowed:
+            check(value in allowed, f"{what}; choose one of {', '.join(allowed)}.")
+        elif item.type is bool:
+            check(isinstance(value, bool), f"{what}; it must be true or false.")
+        else:
+            number = isinstance(value, int if item.type is int else (int, float)) and not isinstance(value, bool)
+            kind = "a whole number" if item.type is int else "a number"
+            check(number and value >= 0, f"{what}; it must be {kind} of at least 0.")
+
+
+NESTED = {"monet": MonetOptions, "data": DataOptions, "caps": CapOptions}
+"""Fields that hold fields."""
 
 
 @dataclass(kw_only=True)
@@ -86,6 +136,12 @@ class Recipe:
     """Options of stages monet1, monet2 and monet3."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Glyphs family → weight."""
+    data: DataOptions = field(default_factory=DataOptions)
+    """Published data, instead of a mixture."""
+    caps: CapOptions = field(default_factory=CapOptions)
+    """How large images may be (stages monet1, monet2 and monet3)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights."""
     train_vision: bool = True
     """False freezes the vision tower."""
     latents_min: int = 2
@@ -111,7 +167,11 @@ class Recipe:
         for family, weight in self.mixture.items():
             glyphs.answers(family)
             check(weight > 0, f"mixture.{family} is {weight}; a weight is a positive number.")
-        check(bool(self.mixture), "mixture is empty; name at least one Glyphs family with its weight.")
+        check(
+            bool(self.mixture) != bool(self.data.files),
+            "A recipe learns either from `mixture` (at least one Glyphs family with its weight) or from `data.files`.",
+        )
+        check(self.dtype in ("float32", "bfloat16"), f"dtype is {self.dtype!r}; choose one of float32, bfloat16.")
         for family, value in self.stop_at.items():
             check(family in self.mixture, f"stop_at names {family!r}, which is not in the mixture.")
             check(0 < value <= 1, f"stop_at.{family} is {value}; an accuracy is above 0 and at most 1.")
@@ -129,6 +189,10 @@ class Recipe:
         )
         check(0 <= self.everything_share <= 1, f"everything_share is {self.everything_share}; it is a share, 0 to 1.")
 
+    def tokens(self) -> tuple[str, ...]:
+        """Control tokens that a method's checkpoint needs, in Monet's order."""
+        return self.pad_token, self.open_token, self.close_token, *OBSERVATION_TAGS
+
     def method_config(self, provenance: dict[str, object] | None = None) -> MethodConfig:
         """What the finished checkpoint says about itself."""
         latent = {}
@@ -140,7 +204,8 @@ class Recipe:
                 rule=self.rule,
                 latents=LatentRange(default=self.latents_default),
             )
-        return MethodConfig(method=self.method, world="glyphs", provenance=provenance or {}, **latent)
+        world = "glyphs" if self.mixture else None
+        return MethodConfig(method=self.method, world=world, provenance=provenance or {}, **latent)
 
 
 def recipes() -> dict[str, Path]:
@@ -182,11 +247,12 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
     known = ours | {item.name for item in fields(TrainingArguments)}
     _check_names(values, known, "the recipe")
     values = dict(values)
-    if "monet" in values:
-        given = values["monet"]
-        check(isinstance(given, dict), f"monet is {given!r}; it holds fields such as align_axis.")
-        _check_names(given, {item.name for item in fields(MonetOptions)}, "monet")
-        values["monet"] = MonetOptions(**given)
+    for name, kind in NESTED.items():
+        if name in values:
+            given, inner = values[name], [item.name for item in fields(kind)]
+            check(isinstance(given, dict), f"{name} is {given!r}; it holds fields such as {inner[0]}.")
+            _check_names(given, set(inner), name)
+            values[name] = kind(**given)
     for missing in ("name", "description", "stage"):
         check(missing in values, f"The recipe lacks the field {missing!r}.")
     for item in fields(TrainingArguments):

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from torch import nn
+from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     PrinterCallback,
-    Qwen2_5_VLForConditionalGeneration,
     TrainerCallback,
     TrainingArguments,
     set_seed,
@@ -21,16 +21,18 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
-from latent_core.checkpoints import save
+from latent_core.checkpoints import find, load_model, save
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.processor import Processor
 from trainers.data.glyphs import GlyphsDataset
+from trainers.data.monet import MonetDataset
 from trainers.recipe import Recipe, recipes
 from trainers.run import JsonlLog, MarkComplete, Progress, StageTrainer, StopAt, last_checkpoint
 from trainers.sft.latent import LatentStage
 from trainers.sft.monet import AlignLatents, AlignObservations, WarmUp
 from trainers.sft.text import TextStage
 from trainers.sft.vision import VisionStage
+from trainers.vocabulary import add_tokens
 
 FINAL = "final"
 
@@ -45,7 +47,7 @@ STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
 
 
 def source_folder(init: str, runs: Path) -> Path:
-    """Where `init` lies: a recipe's finished run, or any checkpoint folder."""
+    """Where `init` lies: a recipe's finished run, a checkpoint folder or name, or a Hub id, which is fetched."""
     for folder in (runs / init / FINAL, Path(init)):
         if (folder / "config.json").is_file():
             return folder
@@ -53,25 +55,47 @@ def source_folder(init: str, runs: Path) -> Path:
         raise ValueError(
             f"init is {init!r}, a recipe that has not finished; run `python -m trainers run {init}` first."
         )
-    raise ValueError(f"init is {init!r}, which is neither a recipe nor a checkpoint folder.")
+    return find(init)
 
 
 def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
     """The module that a run optimises, with its model and processor inside."""
+    dtype = getattr(torch, recipe.dtype)
     if recipe.init is None:
         tokenizer = build_tokenizer()
         model, processor = build_model(tokenizer), Processor(tokenizer, build_image_processor())
     else:
         folder = source_folder(recipe.init, runs)
-        model, processor = _pretrained(folder), Processor.load(folder)
-    stage = STAGES[recipe.stage](model, processor, recipe)
+        model, processor = load_model(folder, dtype=dtype), Processor.load(folder)
+    if recipe.method != "text":
+        processor = add_tokens(model, processor, recipe.tokens())
+    stage = STAGES[recipe.stage](model.train(), processor, recipe)
     if recipe.teacher is not None:
-        stage.learn_from(_pretrained(source_folder(recipe.teacher, runs)))
+        stage.learn_from(load_model(source_folder(recipe.teacher, runs), dtype=dtype))
     return stage
 
 
-def _pretrained(folder: Path) -> Qwen2_5_VLForConditionalGeneration:
-    return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+def build_data(recipe: Recipe, arguments: TrainingArguments, report: Path) -> tuple[Dataset, Dataset]:
+    """Rows to train on, in the order of the run, and to validate on. report: where skipped rows are listed."""
+    batch = arguments.per_device_train_batch_size * arguments.world_size
+    rows = batch * arguments.gradient_accumulation_steps * arguments.max_steps
+    seed = arguments.data_seed or arguments.seed
+    if recipe.mixture:
+        val = GlyphsDataset(recipe.mixture, recipe.val_size * len(recipe.mixture), split="val")
+        return GlyphsDataset(recipe.mixture, rows, batch=batch, seed=seed), val
+    options = recipe.data
+    data = MonetDataset(
+        options.files,
+        options.root,
+        size=rows,
+        batch=batch,
+        split="train",
+        seed=seed,
+        on_bad_row=options.on_bad_row,
+        report=report if arguments.should_save else None,
+    )
+    val = MonetDataset(options.files, options.root, size=recipe.val_size, split="val", on_bad_row=options.on_bad_row)
+    return data, val
 
 
 def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) -> Path:
@@ -102,10 +126,7 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
     set_seed(arguments.seed)
     logging.disable_progress_bar()
     stage = build_stage(recipe, run.parent)
-    batch = arguments.per_device_train_batch_size * arguments.world_size
-    rows = batch * arguments.gradient_accumulation_steps * arguments.max_steps
-    data = GlyphsDataset(recipe.mixture, rows, batch=batch, seed=arguments.data_seed or arguments.seed)
-    val = GlyphsDataset(recipe.mixture, recipe.val_size * len(recipe.mixture), split="val")
+    data, val = build_data(recipe, arguments, run / "bad_rows.jsonl")
     trainer = StageTrainer(
         model=stage,
         args=arguments,

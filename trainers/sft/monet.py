@@ -26,6 +26,7 @@ from latent_core.methods import build_method
 from latent_core.processor import Processor
 from latent_core.settings import Rule
 from latent_core.unroll import NO_LABEL, Block, Layout, Row, Tokens, Unrolled, look, splice, unroll
+from trainers.data.caps import shrink
 from trainers.data.segments import Thought, segments
 from trainers.parallel import common_ticks
 from trainers.recipe import Recipe
@@ -70,13 +71,17 @@ class MonetStage(nn.Module):
         # one K for the batch: rows whose blocks end together wait for nobody
         latents = rng.randint(recipe.latents_min, recipe.latents_max)
         rule = "everything" if rng.random() < recipe.everything_share else recipe.rule
+        caps, side = recipe.caps, self.processor.token_side
+        own = [shrink(example, caps.total, caps.each, side=side) if caps.total else example for example, _ in items]
         batch: dict[str, object] = {
-            "rows": [self.row(example, self.student, latents) for example, _ in items],
+            "rows": [self.row(example, self.student, latents) for example in own],
             "rules": [rule] * len(items),
             "families": [example.metadata.get("family", "all") for example, _ in items],
         }
         if self.teacher is not None:
-            batch["teacher"] = [self.row(example, self.teacher, latents) for example, _ in items]
+            if caps.teacher_total:
+                own = [shrink(example, caps.teacher_total, caps.teacher_each, side=side) for example, _ in items]
+            batch["teacher"] = [self.row(example, self.teacher, latents) for example in own]
         return batch
 
     def row(self, example: Example, part: Part, latents: int) -> Row:

@@ -1,0 +1,39 @@
+"""`python -m trainers data`: Glyphs in the published format, and a check of files in it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from latent_core import glyphs
+from latent_core.settings import check as require
+from trainers.data.monet import BadRow, MonetDataset, write_rows
+
+DATASET = "glyphs"
+
+
+def write(folder: str, families: Sequence[str], n: int, split: str, seed: int) -> str:
+    """Writes n samples, families in turn; returns a sentence that says where."""
+    require(n > 0, f"--n is {n}; it must be at least 1.")
+    examples = (glyphs.sample(families[i % len(families)], seed + i // len(families), split) for i in range(n))
+    return f"Written: {write_rows(examples, Path(folder), DATASET)}, {n} rows; its root is {folder}."
+
+
+def check(files: Sequence[str], root: str, on_bad_row: Literal["error", "skip"], *, pixels: bool) -> str:
+    """Checks every row; returns counts by dataset_name, and the rows left out.
+
+    Raises BadRow for the first bad row unless they are skipped.
+    """
+    data = MonetDataset(files, root, on_bad_row=on_bad_row)
+    bad = list(data.bad)
+    good = data.counts()
+    for row in data.rows if pixels else ():
+        try:
+            data.example(row)
+        except BadRow as error:
+            if on_bad_row == "error":
+                raise
+            bad.append(error)
+            good[row.dataset] -= 1
+    lines = [f"{name}: {count} rows" for name, count in sorted(good.items())]
+    lines += [f"left out: {error}" for error in bad]
+    return "\n".join([*lines, f"{good.total()} rows can be used, {len(bad)} cannot."])

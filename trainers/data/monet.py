@@ -1,0 +1,359 @@
+"""Monet-SFT-125K's own format, read, checked and written.
+
+A file is a JSON list (or one object a line) of
+
+    {"metadata": {"dataset_name", "sample_id"}, "data": [system, user, assistant]}
+
+where a turn is `{"role", "content": [{"type": "text", "text"} | {"type": "image", "image": relative path}]}`. The text
+before every assistant image ends in `<abs_vis_token></abs_vis_token>`, which marks a thought; what `<observation>…
+</observation>` encloses after it is what the thought has to make visible. Images lie below the root folder, or in the
+`images.zip` of their subset, which is read as it is.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from latent_core import answers
+from latent_core.example import Example, Step, Thought, Words
+from latent_core.files import write_file, write_folder
+from latent_core.images import ImageProblem
+from trainers.data.segments import segments
+from trainers.data.store import ZIP, ImageStore
+
+MARK = "<abs_vis_token></abs_vis_token>"
+TAIL = "\nPut your final answer within \\boxed{}."
+"""Ends the questions, except those of the subset below; as released, it is taken off."""
+KEEPS_TAIL = "Zebra_CoT_count"
+SYSTEM = "You are a helpful assistant."
+_OBSERVATION = re.compile(r"<observation>(.*?)</observation>", re.DOTALL)
+
+
+class BadRow(ValueError):
+    """A row that cannot be used: its name and why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"Row {name}: {reason}")
+        self.name, self.reason = name, reason
+
+    def __reduce__(self) -> tuple[type["BadRow"], tuple[str, str]]:
+        return BadRow, (self.name, self.reason)  # crosses the border of a loader's process
+
+
+@dataclass(frozen=True, slots=True)
+class MonetRow:
+    """A checked row; its images are paths."""
+
+    name: str
+    """`dataset_name/sample_id`."""
+    dataset: str
+    images: tuple[str, ...]
+    """Of the question."""
+    question: str
+    parts: tuple[Words | str, ...]
+    """The response word for word; a text that is no Words is the path of a thought's image."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All images, the question's first."""
+        return (*self.images, *(part for part in self.parts if isinstance(part, str)))
+
+
+def parse_row(row: object, place: str) -> MonetRow:
+    """Checks a row without opening its images; `place` names it where it does not name itself.
+
+    Raises BadRow for a wrong type, wrong roles, no question image, images and marks that do not match, and for a
+    response that observes nothing after its first thought.
+    """
+    metadata, data = (_field(row, key, kind, place) for key, kind in (("metadata", dict), ("data", list)))
+    dataset, number = metadata.get("dataset_name"), metadata.get("sample_id")
+    if not isinstance(dataset, str) or not isinstance(number, (str, int)):
+        raise BadRow(place, "metadata needs a dataset_name and a sample_id.")
+    name = f"{dataset}/{number}"
+    roles = [turn.get("role") if isinstance(turn, dict) else None for turn in data]
+    if roles != ["system", "user", "assistant"]:
+        raise BadRow(name, f"the roles are {roles}; they have to be system, user, assistant.")
+    _, user, assistant = (_content(turn, name) for turn in data)
+    images = tuple(value for kind, value in user if kind == "image")
+    if not images:
+        raise BadRow(name, "the user's turn has no image.")
+    if [kind for kind, _ in user[: len(images)]] != ["image"] * len(images):
+        raise BadRow(name, "the user's images have to stand before the question.")
+    question = "".join(value for kind, value in user if kind == "text").replace(MARK, "")
+    if KEEPS_TAIL not in images[0]:
+        question = question.removesuffix(TAIL)
+    if not question.strip():
+        raise BadRow(name, "the question is empty.")
+    return MonetRow(name, dataset, images, question, tuple(_parts(assistant, name)))
+
+
+def _field(row: object, key: str, kind: type, place: str) -> object:
+    value = row.get(key) if isinstance(row, dict) else None
+    if not isinstance(value, kind):
+        raise BadRow(place, f"{key} is {type(value).__name__}; it has to be a {kind.__name__}.")
+    return value
+
+
+def _content(turn: dict[str, object], name: str) -> list[tuple[str, str]]:
+    """(type, text or path) of a turn's items."""
+    items = _field(turn, "content", list, name)
+    found = []
+    for item in items:
+        kind = item.get("type") if isinstance(item, dict) else None
+        value = item.get(kind) if kind in ("text", "image") else None
+        if not isinstance(value, str):
+            raise BadRow(
+                name, f"the {turn['role']}'s content holds {str(item)[:60]!r}, which is no text and no image."
+            )
+        found.append((kind, value))
+    return found
+
+
+def _parts(items: list[tuple[str, str]], name: str) -> Iterator[Words | str]:
+    """An assistant turn as words and thoughts."""
+    images = sum(kind == "image" for kind, _ in items)
+    marks = sum(value.count(MARK) for kind, value in items if kind == "text")
+    if images != marks:
+        raise BadRow(name, f"{images} images stand beside {marks} marks {MARK}; each image needs one before it.")
+    if not images:
+        raise BadRow(name, "the assistant's turn has no image, so there is no thought to learn.")
+    texts: list[str] = []
+    last = ""
+    for kind, value in items:
+        if kind == "image":
+            if not last.endswith(MARK):
+                raise BadRow(name, f"the text before {value} does not end in {MARK}.")
+            texts[-1] = texts[-1].removesuffix(MARK)
+        else:
+            if last.endswith(MARK):
+                raise BadRow(name, f"no image follows after {last[-60:]!r}.")
+            texts.append(value)
+        last = value if kind == "text" else ""
+    # what is observed before there was anything to see is plain text, as in the released training
+    first = next(i for i, (kind, _) in enumerate(items) if kind == "image")
+    if not any(_OBSERVATION.search(value) for kind, value in items[first:] if kind == "text"):
+        raise BadRow(name, "no <observation> follows the first image.")
+    boxed = max((i for i, text in enumerate(texts) if "\\boxed" in text), default=-1)
+    number = 0
+    for index, (kind, value) in enumerate(items):
+        if kind == "image":
+            yield value
+            continue
+        pieces = _OBSERVATION.split(texts[number])
+        if index < first:
+            pieces = ["".join(pieces)]
+        final = max((i for i in range(0, len(pieces), 2) if "\\boxed" in pieces[i]), default=-1)
+        for i, piece in enumerate(pieces):
+            if piece:
+                answer = number == boxed and i == final
+                yield Words(piece, "observation" if i % 2 else "answer" if answer else "text")
+        number += 1
+
+
+def to_example(row: MonetRow, images: Sequence[Image.Image]) -> Example:
+    """The row with its images, in the order of `row.paths`."""
+    count = len(row.images)
+    seen = iter(images[count:])
+    parts: list[Words | Thought] = []
+    texts = _around(row.parts)
+    for part in row.parts:
+        if isinstance(part, Words):
+            parts.append(part)
+        else:
+            text, observation = next(texts)
+            parts.append(Thought(Step(text=text, observation=observation, image=next(seen), region=None)))
+    said = "".join(part.text for part in parts if isinstance(part, Words))
+    return Example(
+        images=tuple(images[:count]),
+        question=row.question,
+        steps=tuple(part.step for part in parts if isinstance(part, Thought)),
+        answer=answers.extract(said) or "",
+        name=row.name,
+        metadata={"family": row.dataset},
+        parts=tuple(parts),
+    )
+
+
+def _around(parts: Sequence[Words | str]) -> Iterator[tuple[str, str]]:
+    """Per thought, the text before it since the last one and the observations after it up to the next one."""
+    places = [i for i, part in enumerate(parts) if isinstance(part, str)]
+    for number, place in enumerate(places):
+        start = places[number - 1] + 1 if number else 0
+        end = places[number + 1] if number + 1 < len(places) else len(parts)
+        before = [part.text for part in parts[start:place] if part.role != "observation"]
+        after = [part.text for part in parts[place + 1 : end] if part.role == "observation"]
+        yield "".join(before).strip(), "".join(after).strip()
+
+
+class MonetDataset(Dataset):
+    """Rows of one or several files, in an order that depends on the seed alone, with random numbers as GlyphsDataset.
+
+    on_bad_row "error" stops with BadRow; "skip" leaves a row out and lists it, name and reason, in `report` (JSON
+    lines). Every row and the presence of its images are checked at the start, pixels when they are needed.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str | os.PathLike[str]],
+        root: str | os.PathLike[str],
+        *,
+        size: int | None = None,
+        batch: int = 1,
+        split: Literal["train", "val", "all"] = "all",
+        seed: int = 0,
+        on_bad_row: Literal["error", "skip"] = "error",
+        report: Path | None = None,
+    ) -> None:
+        """size: number of items, over as many epochs as it takes; None: one epoch. batch: as in GlyphsDataset."""
+        self.store, self.batch, self.seed = ImageStore(root), batch, seed
+        self.skip, self.report = on_bad_row == "skip", report
+        self.bad: list[BadRow] = []
+        self.rows = [row for file in files for row in self._read(Path(file)) if in_split(row.name, split)]
+        if not self.rows:
+            raise ValueError(f"{', '.join(map(str, files))}: no usable row in split {split}.")
+        self.size = len(self.rows) if size is None else size
+        self._order: tuple[int, list[int]] = (-1, [])
+        if report is not None and self.bad:
+            lines = (json.dumps({"name": bad.name, "reason": bad.reason}) + "\n" for bad in self.bad)
+            write_file(report, "".join(lines).encode())
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple[Example, Random]:
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        rng = Random(f"monet/{self.seed}/{index - index % self.batch}")
+        epoch, place = divmod(index, len(self.rows))
+        for step in range(len(self.rows)):
+            row = self.rows[self.order(epoch)[(place + step) % len(self.rows)]]
+            try:
+                return self.example(row), rng
+            except BadRow as error:
+                if not self.skip:
+                    raise
+                self._note(error)  # its place is taken by the next row
+        raise ValueError("No row of the data has images that can be read.")
+
+    def example(self, row: MonetRow) -> Example:
+        """A row with its pixels. Raises BadRow."""
+        try:
+            return to_example(row, [self.store.load(path) for path in row.paths])
+        except ImageProblem as error:
+            raise BadRow(row.name, str(error)) from error
+
+    def order(self, epoch: int) -> list[int]:
+        """Row numbers of an epoch."""
+        if self._order[0] != epoch:
+            order = list(range(len(self.rows)))
+            Random(f"order/{self.seed}/{epoch}").shuffle(order)
+            self._order = epoch, order
+        return self._order[1]
+
+    def counts(self) -> Counter[str]:
+        """Usable rows by dataset_name."""
+        return Counter(row.dataset for row in self.rows)
+
+    def _read(self, file: Path) -> Iterator[MonetRow]:
+        for number, raw in enumerate(read_json(file)):
+            try:
+                row = parse_row(raw, f"{file.name}[{number}]")
+                try:
+                    for path in row.paths:
+                        self.store.find(path)
+                except ImageProblem as error:
+                    raise BadRow(row.name, str(error)) from error
+            except BadRow as error:
+                if not self.skip:
+                    raise
+                self.bad.append(error)
+            else:
+                yield row
+
+    def _note(self, error: BadRow) -> None:
+        if self.report is not None:
+            with self.report.open("a") as file:
+                file.write(json.dumps({"name": error.name, "reason": error.reason}) + "\n")
+
+
+def in_split(name: str, split: Literal["train", "val", "all"]) -> bool:
+    """val is a hundredth of the rows, by a hash of their names."""
+    return split == "all" or (hashlib.sha256(name.encode()).digest()[0] * 100 < 256) == (split == "val")
+
+
+def read_json(file: Path) -> list[object]:
+    """The objects of a JSON list, or of a file with one object a line. Raises ValueError with the file's name."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
+    try:
+        if text.lstrip().startswith("["):
+            return json.loads(text)
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}.") from error
+
+
+def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], dataset: str) -> Path:
+    """Writes examples as a subset: folder/dataset/train.json and images.zip. Returns the JSON file.
+
+    Raises ValueError for a dataset name that is no plain file name and BadRow for an example without thoughts or with
+    a thought without an image.
+    """
+    if not re.fullmatch(r"[\w.-]+", dataset) or dataset.startswith("."):
+        raise ValueError(f"The dataset name {dataset!r} has to consist of letters, digits, '_', '-' and '.'.")
+    target = Path(folder) / dataset
+
+    def fill(draft: Path) -> None:
+        rows = []
+        with zipfile.ZipFile(draft / ZIP, "w") as archive:
+            for number, example in enumerate(examples):
+                rows.append(_row(example, dataset, number, archive))
+        (draft / "train.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+
+    write_folder(target, fill)
+    return target / "train.json"
+
+
+def _row(example: Example, dataset: str, number: int, archive: zipfile.ZipFile) -> dict[str, object]:
+    def put(image: Image.Image) -> dict[str, str]:
+        data = io.BytesIO()
+        image.save(data, "PNG")
+        path = f"images/{len(archive.namelist()):07}.png"
+        archive.writestr(path, data.getvalue())
+        return {"type": "image", "image": f"{dataset}/{path}"}
+
+    user = [*map(put, example.images), {"type": "text", "text": example.question + TAIL}]
+    said: list[dict[str, str]] = []
+    for part in segments(example):
+        text = MARK
+        if isinstance(part, Words):
+            text = f"<observation>{part.text}</observation>" if part.role == "observation" else part.text
+        elif part.step.image is None:
+            raise BadRow(example.name, "a thought has no image, which the format needs.")
+        if said and said[-1]["type"] == "text":
+            said[-1]["text"] += text
+        else:
+            said.append({"type": "text", "text": text})
+        if isinstance(part, Thought):
+            said.append(put(part.step.image))
+    if not example.steps:
+        raise BadRow(example.name, "it has no thoughts, which the format needs.")
+    turns = (("system", [{"type": "text", "text": SYSTEM}]), ("user", user), ("assistant", said))
+    return {
+        "metadata": {"dataset_name": dataset, "sample_id": number},
+        "data": [{"role": role, "content": content} for role, content in turns],
+    }
