@@ -5,12 +5,18 @@ import sys
 
 import yaml
 
+from trainers.plan import GPUS
 from trainers.recipe import load_recipe, recipes
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status; what a user got wrong is one sentence on stderr and status 2."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if rest:  # argparse takes overrides in one go only: those behind an option are left over
+        if options.command != "run" or any(item.startswith("-") or "=" not in item for item in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.overrides += rest
     try:
         match options.command:
             case "list":
@@ -20,6 +26,11 @@ def main(argv: list[str] | None = None) -> int:
                 from trainers.start import train
 
                 recipe, arguments = load_recipe(options.recipe, options.overrides)
+                if options.dry_run:
+                    from trainers.dryrun import plan
+
+                    print(plan(recipe, arguments, config=options.config, gpus=options.gpus, gpu=options.gpu))
+                    return 0
                 print(f"Finished: {train(recipe, arguments, resume=not options.restart)}")
             case "study":
                 from trainers.evidence import study
@@ -57,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", help="a name from `list`, or a YAML file")
     run.add_argument("overrides", nargs="*", metavar="field=value", help="any field of the recipe, in YAML's notation")
     run.add_argument("--restart", action="store_true", help="ignore the checkpoints of an earlier run")
+    run.add_argument("--dry-run", action="store_true", help="check data and settings, say what the run would cost")
+    run.add_argument("--config", help="accelerate's configuration file, for --dry-run; none: one process")
+    run.add_argument("--gpus", type=int, help="processes, for --dry-run (default: the configuration's)")
+    run.add_argument("--gpu", choices=GPUS, default="h100-80", help="kind of GPU, for --dry-run (default h100-80)")
     study = commands.add_parser("study", help="measure checkpoints: accuracy, K sweep, interventions, with intervals")
     study.add_argument("checkpoints", nargs="+", help="embedded names, folders or Hub ids")
     study.add_argument("--n", type=int, default=500, help="samples per family (default 500)")

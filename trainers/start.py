@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from transformers.utils import logging
 from latent_core.checkpoints import find, load_model, save
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.processor import Processor
+from latent_core.settings import check
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.monet import MonetDataset
 from trainers.recipe import Recipe, recipes
@@ -75,27 +77,38 @@ def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
     return stage
 
 
-def build_data(recipe: Recipe, arguments: TrainingArguments, report: Path) -> tuple[Dataset, Dataset]:
-    """Rows to train on, in the order of the run, and to validate on. report: where skipped rows are listed."""
+def checkpoints_activations(arguments: TrainingArguments) -> bool:
+    """Whether activations are computed again instead of kept, under the option's older or newer name."""
+    return bool(getattr(arguments, "activation_checkpointing", None) or arguments.gradient_checkpointing)
+
+
+def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
+    """Refuses settings that contradict each other. Raises ValueError with the remedy."""
+    check(arguments.max_steps > 0, f"max_steps is {arguments.max_steps}; a run needs at least 1.")
+    check(
+        arguments.warmup_steps < arguments.max_steps,
+        f"warmup_steps is {arguments.warmup_steps}, the whole run {arguments.max_steps} steps; warm up for fewer.",
+    )
+    check(
+        not (checkpoints_activations(arguments) and recipe.stage in ("latent", "monet2", "monet3")),
+        f"activation_checkpointing drops the cache that latents of stage {recipe.stage} are generated with; turn it "
+        "off and shard the model instead.",
+    )
+
+
+def build_data(recipe: Recipe, arguments: TrainingArguments, report: Path | None) -> tuple[Dataset, Dataset | None]:
+    """Rows to train on, in the order of the run, and rows to validate on, if any. report: lists skipped rows."""
     batch = arguments.per_device_train_batch_size * arguments.world_size
     rows = batch * arguments.gradient_accumulation_steps * arguments.max_steps
     seed = arguments.data_seed or arguments.seed
+    evaluates = arguments.eval_strategy != "no"
     if recipe.mixture:
         val = GlyphsDataset(recipe.mixture, recipe.val_size * len(recipe.mixture), split="val")
-        return GlyphsDataset(recipe.mixture, rows, batch=batch, seed=seed), val
-    options = recipe.data
-    data = MonetDataset(
-        options.files,
-        options.root,
-        size=rows,
-        batch=batch,
-        split="train",
-        seed=seed,
-        on_bad_row=options.on_bad_row,
-        report=report if arguments.should_save else None,
-    )
-    val = MonetDataset(options.files, options.root, size=recipe.val_size, split="val", on_bad_row=options.on_bad_row)
-    return data, val
+        return GlyphsDataset(recipe.mixture, rows, batch=batch, seed=seed), val if evaluates else None
+    published = partial(MonetDataset, recipe.data.files, recipe.data.root, on_bad_row=recipe.data.on_bad_row)
+    report = report if arguments.should_save else None
+    data = published(size=rows, batch=batch, split="train", seed=seed, report=report)
+    return data, published(size=recipe.val_size, split="val") if evaluates else None
 
 
 def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) -> Path:
@@ -107,6 +120,7 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
         ValueError: if the run folder holds checkpoints of another recipe.
         OSError: if a file cannot be written; complete checkpoints stay as they are.
     """
+    check_run(recipe, arguments)
     run = Path(arguments.output_dir)
     run.mkdir(parents=True, exist_ok=True)
     record = run / "recipe.json"

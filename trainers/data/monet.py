@@ -222,7 +222,7 @@ class MonetDataset(Dataset):
         self.bad: list[BadRow] = []
         self.rows = [row for file in files for row in self._read(Path(file)) if in_split(row.name, split)]
         if not self.rows:
-            raise ValueError(f"{', '.join(map(str, files))}: no usable row in split {split}.")
+            raise ValueError(f"{', '.join(map(str, files))}: no usable row in split {split} (val is a hundredth).")
         self.size = len(self.rows) if size is None else size
         self._order: tuple[int, list[int]] = (-1, [])
         if report is not None and self.bad:

@@ -1,0 +1,244 @@
+"""`python -m trainers run RECIPE --dry-run`: checks data and settings and says what the run would cost.
+
+Nothing is trained and no weights are loaded: the model exists as shapes alone.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import yaml
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, TrainingArguments
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from latent_core.example import Example, Words
+from latent_core.glyphs.model import build_model, build_tokenizer
+from latent_core.glyphs.scene import SIZE
+from latent_core.settings import check
+from trainers.architectures import published
+from trainers.data.caps import shrink
+from trainers.data.monet import MonetDataset
+from trainers.data.segments import segments
+from trainers.plan import (
+    CONTEXT,
+    GB,
+    GPUS,
+    MFU,
+    Load,
+    Shape,
+    Strategy,
+    activation_memory,
+    shape,
+    state_memory,
+    step_time,
+)
+from trainers.recipe import Recipe, load_recipe, recipes
+from trainers.start import FINAL, build_data, check_run, checkpoints_activations
+
+SAMPLE = 200
+"""Rows whose lengths are measured."""
+PIXELS = 56 * 56, 28 * 28 * 16384
+"""Least and most pixels of an image in Qwen2.5-VL's preprocessor_config.json."""
+CHARACTERS = 3.5
+"""Of English per token of Qwen's tokenizer, where that is not at hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a run starts from, as far as it can be known."""
+
+    config: Qwen2_5_VLConfig
+    tokenizer: PreTrainedTokenizerFast | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """A row's tokens: all of the student's, of its response, of its observations, of the teacher's row; ticks."""
+
+    student: int
+    learned: int
+    observed: int
+    teacher: int
+    ticks: int
+
+
+def strategy_of(file: str | None, gpus: int | None) -> tuple[Strategy, int]:
+    """Strategy and number of processes of an accelerate configuration file; one process without a file."""
+    if file is None:
+        return "one", 1
+    try:
+        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
+    count = gpus or settings.get("num_processes", 1)
+    match settings.get("distributed_type"):
+        case "FSDP":
+            return "fsdp2", count
+        case "DEEPSPEED":
+            stage = settings.get("deepspeed_config", {}).get("zero_stage")
+            check(stage in (2, 3), f"{file}: zero_stage is {stage!r}; stages 2 and 3 can be planned.")
+            return f"zero{stage}", count
+        case "MULTI_GPU" | "MULTI_CPU":
+            return "ddp", count
+        case kind:
+            raise ValueError(f"{file}: distributed_type is {kind!r}; FSDP, DEEPSPEED and MULTI_GPU can be planned.")
+
+
+def plan(
+    recipe: Recipe, arguments: TrainingArguments, *, config: str | None = None, gpus: int | None = None, gpu: str
+) -> str:
+    """The estimate, as text.
+
+    config: accelerate's configuration file. gpu: a name in GPUS.
+
+    Raises ValueError with reason and remedy for settings that cannot work.
+    """
+    strategy, count = strategy_of(config, gpus)
+    check_run(recipe, arguments)
+    source = find_source(recipe, Path(arguments.output_dir).parent)
+    rows, described = read_rows(recipe, arguments)
+    lengths = [length(example, recipe, source) for example in rows]
+    longest = max(max(row.student, row.teacher) for row in lengths)
+    context = source.config.text_config.max_position_embeddings
+    check(longest <= context, f"A row has {longest} tokens, the model's context {context}; lower caps.total.")
+    model = shape(source.config, train_vision=recipe.train_vision)
+    b = 2 if recipe.dtype == "bfloat16" else 4
+    load = micro_batch(lengths, arguments.per_device_train_batch_size, recipe)
+    memory = memory_per_gpu(model, load, strategy, count, b, recipe, arguments)
+    card, need = GPUS[gpu], sum(memory.values())
+    seconds = step_time(model, load, card, b) * arguments.gradient_accumulation_steps
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * count
+    student, teacher = ([getattr(row, kind) for row in lengths] for kind in ("student", "teacher"))
+    saved = model.parameters * b + 8 * model.trainable
+    lines = [
+        f"{recipe.name}: {recipe.stage} from {source.name}",
+        f"data            {described}",
+        f"tokens a row    {spread(student)}" + (f"; teacher {spread(teacher)}" if any(teacher) else ""),
+        *([] if source.tokenizer else [f"                text estimated at {CHARACTERS} characters a token"]),
+        f"parameters      {model.parameters:,}, {model.trainable:,} of them trained, {recipe.dtype}",
+        f"batch           {batch} rows: {arguments.per_device_train_batch_size} × "
+        f"{arguments.gradient_accumulation_steps} steps of accumulation × {count} processes ({strategy})",
+        "memory per GPU  " + ", ".join(f"{name} {value / GB:.3g}" for name, value in memory.items() if value),
+        f"                {need / GB:.3g} of {card.memory / GB:.3g} GB ({gpu}), at the longest of {len(rows)} rows",
+        f"time            {seconds:.3g} s a step, {seconds * arguments.max_steps / 3600:.3g} h for "
+        f"{arguments.max_steps} steps, at {MFU:.0%} of the peak",
+        f"disk            {saved / GB:.3g} GB a checkpoint, {arguments.save_total_limit} kept",
+    ]
+    if need > card.memory:
+        raise ValueError(
+            f"{recipe.name} needs {need / GB:.0f} GB a GPU, {gpu} has {card.memory / GB:.0f} "
+            f"({', '.join(f'{name} {value / GB:.0f}' for name, value in memory.items() if value > GB)}). "
+            "Take zero3.yaml or fsdp2.yaml, more GPUs, lower caps.total, or fewer rows per device."
+        )
+    return "\n".join(lines)
+
+
+def find_source(recipe: Recipe, runs: Path) -> Source:
+    """Configuration and tokenizer that a recipe starts from, along recipes that have not run yet."""
+    name, shapes = recipe.init, published()
+    while name is not None:
+        for folder in (runs / name / FINAL, Path(name)):
+            if (folder / "config.json").is_file():
+                tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+                return Source(Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True), tokenizer, str(folder))
+        if name in shapes:
+            return Source(
+                shapes[name], None, f"{name} (shape only)" if name == recipe.init else f"{recipe.init}, {name}"
+            )
+        if name not in recipes():
+            known = ", ".join(shapes)
+            raise ValueError(
+                f"init is {name!r}: no recipe, no checkpoint folder, and no backbone known here ({known})."
+            )
+        name = load_recipe(name, [])[0].init
+    tokenizer = build_tokenizer()
+    return Source(build_model(tokenizer).config, tokenizer, recipe.init or "the tiny Glyphs model")
+
+
+def read_rows(recipe: Recipe, arguments: TrainingArguments) -> tuple[list[Example], str]:
+    """Some rows of the training data and a description; all published rows are checked. Raises ValueError."""
+    data, _ = build_data(recipe, arguments, None)
+    rows = [data[index][0] for index in range(min(SAMPLE, len(data)))]
+    if not isinstance(data, MonetDataset):
+        return rows, f"Glyphs, {', '.join(f'{name} {weight:g}' for name, weight in recipe.mixture.items())}"
+    counts = ", ".join(f"{name} {count:,}" for name, count in sorted(data.counts().items()))
+    epochs = len(data) / len(data.rows)
+    return rows, f"{len(data.rows):,} rows ({counts}), {len(data.bad)} left out; {epochs:.3g} epochs"
+
+
+def length(example: Example, recipe: Recipe, source: Source) -> Length:
+    """Tokens of a row as the stage lays it out, with the largest K."""
+    caps, vision = recipe.caps, source.config.vision_config
+    side = vision.patch_size * vision.spatial_merge_size
+    own = shrink(example, caps.total, caps.each, side=side) if caps.total else example
+    theirs = shrink(example, caps.teacher_total, caps.teacher_each, side=side) if caps.teacher_total else own
+    prompt = 30 + text_tokens(source, example.question)
+    said = {"text": 0, "observation": 0, "answer": 0}
+    for part in segments(example):
+        if isinstance(part, Words):
+            said[part.role] += text_tokens(source, part.text)
+    response, thoughts = sum(said.values()) + 1, len(example.steps)
+    shown = recipe.stage in ("monet1", "monet2") and recipe.monet.aux_image
+    latents = thoughts * (recipe.latents_max + 2) if recipe.stage in ("latent", "monet2", "monet3") else 0
+
+    limits = (SIZE**2, SIZE**2) if recipe.mixture else PIXELS
+
+    def images(row: Example, auxiliary: bool) -> int:
+        seen = sum(image_tokens(image.size, side, *limits) for image in row.images)
+        thoughts = (step.image for step in row.steps if auxiliary and step.image is not None)
+        return seen + sum(image_tokens(image.size, side, 4 * side**2, limits[1]) + 2 for image in thoughts)
+
+    return Length(
+        student=prompt + response + latents + images(own, shown),
+        learned=response,
+        observed=said["observation"] if recipe.stage == "monet2" else latents,
+        teacher=0 if recipe.teacher is None else prompt + response + images(theirs, True),
+        ticks=thoughts * (recipe.latents_max + 1) + 1 if latents else 0,
+    )
+
+
+def text_tokens(source: Source, text: str) -> int:
+    """Tokens of a text, estimated where there is no tokenizer."""
+    if source.tokenizer is None:
+        return round(len(text) / CHARACTERS)
+    return len(source.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def image_tokens(size: tuple[int, int], side: int, low: int, high: int) -> int:
+    """Merged tokens of an image (width, height) that is brought to between low and high pixels."""
+    height, width = smart_resize(size[1], size[0], factor=side, min_pixels=low, max_pixels=high)
+    return height * width // side**2
+
+
+def micro_batch(lengths: list[Length], rows: int, recipe: Recipe) -> Load:
+    """The most that a micro-batch may hold: its rows padded to the longest ones."""
+
+    def most(name: str) -> int:
+        return rows * max(getattr(row, name) for row in lengths)
+
+    passes = {"monet2": 1, "monet3": 2}.get(recipe.stage, 0)
+    return Load(
+        tokens=most("student"),
+        learned=most("learned"),
+        aligned=most("observed") if recipe.teacher else 0,
+        ticks=max(row.ticks for row in lengths),
+        teacher_tokens=passes * most("teacher"),
+    )
+
+
+def memory_per_gpu(
+    model: Shape, load: Load, strategy: Strategy, count: int, b: int, recipe: Recipe, arguments: TrainingArguments
+) -> dict[str, float]:
+    """Bytes by use."""
+    states = state_memory(model, strategy, count, b)
+    teacher = b * model.parameters if recipe.teacher else 0
+    kept = activation_memory(model, load, b, checkpointing=checkpoints_activations(arguments))
+    return states | {"teacher": teacher} | kept | {"context": CONTEXT}
+
+
+def spread(values: list[int]) -> str:
+    """Minimum, median, 95th percentile, maximum."""
+    ordered = sorted(values)
+    high = ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
+    return f"{ordered[0]} to {ordered[-1]}, median {median(ordered):.0f}, 95% below {high + 1}"
