@@ -3,24 +3,29 @@
 import pytest
 
 from latent_core import glyphs
-from latent_core.study import Condition, Row, wilson
+from latent_core.study import REPLACEMENTS, Condition, Row, wilson
 from trainers.ablations import VARIANTS, WHOLE, Result, difference, table, verdict
 from trainers.recipe import load_recipe
 
 
 def result(variant, accuracy: float, n: int = 100) -> Result:
+    conditions = [Condition(family="find", replace=by) for by in ("", *REPLACEMENTS)]
+    conditions += [Condition(family=family) for family in glyphs.FAMILIES if family != "find"]
     rows = [
         Row(
-            condition=Condition(family=family),
+            condition=condition,
             n=n,
-            accuracy=accuracy,
+            accuracy=0.0 if condition.replace else accuracy,
             interval=wilson(round(accuracy * n), n),
             trigger=1.0,
             tokens=20.0,
             latents=8.0,
-            cosine=None,
+            cosine=0.5,
+            changed={"": None, "sham": 0.02, "zero": 0.62}.get(condition.replace, 0.32),
+            donor=0.9 if condition.replace == "donor" else None,
+            donor_interval=wilson(round(0.9 * n), n) if condition.replace == "donor" else None,
         )
-        for family in glyphs.FAMILIES
+        for condition in conditions
     ]
     return Result(variant, rows)
 
@@ -54,6 +59,7 @@ def test_table_names_every_variant():
     for variant in VARIANTS:
         assert f"| {variant.name} |" in text
     assert text.count("lower: agrees") == 3 and "-40.0 [-45" in text
+    assert "| whole method | 100.0 | 90.0 [82.6, 94.5] | 60.0 | 30.0 | 30.0 | 0.50 |" in text
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)

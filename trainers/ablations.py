@@ -16,7 +16,7 @@ from pathlib import Path
 from latent_core import glyphs, load
 from latent_core.embedded import EMBEDDED
 from latent_core.files import write_file
-from latent_core.study import Condition, Row, Study, run_study, wilson
+from latent_core.study import REPLACEMENTS, Condition, Row, Study, run_study, wilson
 from trainers.recipe import load_recipe
 from trainers.start import train
 
@@ -52,12 +52,21 @@ class Result:
     rows: list[Row]
 
     @property
+    def clean(self) -> list[Row]:
+        """One row per family, nothing replaced."""
+        return [row for row in self.rows if not row.condition.replace]
+
+    @property
     def n(self) -> int:
-        return sum(row.n for row in self.rows)
+        return sum(row.n for row in self.clean)
 
     @property
     def right(self) -> int:
-        return sum(round(row.accuracy * row.n) for row in self.rows)
+        return sum(round(row.accuracy * row.n) for row in self.clean)
+
+    def replaced(self, by: str) -> Row:
+        """The row of `find` with its latents replaced."""
+        return next(row for row in self.rows if row.condition.replace == by)
 
 
 def ablate(*, n: int = 500, split: str = "test") -> Path:
@@ -81,7 +90,9 @@ def _measure(variant: Variant, *, n: int, split: str) -> Iterator[Row]:
     final = _stage("glyph-monet", BUDGET[1], folder / "stage3", f"teacher={second}")
     reasoner = load(str(final))
     study = Study(reasoner, lambda family, index: glyphs.sample(family, index, split), n=n)
-    todo = [Condition(family=family, rule=reasoner.config.rule) for family in glyphs.FAMILIES]
+    rule = reasoner.config.rule
+    todo = [Condition(family="find", rule=rule, replace=by) for by in ("", *REPLACEMENTS)]
+    todo += [Condition(family=family, rule=rule) for family in glyphs.FAMILIES if family != "find"]
     yield from run_study(study, todo, folder / f"{split}-{n}.jsonl")
 
 
@@ -120,7 +131,7 @@ def table(results: list[Result]) -> str:
         "|---" * (len(glyphs.FAMILIES) + 5) + "|",
     ]
     for result in results:
-        cells = [result.variant.name, *(f"{100 * row.accuracy:.1f}" for row in result.rows)]
+        cells = [result.variant.name, *(f"{100 * row.accuracy:.1f}" for row in result.clean)]
         low, high = wilson(result.right, result.n)
         cells.append(f"{100 * result.right / result.n:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
         paper = "" if result.variant.paper is None else f"{result.variant.paper:.2f}"
@@ -131,4 +142,20 @@ def table(results: list[Result]) -> str:
             cells += [f"{100 * gap:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", paper]
             cells.append(verdict(gap, low, high, result.variant.paper))
         lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "What becomes of answers to `find` when the latents are replaced, in percent; changes are beyond the sham's:",
+        "",
+        "| variant | opens a block | donor's answer | changed by zeros | by noise | by permuting | neighbours' cosine |",
+        "|---" * 7 + "|",
+    ]
+    for result in results:
+        clean, sham = result.clean[0], result.replaced("sham").changed
+        donor = result.replaced("donor")
+        cells = [result.variant.name, f"{100 * clean.trigger:.1f}"]
+        cells.append(
+            f"{100 * donor.donor:.1f} [{100 * donor.donor_interval[0]:.1f}, {100 * donor.donor_interval[1]:.1f}]"
+        )
+        cells += [f"{100 * (result.replaced(by).changed - sham):.1f}" for by in ("zero", "noise", "permute")]
+        lines.append("| " + " | ".join([*cells, f"{clean.cosine:.2f}"]) + " |")
     return "\n".join(lines) + "\n"
