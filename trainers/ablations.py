@@ -146,7 +146,7 @@ def table(results: list[Result]) -> str:
         "",
         "What becomes of answers to `find` when the latents are replaced, in percent; changes are beyond the sham's:",
         "",
-        "| variant | opens a block | donor's answer | changed by zeros | by noise | by permuting | neighbours' cosine |",
+        "| variant | opens a block | donor's answer | zeros change | noise | permuting | neighbours' cosine |",
         "|---" * 7 + "|",
     ]
     for result in results:
