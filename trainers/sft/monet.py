@@ -179,16 +179,16 @@ class AlignObservations(MonetStage):
 
     def think(self, rows: list[Row], rules: list[Rule]) -> tuple[Unrolled, list[torch.Tensor], torch.Tensor]:
         """Generates the latents, then one pass with them in their slots: states, levels, latents (N, D) stacked."""
-        features = look(self.backbone, rows)
+        features, heads = look(self.backbone, rows), [until_last_block(row) for row in rows]
         unrolled = unroll(
             self.backbone,
             self.method,
-            rows,
+            heads,
             rule=rules,
             flow=self.flow(latent_pass=True),
             detach_feedback=self.recipe.detach_feedback,
             features=features,
-            ticks=common_ticks(self, rows),
+            ticks=common_ticks(self, heads),
         )
         stacked = torch.cat([block for blocks in unrolled.latents for block in blocks])
         spliced, levels = splice(
@@ -230,7 +230,7 @@ class AlignLatents(AlignObservations):
         made = unroll(
             self.teacher_backbone,
             self.method,
-            teacher,
+            [until_last_block(row) for row in teacher],
             rule=rules,
             flow=self.flow(latent_pass=True) if masked else PLAIN,
             features=features,
@@ -254,6 +254,12 @@ class AlignLatents(AlignObservations):
     def guide(self, loss: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """The loss as it is."""
         return loss
+
+
+def until_last_block(row: Row) -> Row:
+    """The row without the words after its last block, on which no latent depends."""
+    last = max((i for i, segment in enumerate(row.segments) if isinstance(segment, Block)), default=-1)
+    return Row(row.prompt, row.segments[: last + 1])
 
 
 def gather(levels: Sequence[torch.Tensor], chosen: torch.Tensor) -> list[torch.Tensor]:
