@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from latent_core.settings import Rule
@@ -139,26 +139,32 @@ class Recorder:
         """`layers`: decoder blocks, 0-based."""
         self.layers = tuple(sorted(layers))
         self.maps: dict[tuple[int, int], torch.Tensor] = {}
-        self._now: list[torch.Tensor] = []
+        self._queries: list[torch.Tensor] = []
+        self._keys: list[torch.Tensor] = []
 
     def see(
         self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, watch: torch.Tensor
     ) -> None:
-        """Recomputes softmax(q·kᵀ) for query watch[b] of each row; query (B, H, Q, D), key (B, key heads, S, D)."""
+        """Keeps query watch[b] of each row and the keys; query (B, H, Q, D), key (B, key heads, S, D)."""
         rows = torch.arange(len(query), device=query.device)
-        key = repeat_kv(key, query.shape[1] // key.shape[1]).float()
-        scores = torch.einsum("bhd,bhsd->bhs", query[rows, :, watch].float(), key) * scaling
-        if mask is None:  # plain causal
-            ends = watch + key.shape[2] - query.shape[2]
-            seen = (torch.arange(key.shape[2], device=key.device) <= ends[:, None])[:, None]
-        else:
-            seen = mask[rows, :, watch]
-        self._now.append(scores.masked_fill(~seen, float("-inf")).softmax(-1))
+        if not self._queries:  # what is seen is the same in all layers
+            self._scaling = scaling
+            if mask is None:  # plain causal
+                ends = watch + key.shape[2] - query.shape[2]
+                self._seen = (torch.arange(key.shape[2], device=key.device) <= ends[:, None])[:, None, None]
+            else:
+                self._seen = mask[rows, :, watch][:, None]
+        self._queries.append(query[:, :, 0] if query.shape[2] == 1 else query[rows, :, watch])
+        self._keys.append(key)
 
     def take(self) -> torch.Tensor:
-        """(B, layers, H, S) weights since the last call."""
-        now, self._now = torch.stack(self._now, 1), []
-        return now
+        """(B, layers, H, S) weights since the last call: softmax(q·kᵀ), of all layers at once."""
+        queries, keys = torch.stack(self._queries, 1).float(), torch.stack(self._keys, 1).float()
+        self._queries, self._keys = [], []
+        rows, layers, heads, width = queries.shape
+        shared = queries.view(rows, layers, keys.shape[2], -1, width)  # the heads that share a key
+        scores = (shared @ keys.transpose(-1, -2)).view(rows, layers, heads, -1) * self._scaling
+        return scores.masked_fill(~self._seen, float("-inf")).softmax(-1)
 
 
 IMPLEMENTATION = "inscape"

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
+from latent_core.analysis.attention import look
 from latent_core.attention import CLOSE, Recorder, kind_class
 from latent_core.backbone import Backbone
 from latent_core.drive import Intervention, Run, Sampled, drive
-from latent_core.events import Event, FinishEvent, LatentEvent, Reason, StartEvent, TokenEvent
+from latent_core.events import Event, FinishEvent, LatentEvent, Look, Reason, StartEvent, TokenEvent
 from latent_core.feed import Feed, Sample
 from latent_core.lockstep import Lockstep, prompt_feeds, split
 from latent_core.methods.base import LatentMethod
@@ -41,15 +42,18 @@ def decode(
     record: bool = True,
     levels: Sequence[int] | None = None,
     sampler: Sampler | None = None,
+    attention: Sequence[int] = (),
     record_attention: Recorder | None = None,
 ) -> Iterator[Event]:
     """Runs all rows to their end; events of different rows come interleaved, `text` empty.
 
     intervene: per row, a function from feed to feed, see interventions.py. record: whether events carry vectors;
     without it no hidden state leaves the device. levels: of the image tokens' states in StartEvent, by default all.
+    attention: decoder blocks, 0-based, of which events carry a Look. record_attention: keeps whole maps instead.
     Raises ValueError for prompts whose image tokens do not match their images.
     """
-    batch = _Batch(backbone, method, record, sampler, record_attention)
+    recorder = record_attention or (Recorder(attention) if attention else None)
+    batch = _Batch(backbone, method, record, sampler, recorder, whole=record_attention is not None)
     wanted = range(backbone.num_layers + 1) if levels is None else levels
     yield from batch.start(prompts, settings, intervene or [None] * len(prompts), tuple(wanted) if record else ())
     while batch.rows:
@@ -72,6 +76,8 @@ class _Row:
     clock: float = 0.0
     hidden: torch.Tensor | None = None
     """(D,) on the host: the state that produces the next token; None when not recording."""
+    look: Look | None = None
+    """Where that state attended; None unless attention is recorded."""
     tokens: int = 0
     latents: int = 0
     blocks: int = 0
@@ -115,9 +121,11 @@ class _Batch:
         record: bool,
         sampler: Sampler | None,
         recorder: Recorder | None,
+        *,
+        whole: bool,
     ) -> None:
         self.backbone, self.method, self.record = backbone, method, record
-        self.sampler, self.recorder = sampler, recorder
+        self.sampler, self.recorder, self.whole = sampler, recorder, whole
         self.rows: list[_Row] = []
         self._biases: dict[tuple[bool, int | None], torch.Tensor] = {}
 
@@ -162,20 +170,20 @@ class _Batch:
             asking = [row for row in rows if isinstance(row.request, Sample)]
             choices = self._sample(asking) if asking else None
             vectors, choices = self._to_host(feeds, states, choices)
+        looks = [None] * len(rows) if self.recorder is None else self._attended(feeds)
         now = time.perf_counter()
 
         events: list[Event] = []
         if prefill:
             events += [self._start_event(i, row, levels, kept, row.lap(now)) for i, row in enumerate(rows)]
-        for row, feed, vector in zip(rows, feeds, vectors, strict=True):
+        for row, feed, vector, seen in zip(rows, feeds, vectors, looks, strict=True):
+            row.look = seen
             if not prefill:
                 if feed.embeds is None:
                     row.text_seconds += now - began
                 else:
                     row.latent_seconds += now - began
             events += self._entered(row, feed, vector, now)
-        if self.recorder is not None:
-            self._keep_attention()
         if choices is not None:
             for row, choice in zip(asking, choices, strict=True):
                 events.append(self._chosen(row, choice, now))
@@ -253,6 +261,7 @@ class _Batch:
                 index=feed.index + n,
                 fed=None if vectors is None else vectors[n].clone(),
                 hidden=None if vectors is None else vectors[feed.size + n].clone(),
+                look=row.look if n + 1 == feed.size else None,
                 grid=feed.grid,
                 seconds=row.lap(now),
             )
@@ -274,6 +283,7 @@ class _Batch:
             logprob=logprob,
             p_open=p_open,
             hidden=row.hidden,
+            look=row.look,
             seconds=row.lap(now),
         )
         with torch.inference_mode():
@@ -310,14 +320,21 @@ class _Batch:
             grids=tuple((rows, columns) for rows, columns in grids.tolist()),
             levels=levels,
             image_states=torch.stack(states) if states else empty,
+            layers=() if self.recorder is None or self.whole else self.recorder.layers,
             seconds=seconds,
         )
 
-    def _keep_attention(self) -> None:
-        maps = self.recorder.take().float().cpu()
-        for index, row in enumerate(self.rows):
+    def _attended(self, feeds: Sequence[Feed]) -> list[Look | None]:
+        """What every row's last position looked at, or nothing where whole maps are kept."""
+        maps, kinds = self.recorder.take().cpu(), self.lockstep.cache.all_kinds().cpu()
+        looks = []
+        for index, (row, feed) in enumerate(zip(self.rows, feeds, strict=True)):
             length = self.lockstep.cache.lengths[index]
-            self.recorder.maps[row.number, row.position - 1] = maps[index, ..., :length].clone()
+            weights = maps[index, ..., :length].clone()
+            if self.whole:
+                self.recorder.maps[row.number, row.position + feed.size - feed.echo - 1] = weights
+            looks.append(None if self.whole else look(weights, kinds[index, :length]))
+        return looks
 
 
 def _is_thought(feed: Feed) -> bool:

@@ -54,15 +54,17 @@ class Reasoner:
         *,
         intervene: Intervention | None = None,
         record: bool = True,
+        attention: Sequence[int] | bool = False,
         **settings: object,
     ) -> Iterator[Event]:
         """The events of one run as they happen; closing the iterator cancels the run.
 
         `settings` are fields of Settings; those left out, and `rule=None`, are the checkpoint's. Without `record`,
-        events hold no vectors. Raises ValueError, before the first event, for what cannot be asked.
+        events hold no vectors. `attention` names the decoder blocks, 0-based, of which events tell where words and
+        latents attended; True for all. Raises ValueError, before the first event, for what cannot be asked.
         """
         chosen = self.settings(**settings)
-        return self._decode([self._prompt(images, question)], [chosen], [intervene], record)
+        return self._decode([self._prompt(images, question)], [chosen], [intervene], record, attention)
 
     def run(
         self,
@@ -71,10 +73,11 @@ class Reasoner:
         *,
         intervene: Intervention | None = None,
         record: bool = True,
+        attention: Sequence[int] | bool = False,
         **settings: object,
     ) -> Trace:
         """Like `stream`, to the end."""
-        events = self.stream(images, question, intervene=intervene, record=record, **settings)
+        events = self.stream(images, question, intervene=intervene, record=record, attention=attention, **settings)
         return self.trace(events, question, **settings)
 
     def run_batch(
@@ -84,6 +87,7 @@ class Reasoner:
         *,
         intervene: Intervention | Sequence[Intervention | None] | None = None,
         record: bool = True,
+        attention: Sequence[int] | bool = False,
         **settings: object,
     ) -> list[Trace]:
         """Many runs in lockstep, each as it would be alone. A setting is one value for all or a list, one per row."""
@@ -95,7 +99,7 @@ class Reasoner:
         if not prompts:
             return []
         events: list[list[Event]] = [[] for _ in range(rows)]
-        for event in self._decode(prompts, chosen, hooks, record):
+        for event in self._decode(prompts, chosen, hooks, record, attention):
             events[event.row].append(event)
         return [self.trace(*each[:2], **each[2]) for each in zip(events, questions, per_row, strict=True)]
 
@@ -149,10 +153,17 @@ class Reasoner:
         settings: Sequence[Settings],
         intervene: Sequence[Intervention | None],
         record: bool,
+        attention: Sequence[int] | bool,
     ) -> Iterator[Event]:
         """The engine's events with their text filled in."""
+        blocks = range(self.backbone.num_layers)
+        layers = blocks if attention is True else () if attention is False else tuple(attention)
+        for layer in layers:
+            check(layer in blocks, f"attention names block {layer}; {self.name} has blocks 0 to {len(blocks) - 1}.")
         decoders: list[Detokenizer] = [self.processor.decoder() for _ in prompts]
-        events = engine.decode(self.backbone, self.method, prompts, settings, intervene=intervene, record=record)
+        events = engine.decode(
+            self.backbone, self.method, prompts, settings, intervene=intervene, record=record, attention=tuple(layers)
+        )
         with contextlib.closing(events):
             for event in events:
                 if isinstance(event, TokenEvent):

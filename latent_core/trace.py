@@ -9,7 +9,7 @@ Shapes: S recorded levels, N image tokens, D model width, K latents of a block.
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from latent_core import answers
-from latent_core.events import Event, FinishEvent, LatentEvent, StartEvent, TokenEvent
+from latent_core.events import SEGMENTS, Event, FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
 from latent_core.files import write_file
 from latent_core.records import from_json, to_json
 from latent_core.settings import Settings
@@ -39,6 +39,22 @@ class Block:
     """(K, D) the states that came back, after the final norm."""
     events: tuple[LatentEvent, ...]
     """The K latents one by one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Attention:
+    """Recorded attention of a run; Q positions that recorded it, E layers, H heads."""
+
+    layers: tuple[int, ...]
+    """Decoder blocks, 0-based."""
+    steps: tuple[int, ...]
+    """(Q,) numbers in `Trace.steps`: a latent's own position, a token's the one whose state produced it."""
+    image: torch.Tensor
+    """(Q, E, H, N) weights on the image tokens, in 0…1, to 1/510 of each head's largest."""
+    shares: torch.Tensor
+    """(Q, E, H, 5) by segment, in the order of events.SEGMENTS."""
+    entropy: torch.Tensor
+    """(Q, E, H) over all slots, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +143,20 @@ class Trace:
         return answers.extract(self.text)
 
     @cached_property
+    def attention(self) -> "Attention | None":
+        """Where words and latents attended; None where that was not recorded."""
+        looks = [(number, step.look) for number, step in enumerate(self.steps) if step.look is not None]
+        if not looks:
+            return None
+        return Attention(
+            layers=self.start.layers,
+            steps=tuple(number for number, _ in looks),
+            image=torch.stack([look.weights for _, look in looks]),
+            shares=torch.stack([look.shares for _, look in looks]),
+            entropy=torch.stack([look.entropy for _, look in looks]),
+        )
+
+    @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """One per opening token, empty ones included."""
         latents: dict[int, list[LatentEvent]] = {}
@@ -151,6 +181,11 @@ class Trace:
         tensors |= {f"image.{number}": image for number, image in enumerate(self.images)}
         records, columns = _pack(self.steps)
         tensors |= {name: torch.stack(vectors) for name, vectors in columns.items()}
+        looks = [step.look for step in self.steps if step.look is not None]
+        if looks:
+            tensors["look.image"] = torch.stack([look.image for look in looks])
+            rest = [torch.cat([look.peak[..., None], look.entropy[..., None], look.shares], -1) for look in looks]
+            tensors["look.rest"] = torch.stack(rest)
         content = {
             "version": VERSION,
             "question": self.question,
@@ -186,7 +221,10 @@ class Trace:
         parts = from_json(_File, content, "trace")
         tensors = _Tensors(stored)
         start = _start(parts.start, tensors)
-        steps = tuple(_unpack(record, f"steps[{number}]", tensors) for number, record in enumerate(parts.steps))
+        looks = _looks(start, tensors)
+        steps = tuple(_unpack(record, f"steps[{number}]", tensors, looks) for number, record in enumerate(parts.steps))
+        if next(looks, None) is not None:
+            raise ValueError("it holds attention that belongs to no event.")
         tensors.check_all_used()
         if any(isinstance(step, LatentEvent) and not 0 <= step.block < len(steps) for step in steps):
             raise ValueError("a latent belongs to a block that does not exist.")
@@ -259,16 +297,34 @@ def _pack(steps: Iterable[Step]) -> tuple[list[dict[str, object]], dict[str, lis
                 stack = columns.setdefault(f"{kind}.{name}", [])
                 rows[name] = len(stack)
                 stack.append(vector)
-        records.append({"event": kind, "rows": rows, **to_json(step)})
+        looked = {"look": True} if step.look is not None else {}
+        records.append({"event": kind, "rows": rows, **to_json(replace(step, look=None)), **looked})
     return records, columns
 
 
-def _unpack(record: dict[str, object], where: str, tensors: _Tensors) -> Step:
+def _looks(start: StartEvent, tensors: _Tensors) -> Iterator[Look]:
+    """Recorded attention, in the order of the steps that have it."""
+    if not start.layers:
+        return
+    image, rest = tensors.take("look.image", 4, torch.uint8), tensors.take("look.rest", 4, torch.float32)
+    expected = *rest.shape[:3], start.image_states.shape[1]
+    if image.shape != expected or rest.shape[1] != len(start.layers) or rest.shape[3] != 2 + len(SEGMENTS):
+        shapes = f"{tuple(image.shape)} and {tuple(rest.shape)}"
+        raise ValueError(f"its recorded attention is {shapes}, which fits neither its layers nor its images.")
+    for weights, (peak, entropy, *shares) in zip(image, rest.movedim(-1, 1), strict=True):
+        yield Look(image=weights, peak=peak, entropy=entropy, shares=torch.stack(shares, -1))
+
+
+def _unpack(record: dict[str, object], where: str, tensors: _Tensors, looks: Iterator[Look]) -> Step:
     values = dict(record)
-    kind, rows = values.pop("event", None), values.pop("rows", None)
+    kind, rows, looked = values.pop("event", None), values.pop("rows", None), values.pop("look", False)
     if kind not in _STEPS or not isinstance(rows, dict) or not rows.keys() <= set(_VECTORS[kind]):
         raise ValueError(f"{where} is neither a token nor a latent.")
     vectors = {name: tensors.row(f"{kind}.{name}", index) for name, index in rows.items()}
+    if looked:
+        vectors["look"] = next(looks, None)
+        if vectors["look"] is None:
+            raise ValueError(f"{where} has no recorded attention.")
     return from_json(_STEPS[kind], values, where, vectors)
 
 

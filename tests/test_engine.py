@@ -262,6 +262,38 @@ def test_attention_recorder(backbone):
     torch.testing.assert_close(recorder.maps[0, length - 1][0], out.attentions[1][0, :, -1], atol=1e-5, rtol=0)
 
 
+def test_events_tell_where_words_and_latents_attended(backbone):
+    """The reduction of what the recorder sees whole, batched as single; nothing else changes."""
+    method, settings = tiny_method(), [Settings(mode="forced", latents=2, max_new_tokens=8)]
+    for prompt in PROMPTS:
+        recorder = Recorder(layers=[0, 1])
+        run(backbone, method, [prompt], settings, record_attention=recorder)
+        plain, events = (run(backbone, method, [prompt], settings, attention=layers) for layers in ((), (0, 1)))
+        assert events[0].layers == (0, 1) and plain[0].layers == ()
+        assert ids(events) == ids(plain)
+        is_image = prompt.input_ids == IMAGE
+        for event, other in zip(events[1:-1], plain[1:-1], strict=True):
+            assert other.look is None
+            if isinstance(event, TokenEvent) and event.kind == "close":
+                assert event.look is None  # no state produced it
+                continue
+            # a latent's own place; for a token the place whose state produced it
+            place = event.position if isinstance(event, LatentEvent) else event.position - 1
+            whole = recorder.maps[0, place]
+            wanted = whole[..., : len(is_image)][..., is_image]
+            torch.testing.assert_close(
+                event.look.weights, wanted, atol=wanted.max().item() / 500 if wanted.numel() else 0, rtol=0
+            )
+            torch.testing.assert_close(event.look.shares[..., 0], wanted.sum(-1))
+            torch.testing.assert_close(event.look.shares.sum(-1), torch.ones(2, 4))
+            torch.testing.assert_close(event.look.entropy, -torch.special.xlogy(whole, whole).sum(-1))
+    together = run(backbone, method, PROMPTS, settings * len(PROMPTS), attention=(0, 1))
+    last = [e for e in together if e.row == len(PROMPTS) - 1 and isinstance(e, LatentEvent)]
+    alone = [e for e in events if isinstance(e, LatentEvent)]
+    for first, second in zip(last, alone, strict=True):
+        torch.testing.assert_close(first.look.shares, second.look.shares, atol=1e-5, rtol=0)
+
+
 def test_wrong_number_of_images(backbone):
     prompt, other = PROMPTS[0], PROMPTS[1]
     broken = type(prompt)(

@@ -170,6 +170,23 @@ def test_without_recording_events_hold_no_vectors(reasoner):
     assert all(step.hidden is None for step in trace.steps) and trace.start.levels == ()
 
 
+def test_attention_is_recorded_when_asked_for(reasoner, tmp_path):
+    asked = dict(mode="forced", latents=3, max_new_tokens=12)
+    trace = reasoner.run(picture(10), QUESTION, attention=True, **asked)
+    plain = reasoner.run(picture(10), QUESTION, **asked)
+    assert plain.attention is None and trace.text == plain.text
+    layers = tuple(range(reasoner.backbone.num_layers))
+    assert trace.attention.layers == layers
+    assert trace.attention.image.shape[1] == len(layers)
+    latents = [n for n, step in enumerate(trace.steps) if isinstance(step, LatentEvent)]
+    assert len(latents) == 3 and set(latents) <= set(trace.attention.steps)
+    trace.save(tmp_path / "run.safetensors")
+    assert torch.equal(Trace.load(tmp_path / "run.safetensors").attention.image, trace.attention.image)
+    assert reasoner.run_batch([picture(10)], [QUESTION], attention=[0], **asked)[0].attention.layers == (0,)
+    with pytest.raises(ValueError, match="attention names block 99; tiny has blocks 0 to"):
+        reasoner.run(picture(10), QUESTION, attention=[99])
+
+
 def test_a_closed_stream_is_a_cancelled_trace(reasoner):
     stream = reasoner.stream(picture(0), QUESTION, mode="forced")
     events = [next(stream) for _ in range(4)]

@@ -6,9 +6,10 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from latent_core.events import FinishEvent, LatentEvent, StartEvent, TokenEvent
+from latent_core.events import FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
 from latent_core.settings import Settings
 from latent_core.trace import Source, Trace
 
@@ -264,3 +265,65 @@ def test_a_full_disk_loses_nothing(stored):
 def test_saving_into_a_missing_folder_says_so(tmp_path):
     with pytest.raises(OSError, match="could not be saved: No such file or directory"):
         collect(run_events()).save(tmp_path / "gone" / "run.safetensors")
+
+
+def with_attention(layers=(1, 3), heads=2, tokens=5):
+    """The run again, every word and latent but the forced ones with a Look."""
+
+    def look(seed):
+        generator = torch.Generator().manual_seed(seed)
+        size = len(layers), heads
+        return Look(
+            image=torch.randint(0, 256, (*size, tokens), generator=generator, dtype=torch.uint8),
+            peak=torch.rand(size, generator=generator),
+            shares=torch.rand(*size, 5, generator=generator).softmax(-1),
+            entropy=torch.rand(size, generator=generator),
+        )
+
+    for event in run_events():
+        if isinstance(event, StartEvent):
+            event = replace(event, layers=layers)
+        elif not isinstance(event, FinishEvent) and event.hidden is not None:
+            event = replace(event, look=look(event.position))
+        yield event
+
+
+def test_attention_is_saved_and_comes_back(tmp_path):
+    trace = collect(with_attention())
+    trace.save(tmp_path / "run.safetensors")
+    back = Trace.load(tmp_path / "run.safetensors")
+    for first, second in zip(trace.steps, back.steps, strict=True):
+        assert (first.look is None) == (second.look is None)
+        for name in ("image", "peak", "shares", "entropy") if first.look is not None else ():
+            assert torch.equal(getattr(first.look, name), getattr(second.look, name))
+    found = back.attention
+    assert found.layers == (1, 3) and found.image.shape == (9, 2, 2, 5) and found.shares.shape == (9, 2, 2, 5)
+    assert [trace.steps[number].position for number in found.steps] == [20, 21, 22, 23, 24, 26, 27, 28, 29]
+    assert torch.equal(found.image[0], trace.steps[0].look.weights)
+    assert collect(run_events()).attention is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"look.image": torch.zeros(9, 2, 2, 4, dtype=torch.uint8)}, "fits neither"),
+        ({"look.image": torch.zeros(9, 2, 2, 5)}, "look.image is torch.float32"),
+        ({"look.rest": torch.zeros(9, 2, 2, 3)}, "fits neither"),
+        ({"look.rest": torch.zeros(9, 3, 2, 7)}, "fits neither"),
+        ({"look.rest": None}, "look.rest is missing"),
+        ({"look.image": torch.zeros(7, 2, 2, 5, dtype=torch.uint8), "look.rest": torch.zeros(7, 2, 2, 7)}, "has no"),
+        (
+            {"look.image": torch.zeros(10, 2, 2, 5, dtype=torch.uint8), "look.rest": torch.zeros(10, 2, 2, 7)},
+            "no event",
+        ),
+    ],
+)
+def test_recorded_attention_that_does_not_fit_is_refused(change, words, tmp_path):
+    path = tmp_path / "run.safetensors"
+    collect(with_attention()).save(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = {name: tensor for name, tensor in (load_file(path) | change).items() if tensor is not None}
+    save_file(tensors, path, metadata)
+    with pytest.raises(ValueError, match=words):
+        Trace.load(path)

@@ -20,15 +20,10 @@ from latent_core.attention import (
     TEXT,
     kind_class,
 )
+from latent_core.events import SEGMENTS, Look
 
-SEGMENTS = {
-    "image": (IMAGE,),
-    "question": (PROMPT,),
-    "latents": (LATENT, SEALED),
-    "text": (TEXT, AFTER),
-    "markers": (OPEN, CONTROL, CLOSE),
-}
-"""Name → kinds of slots. `question` is all of the prompt but the image, the system's words included."""
+_KINDS = ((IMAGE,), (PROMPT,), (LATENT, SEALED), (TEXT, AFTER), (OPEN, CONTROL, CLOSE))
+"""Kinds of slots of every segment."""
 
 
 def shares(weights: torch.Tensor, kinds: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -39,7 +34,8 @@ def shares(weights: torch.Tensor, kinds: torch.Tensor) -> dict[str, torch.Tensor
     _check(weights, kinds)
     classes = kind_class(kinds)
     return {
-        name: weights[..., torch.isin(classes, torch.tensor(members))].sum(-1) for name, members in SEGMENTS.items()
+        name: weights[..., torch.isin(classes, torch.tensor(members))].sum(-1)
+        for name, members in zip(SEGMENTS, _KINDS, strict=True)
     }
 
 
@@ -69,6 +65,19 @@ def minus_baseline(maps: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     if not len(words):
         raise ValueError("The run has no words; a baseline needs at least one.")
     return (maps - words.mean(0)).clamp(min=0)
+
+
+def look(weights: torch.Tensor, kinds: torch.Tensor) -> Look:
+    """What is kept of one position's weights (layers, heads, S)."""
+    image = image_map(weights, kinds)
+    peak = image.amax(-1) if image.shape[-1] else image.new_zeros(image.shape[:-1])
+    scale = torch.where(peak > 0, 255 / peak.clamp(min=torch.finfo(peak.dtype).tiny), 0.0)
+    return Look(
+        image=(image * scale[..., None]).round().to(torch.uint8),
+        peak=peak,
+        shares=torch.stack(list(shares(weights, kinds).values()), -1),
+        entropy=entropy(weights),
+    )
 
 
 def _check(weights: torch.Tensor, kinds: torch.Tensor) -> None:

@@ -82,7 +82,7 @@ def main() -> None:
     as_long = Settings(mode="text", max_new_tokens=LATENTS + 2)  # as many forwards: the last token is not fed
     only_prompt = Settings(mode="text", max_new_tokens=1)
     asked = dict(mode="forced", latents=8, max_blocks=1, max_new_tokens=TOKENS + 8)
-    both = Settings(**asked)
+    both, asking = Settings(**asked), (example.images, example.question)
 
     def recorded() -> None:
         trace = subject.run(example.images, example.question, **asked)
@@ -96,8 +96,9 @@ def main() -> None:
             "prompt and a block": clock(lambda: run(1, thought)),
             "prompt and words": clock(lambda: run(1, as_long)),
             "prompt": clock(lambda: run(1, only_prompt)),
-            "plain": clock(lambda: list(subject.stream(example.images, example.question, record=False, **asked))),
+            "plain": clock(lambda: list(subject.stream(*asking, record=False, **asked))),
             "recorded": clock(recorded),
+            "attention": clock(lambda: list(subject.stream(*asking, record=False, attention=True, **asked))),
             "batch": clock(lambda: run(ROWS, both)),
             "singles": clock(lambda: [run(1, both, first=row) for row in range(ROWS)]),
         }
@@ -110,6 +111,7 @@ def main() -> None:
         ("text tokens/s with events, against generate", seconds["generate"] / seconds["decode"], "≥", 1.3),
         ("latent step, against text step", latent_step / text_step, "≤", 1.05),
         ("trace and similarity, against plain decoding", seconds["recorded"] / seconds["plain"], "≤", 1.1),
+        ("attention of all layers kept, against not", seconds["attention"] / seconds["plain"], "≤", 1.15),
         (f"batch of {ROWS}, against single runs", seconds["singles"] / seconds["batch"], "≥", 5.0),
     ]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
