@@ -124,8 +124,9 @@ class Study:
         for i, trace in enumerate(clean):
             shape = [len(block.latents) for block in trace.blocks]
             given = clean[others[i]] if condition.replace == "donor" else trace
-            # runs without a block, or whose donor has other blocks, cannot be replaced and do not count
-            if shape and sum(shape) and shape == [len(block.latents) for block in given.blocks]:
+            # runs without a block, cut off inside one, or whose donor has others cannot be replaced and do not count
+            whole = condition.latents and shape == [condition.latents] * len(shape)
+            if shape and whole and shape == [len(block.latents) for block in given.blocks]:
                 chosen.append(i)
                 hooks.append(_hook(condition.replace, given, seed=i))
         # a run that was led astray may not open more blocks than there are latents for

@@ -88,3 +88,18 @@ def test_a_full_study_covers_rules_replacements_and_the_sweep(work):
 def test_too_few_samples_are_refused(work):
     with pytest.raises(ValueError, match="n is 1"):
         Study(work.reasoner, work.sample, n=1)
+
+
+def test_a_run_cut_off_inside_a_block_is_neither_replaced_nor_a_donor(work):
+    base = Condition(family="find", latents=6, rule="latents_only")
+    work.run(base)
+    condition, traces = work._clean
+    example = work.examples("find")[2]
+    cut = work.reasoner.run(example.images, example.question, latents=6, rule="latents_only", max_new_tokens=12)
+    assert 0 < len(cut.blocks[0].latents) < 6
+    work._clean = condition, [*traces[:2], cut, *traces[3:]]
+    others = donors([example.answer for example in work.examples("find")])
+    assert work.run(Condition(family="find", latents=6, rule="latents_only", replace="sham")).n == 7
+    given = sum(i != 2 and others[i] != 2 for i in range(8))
+    assert work.run(Condition(family="find", latents=6, rule="latents_only", replace="donor")).n == given < 7
+    work._clean = None

@@ -89,7 +89,7 @@ def ablate(*, n: int = 500, split: str = "test") -> Path:
 def _measure(variant: Variant, *, n: int, split: str) -> Iterator[Row]:
     folder = FOLDER / variant.name.replace(" ", "-")
     second = _stage("glyph-monet-stage2", BUDGET[0], folder / "stage2", *variant.options)
-    final = _stage("glyph-monet-stage3", BUDGET[1], folder / "stage3", f"teacher={second}")
+    final = _stage("glyph-monet", BUDGET[1], folder / "stage3", f"teacher={second}")
     reasoner = load(str(final))
     study = Study(reasoner, lambda family, index: glyphs.sample(family, index, split), n=n)
     rule = reasoner.config.rule

@@ -24,7 +24,6 @@ STEPS = (
     "glyph-latent",
     "glyph-monet-stage1",
     "glyph-monet-stage2",
-    "glyph-monet-stage3",
     "glyph-monet",
     "glyph-monet-faithful-stage1",
     "glyph-monet-faithful-stage2",
