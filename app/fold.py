@@ -28,10 +28,9 @@ class Item:
     vector: torch.Tensor | None
     """(D,) the fed vector of a latent, the state that produced a token; None when recording is off."""
     glow: torch.Tensor | None = None
-    """(N,) centred cosine of a latent with the image states at `View.level`, the mean image state as reference.
+    """(N,) cosine of a latent with the image tokens as the model is given them, the merger's output (level 0).
 
-    Not the mean of the run's own vectors: a map would then change with every later word, and latents that all look at
-    the same place would cancel out.
+    Chosen on Glyphs' `val`, see trainers/NOTES.md.
     """
     logprob: float = 0.0
     p_open: float = 0.0
@@ -53,12 +52,6 @@ class View:
     start: StartEvent | None = None
     items: tuple[Item, ...] = ()
     finish: FinishEvent | None = None
-
-    @property
-    def level(self) -> int:
-        """Index into the recorded levels of the one that glows show: the last, the space of the fed vectors."""
-        assert self.start is not None
-        return self.start.image_states.shape[0] - 1
 
     @property
     def text(self) -> str:
@@ -121,8 +114,7 @@ def _token(view: View, event: TokenEvent) -> Item:
 def _latent(view: View, event: LatentEvent) -> Item:
     glow = None
     if event.fed is not None and view.start is not None and len(view.start.image_states):
-        states = view.start.image_states[view.level :]  # (1, N, D)
-        glow = nearest_patch(event.fed.unsqueeze(0), states, centred=True, reference=states[-1])[0, 0]
+        glow = nearest_patch(event.fed.unsqueeze(0), view.start.image_states[:1], centred=False)[0, 0]
     return Item(
         kind="latent",
         block=event.block,

@@ -58,7 +58,7 @@ def test_fold_numbers_blocks_and_marks_what_comes_after(empty, draw):
 
 def test_a_latent_glows_where_its_own_vector_is(empty, draw):
     view = fold(empty, start_event([Image.new("RGB", (8, 8))], draw))
-    vector = view.start.image_states[-1, 17]
+    vector = view.start.image_states[0, 17]
     event = dataclasses.replace(latent_event(0, draw), fed=vector)
     glow = fold(view, event).items[-1].glow
     assert glow.shape == (TOKENS,)
@@ -108,10 +108,10 @@ def test_maps_are_the_similarities_of_the_analysis(empty):
 def test_glow_and_maps_agree(empty):
     view = whole_run(empty, latents=2)
     sent = maps(view)
-    units = np.frombuffer(base64.b64decode(sent["centred"]), "<i2").reshape(len(sent["of"]), -1, TOKENS)
+    units = np.frombuffer(base64.b64decode(sent["raw"]), "<i2").reshape(len(sent["of"]), -1, TOKENS)
     for q, n in enumerate(sent["of"]):
         if view.items[n].glow is not None:
-            np.testing.assert_allclose(units[q, -1] / UNITS, view.items[n].glow, atol=1 / UNITS)
+            np.testing.assert_allclose(units[q, 0] / UNITS, view.items[n].glow, atol=1 / UNITS)
 
 
 def test_maps_of_long_runs_leave_out_levels(empty, monkeypatch):

@@ -23,13 +23,16 @@ function peakOf(map) {
   return { image, cell: best - run.offsets[image], value: map[best] };
 }
 
+// Glows, which are there before the maps, are raw.
+const isCentred = () => run.maps !== null && run.shown === "centred";
+
 // One colour scale per block (or per word), so that magnitude stays visible. Centred maps start at 0: below the mean.
 function rangeOf(n) {
   const item = run.items[n];
   const group = item?.k === "latent" ? run.strips[item.b].latents : [n];
   const values = group.map(mapOf).filter(Boolean).flat();
-  const high = Math.max(...values), centred = run.shown === "centred" || !run.maps;
-  return { low: centred ? Math.min(0, high) : Math.min(...values), high };
+  const high = Math.max(...values);
+  return { low: isCentred() ? Math.min(0, high) : Math.min(...values), high };
 }
 
 function drawPanel() {
@@ -50,8 +53,8 @@ function drawPanel() {
   const levels = run.maps?.levels ?? [], slider = part("level");
   slider.disabled = levels.length < 2;
   slider.max = Math.max(1, levels.length - 1);
-  slider.value = run.maps ? run.level : slider.max;
-  part("levelname").textContent = run.maps ? levelName(levels[run.level], levels.at(-1)) : "last, others at the end";
+  slider.value = run.level;
+  part("levelname").textContent = run.maps ? levelName(levels[run.level], levels.at(-1)) : "0, the merger’s output; others at the end";
 }
 
 function title(item) {
@@ -88,7 +91,7 @@ function drawOverlay(map) {
   canvas.setAttribute("aria-label", here
     ? `Heat map over image ${run.image + 1}. Highest at patch row ${Math.floor(peak / grid[1])}, column ${peak % grid[1]}: ${signed(here[peak])}`
     : `Image ${run.image + 1}; the map of this word comes with the end of the run`);
-  const zero = run.shown === "centred" || !run.maps;
+  const zero = isCentred();
   part("low").textContent = map ? (zero ? "≤ " : "") + signed(range.low) : "";
   part("high").textContent = map ? signed(range.high) : "";
   part("what").textContent = !map ? "Maps of words are computed when the run ends."

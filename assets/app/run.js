@@ -21,7 +21,6 @@ function show(value) {
   value.items.forEach((item, k) => { if (first + k === run.items.length) append(item, first + k); });
   if (value.maps && !run.maps) {
     run.maps = decode(value.maps);
-    run.level = run.maps.levels.length - 1;
     for (const block in run.strips) run.stale.add(Number(block));
   }
   drawStrips();

@@ -76,10 +76,11 @@ def test_level_and_centring_redraw_without_the_server(page):
     page.on("request", lambda request: asked.append(request.url))
     label = page.locator("[data-part='big']")
     before = label.get_attribute("aria-label")
-    page.locator(".ins-choice label", has_text="Raw").click()
-    expect(page.locator("[data-part='what']")).to_contain_text("raw")
-    page.locator("#ins-level").press("Home")
     expect(page.locator("[data-part='levelname']")).to_have_text("0, the merger’s output")
+    page.locator(".ins-choice label", has_text="Centred").click()
+    expect(page.locator("[data-part='what']")).to_contain_text("mean patch state subtracted")
+    page.locator("#ins-level").press("End")
+    expect(page.locator("[data-part='levelname']")).to_have_text("5, after the final norm")
     assert label.get_attribute("aria-label") != before
     assert not asked
 
