@@ -9,7 +9,7 @@ from latent_core import glyphs
 from latent_core.attention import AUX, LATENT, kind_class
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.processor import Processor
-from latent_core.unroll import Block, splice
+from latent_core.unroll import Block, look, splice
 from tests.test_parity_monet_training import build, rows_of
 from trainers.recipe import MonetOptions, Recipe
 from trainers.sft.losses import alignment, row_cross_entropy
@@ -217,3 +217,22 @@ def test_a_stage_without_its_teacher_says_so(world):
     stage._teacher = ()
     with pytest.raises(ValueError, match="monet2 has no teacher"):
         stage(**stage.collate([(glyphs.sample("find", 3, "train"), Random(0))]))
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_shared_vision_tower_looks_once_and_learns_the_same(kind, world, monkeypatch):
+    stage, (_, tokenizer) = stage_of(kind, world), world
+    assert not stage._same_sight  # another teacher, another tower
+    teacher = build_model(tokenizer, seed=1)
+    teacher.model.visual.load_state_dict(stage.model.model.visual.state_dict())
+    stage.learn_from(teacher)
+    assert stage._same_sight
+    batch = stage.collate([(glyphs.sample(family, 3, "train"), Random(0)) for family in ("find", "relate")])
+    seen, found = [], []
+    monkeypatch.setattr("trainers.sft.monet.look", lambda *given: seen.append(given) or look(*given))
+    for shared, looks in ((True, 1), (False, 2)):
+        stage._same_sight = shared
+        found.append(vector(gradients(stage, stage(**batch)["loss"])))
+        assert len(seen) == looks
+        seen.clear()
+    assert torch.allclose(*found, atol=1e-7)

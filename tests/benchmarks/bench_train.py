@@ -31,7 +31,7 @@ def stage() -> AlignObservations:
     tokenizer = build_tokenizer()
     recipe, _ = load_recipe("glyph-monet-stage2", ["latents_min=8", "latents_max=8"])
     built = AlignObservations(build_model(tokenizer), Processor(tokenizer, build_image_processor()), recipe)
-    built.learn_from(build_model(tokenizer, seed=1))
+    built.learn_from(build_model(tokenizer))  # as in the recipes, it has the student's vision tower
     return built
 
 

@@ -25,7 +25,7 @@ from latent_core.example import Example
 from latent_core.methods import build_method
 from latent_core.processor import Processor
 from latent_core.settings import Rule
-from latent_core.unroll import NO_LABEL, Block, Layout, Row, Tokens, Unrolled, look, splice, unroll
+from latent_core.unroll import NO_LABEL, Block, Features, Layout, Row, Tokens, Unrolled, look, splice, unroll
 from trainers.data.caps import shrink
 from trainers.data.segments import Thought, segments
 from trainers.parallel import common_ticks
@@ -51,11 +51,15 @@ class MonetStage(nn.Module):
         self.backbone = Backbone(model)
         self.method = build_method(recipe.method_config(), processor.token_id)
         self._teacher: tuple[Backbone, ...] = ()  # in a tuple, so that nobody trains, saves or wraps it
+        self._same_sight = False  # whether student and teacher see the same in an image, now and later
         model.model.visual.requires_grad_(recipe.train_vision)
 
     def learn_from(self, model: nn.Module) -> None:
         """Sets the frozen teacher."""
         self._teacher = (Backbone(model.requires_grad_(False).eval()),)
+        own, theirs = (m.model.visual.state_dict() for m in (self.model, model))
+        frozen = not self.recipe.train_vision and not self.recipe.caps.teacher_total
+        self._same_sight = frozen and all(torch.equal(own[name], theirs[name].to(own[name])) for name in own)
 
     @property
     def teacher_backbone(self) -> Backbone:
@@ -154,8 +158,13 @@ class AlignObservations(MonetStage):
     def forward(
         self, rows: list[Row], rules: list[Rule], families: list[str], teacher: list[Row]
     ) -> dict[str, object]:
-        wanted = self.targets(teacher, rules)
-        spliced, levels, latents = self.think(rows, rules)
+        with torch.no_grad():
+            seen = look(self.teacher_backbone, teacher)
+        wanted = self.targets(teacher, rules, seen)
+        # the teacher's rows show all images that the student's do
+        shown = seen.pictures if any(row.pictures for row in rows) else []
+        own = Features(seen.prompts, shown) if self._same_sight else look(self.backbone, rows)
+        spliced, levels, latents = self.think(rows, rules, own)
         loss, metrics = self.cross_entropy(spliced, families)
         given = gather(levels, self.aligned(spliced.layout))
         aligned = alignment(wanted, given, self.options.align_axis).mean()
@@ -165,21 +174,28 @@ class AlignObservations(MonetStage):
         return {"loss": loss, "metrics": metrics}
 
     @torch.no_grad()
-    def targets(self, teacher: list[Row], rules: list[Rule]) -> list[torch.Tensor]:
+    def targets(self, teacher: list[Row], rules: list[Rule], seen: Features | None = None) -> list[torch.Tensor]:
         """Per row (E, N, D), the teacher's states at the words of observations, the auxiliary images in view."""
-        nothing = [[] for _ in teacher]
-        seen, levels = splice(
-            self.teacher_backbone, self.method, teacher, nothing, rule="everything", levels=self.levels()
+        read, levels = splice(
+            self.teacher_backbone,
+            self.method,
+            teacher,
+            [[] for _ in teacher],
+            rule="everything",
+            levels=self.levels(),
+            features=seen,
         )
-        return gather(levels, self.aligned(seen.layout))
+        return gather(levels, self.aligned(read.layout))
 
     def aligned(self, layout: Layout) -> torch.Tensor:
         """(B, L) bool, the slots that are aligned."""
         return layout.observations
 
-    def think(self, rows: list[Row], rules: list[Rule]) -> tuple[Unrolled, list[torch.Tensor], torch.Tensor]:
+    def think(
+        self, rows: list[Row], rules: list[Rule], features: Features | None = None
+    ) -> tuple[Unrolled, list[torch.Tensor], torch.Tensor]:
         """Generates the latents, then one pass with them in their slots: states, levels, latents (N, D) stacked."""
-        features, heads = look(self.backbone, rows), [until_last_block(row) for row in rows]
+        features, heads = features or look(self.backbone, rows), [until_last_block(row) for row in rows]
         unrolled = unroll(
             self.backbone,
             self.method,
@@ -223,19 +239,18 @@ class AlignLatents(AlignObservations):
     student, teacher = "latents", "both"
 
     @torch.no_grad()
-    def targets(self, teacher: list[Row], rules: list[Rule]) -> list[torch.Tensor]:
+    def targets(self, teacher: list[Row], rules: list[Rule], seen: Features | None = None) -> list[torch.Tensor]:
         """Per row (E, N, D), the latents of stage 2's model at every level, the auxiliary images in view."""
         masked = self.options.target_mask == "flow"
-        features = look(self.teacher_backbone, teacher)
         made = unroll(
             self.teacher_backbone,
             self.method,
             [until_last_block(row) for row in teacher],
             rule=rules,
             flow=self.flow(latent_pass=True) if masked else PLAIN,
-            features=features,
+            features=seen,
         )
-        seen, levels = splice(
+        read, levels = splice(
             self.teacher_backbone,
             self.method,
             teacher,
@@ -243,9 +258,9 @@ class AlignLatents(AlignObservations):
             rule=rules,
             flow=self.flow() if masked else PLAIN,
             levels=self.levels(),
-            features=features,
+            features=seen,
         )
-        return gather(levels, self.aligned(seen.layout))
+        return gather(levels, self.aligned(read.layout))
 
     def aligned(self, layout: Layout) -> torch.Tensor:
         """(B, L) bool, the latents' slots."""
