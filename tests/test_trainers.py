@@ -12,6 +12,7 @@ from latent_core.attention import CLOSE, LATENT, OPEN, kind_class
 from latent_core.checkpoints import load
 from latent_core.unroll import NO_LABEL, lay_out
 from trainers.__main__ import main
+from trainers.architectures import published
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.segments import Thought, segments
 from trainers.recipe import load_recipe, parse, recipes
@@ -36,7 +37,7 @@ def test_every_recipe_that_ships_is_valid(name):
     assert recipe.name == name
     assert recipe.description.endswith(".")
     assert arguments.max_steps > 0
-    assert recipe.init is None or recipe.init in recipes()
+    assert recipe.init is None or recipe.init in recipes() or recipe.init in published()
 
 
 @pytest.mark.parametrize(

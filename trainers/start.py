@@ -86,7 +86,7 @@ def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
     """Refuses settings that contradict each other. Raises ValueError with the remedy."""
     check(arguments.max_steps > 0, f"max_steps is {arguments.max_steps}; a run needs at least 1.")
     check(
-        arguments.warmup_steps < arguments.max_steps,
+        arguments.warmup_steps <= arguments.max_steps,
         f"warmup_steps is {arguments.warmup_steps}, the whole run {arguments.max_steps} steps; warm up for fewer.",
     )
     check(
