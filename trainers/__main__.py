@@ -1,4 +1,4 @@
-"""The command line: `python -m trainers list | run | study | ablations | data | glyphs`."""
+"""The command line: `python -m trainers list | run | study | ground | ablations | data | glyphs`."""
 
 import argparse
 import sys
@@ -43,6 +43,11 @@ def main(argv: list[str] | None = None) -> int:
 
                 out = ablate(n=options.n, split=options.split)
                 print(f"{out.read_text()}\nWritten: {out}")
+            case "ground":
+                from trainers.ground import ground
+
+                out = ground(options.checkpoint, n=options.n)
+                print(f"{out.read_text()}\nWritten: {out}")
             case "data":
                 from trainers.data import commands
 
@@ -81,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     ablations = commands.add_parser("ablations", help="Monet without one part at a time, on equal short budgets")
     ablations.add_argument("--n", type=int, default=500, help="samples per family (default 500)")
     ablations.add_argument("--split", default="test", help="train, val, test or compose (default test)")
+    ground = commands.add_parser("ground", help="how often latents look at the thing that they are about")
+    ground.add_argument("checkpoint", help="an embedded name, a folder or a Hub id")
+    ground.add_argument("--n", type=int, default=300, help="samples of each split (default 300)")
     data = commands.add_parser("data", help="write Glyphs as Monet-SFT-125K, or check files in that format")
     actions = data.add_subparsers(dest="action", required=True)
     write = actions.add_parser("write", help="Glyphs as a subset: FOLDER/glyphs/train.json and images.zip")

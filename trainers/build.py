@@ -9,6 +9,7 @@ from pathlib import Path
 from latent_core.embedded import EMBEDDED
 from latent_core.files import write_folder
 from trainers.evidence import study
+from trainers.ground import ground
 from trainers.recipe import Recipe, load_recipe
 from trainers.start import train
 from trainers.summary import write_evidence
@@ -45,7 +46,10 @@ def build(*, n: int = 500) -> None:
     for name in STAGES:
         document(name)
     for name in STUDIED:
-        document(name, study(name, n=n))
+        report = study(name, n=n)
+        if load_recipe(name, [])[0].method != "text":
+            ground(name)
+        document(name, report)
     write_evidence(STUDIED)
 
 
@@ -70,6 +74,9 @@ def document(name: str, report: Path | None = None) -> None:
     if report is not None:
         shutil.copy(report / "metrics.json", folder / "metrics.json")
         measured = f"## Measurements\n\n{(report / 'metrics.md').read_text()}"
+    for title, file in (("Where the latents look", "grounding.md"), ("Ablations", "ablations.md")):
+        if (folder / file).is_file():
+            measured += f"\n## {title}\n\n{(folder / file).read_text()}"
     card = (
         f"---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n\n# {name}\n\n"
         f"{recipe.description} A Qwen2.5-VL of 1.7M parameters, trained from scratch on Glyphs, a procedural "

@@ -56,6 +56,10 @@ def evidence(names: Sequence[str]) -> str:
     for name, report in reports.items():
         if _own(report)[1] is not None:
             lines += ["", *_interventions(name, report)]
+    for name in reports:
+        looks = EMBEDDED / name / "grounding.md"
+        if looks.is_file():
+            lines += ["", f"Where `{name}` looks. {looks.read_text().strip()}"]
     return "\n".join(lines) + "\n"
 
 

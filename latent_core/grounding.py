@@ -1,0 +1,176 @@
+"""Does a latent look at the thing that its thought is about? Measured where the true region is known.
+
+A vector looks at the image token that it resembles most, or that it attends to most. A look hits if that token lies in
+the true region of the thought's step. The rule (which level, raw or centred; which layer and head) is chosen on one
+split and reported on another. Beside the latents stand the words of the same runs, and a random region of the same
+size.
+
+Shapes: n runs, K latents of a block, N image tokens.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+
+from latent_core.analysis.regions import tokens_in
+from latent_core.analysis.similarity import Grid, nearest_patch
+from latent_core.events import TokenEvent
+from latent_core.example import Example
+from latent_core.reasoner import Reasoner
+from latent_core.trace import Trace
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LookRule:
+    """How the place that a vector looks at is read off."""
+
+    kind: str
+    """similarity or attention."""
+    level: int
+    """Of the image tokens' states, 0 the merger's output; or the decoder block, 0-based."""
+    part: int
+    """Of similarity 0 for raw, 1 for centred; of attention the head, −1 for the mean of all."""
+
+    def __str__(self) -> str:
+        if self.kind == "similarity":
+            return f"cosine with the image states at level {self.level}, {'centred' if self.part else 'raw'}"
+        return f"attention of layer {self.level}, " + ("mean of all heads" if self.part < 0 else f"head {self.part}")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of looks that hit, in 0…1, with the 95% interval of a mean over runs."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grounding:
+    """What one rule finds on one split."""
+
+    rule: LookRule
+    latents: Share
+    by_latent: tuple[Share, ...]
+    """Latent 1, 2, … of the block."""
+    words: Share
+    """The same for the words outside blocks."""
+    elsewhere: Share
+    """The latents, and a random region of the same size in place of the true one."""
+
+
+Hits = dict[LookRule, dict[str, torch.Tensor]]
+"""Rule → latents (n, K), words (n,) and elsewhere (n,): 0 or 1, or a run's share."""
+
+
+def collect(reasoner: Reasoner, examples: Sequence[Example], *, latents: int, batch: int = 32) -> Hits:
+    """Runs every example and looks where the latents of its first block look, under every rule.
+
+    Examples need a region in their first step. Runs without a block count as if all looks had missed.
+    """
+    rows: dict[LookRule, dict[str, list[torch.Tensor]]] = {}
+    for start in range(0, len(examples), batch):
+        part = examples[start : start + batch]
+        traces = reasoner.run_batch(
+            [list(example.images) for example in part],
+            [example.question for example in part],
+            latents=latents,
+            temperature=0.0,
+            attention=True,
+        )
+        for number, (example, trace) in enumerate(zip(part, traces, strict=True), start):
+            for rule, found in _hits(example, trace, latents, seed=number):
+                kept = rows.setdefault(rule, {name: [] for name in found})
+                for name, values in found.items():
+                    kept[name].append(values)
+    return {rule: {name: torch.stack(values) for name, values in kept.items()} for rule, kept in rows.items()}
+
+
+def _hits(
+    example: Example, trace: Trace, latents: int, seed: int
+) -> Iterator[tuple[LookRule, dict[str, torch.Tensor]]]:
+    grids, step = trace.start.grids, example.steps[0]
+    inside = _on(grids, step.image_index, tokens_in(step.region, grids[step.image_index]))
+    other = _on(grids, step.image_index, _random_region(step.region, grids[step.image_index], seed))
+    first = [n for n, event in enumerate(trace.steps) if getattr(event, "block", -1) == 0][:latents]
+    words = [n for n, event in enumerate(trace.steps) if isinstance(event, TokenEvent) and event.kind == "text"]
+    chosen = [*first, *words]
+    states = trace.start.image_states
+    vectors = torch.stack([s.hidden if isinstance(s, TokenEvent) else s.fed for s in (trace.steps[n] for n in chosen)])
+    for centred in (False, True):
+        found = nearest_patch(vectors, states, centred=centred, reference=states[-1]).argmax(-1)  # (chosen, levels)
+        for column, level in enumerate(trace.start.levels):
+            yield (
+                LookRule("similarity", level, int(centred)),
+                _count(found[:, column], len(first), latents, inside, other),
+            )
+    attention = trace.attention
+    place = {step: row for row, step in enumerate(attention.steps)}
+    image = attention.image[[place[n] for n in chosen]]  # (chosen, E, H, N)
+    maps = torch.cat([image.mean(2, keepdim=True), image], 2).argmax(-1)
+    for row, layer in enumerate(attention.layers):
+        for column in range(maps.shape[2]):
+            yield (
+                LookRule("attention", layer, column - 1),
+                _count(maps[:, row, column], len(first), latents, inside, other),
+            )
+
+
+def _count(
+    found: torch.Tensor, first: int, latents: int, inside: torch.Tensor, other: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """found: image tokens looked at, `first` latents and then words."""
+    hits = torch.zeros(latents)
+    hits[:first] = inside[found[:first]].float()
+    elsewhere = other[found[:first]].float().mean() if first else torch.tensor(0.0)
+    return {"latents": hits, "words": inside[found[first:]].float().mean(), "elsewhere": elsewhere}
+
+
+def _on(grids: Sequence[Grid], image: int, inside: torch.Tensor) -> torch.Tensor:
+    """(N,) bool over all images, from that of one."""
+    parts = [inside if i == image else torch.zeros(r * c, dtype=torch.bool) for i, (r, c) in enumerate(grids)]
+    return torch.cat(parts)
+
+
+def _random_region(box: Sequence[float], grid: Grid, seed: int) -> torch.Tensor:
+    """(N,) bool: a region as tall and wide as the box, anywhere on the grid."""
+    region = tokens_in(tuple(box), grid).reshape(grid)
+    tall, wide = int(region.any(1).sum()), int(region.any(0).sum())
+    rng = Random(f"grounding/{seed}")
+    row, column = rng.randrange(grid[0] - tall + 1), rng.randrange(grid[1] - wide + 1)
+    inside = torch.zeros(grid, dtype=torch.bool)
+    inside[row : row + tall, column : column + wide] = True
+    return inside.flatten()
+
+
+def best(hits: Hits, kind: str) -> LookRule:
+    """The rule of a kind whose latents hit oftenest; the smallest of equal ones."""
+    rules = sorted(rule for rule in hits if rule.kind == kind)
+    return max(rules, key=lambda rule: hits[rule]["latents"].mean().item())
+
+
+def report(hits: Hits, rule: LookRule) -> Grounding:
+    """What a rule finds."""
+    found = hits[rule]
+    return Grounding(
+        rule=rule,
+        latents=share(found["latents"].mean(1)),
+        by_latent=tuple(share(column) for column in found["latents"].unbind(1)),
+        words=share(found["words"]),
+        elsewhere=share(found["elsewhere"]),
+    )
+
+
+def share(values: torch.Tensor) -> Share:
+    """Mean of runs' shares (n,), n ≥ 2, with mean ± 1.96 · s / √n, cut to 0…1.
+
+    Latents of one run are not independent, so the run is what is counted.
+    """
+    mean, half = values.mean().item(), 1.96 * values.std().item() / math.sqrt(len(values))
+    return Share(mean, max(0.0, mean - half), min(1.0, mean + half), len(values))
