@@ -11,7 +11,7 @@ import torch
 
 from latent_core import answers
 from latent_core.analysis.similarity import nearest_patch
-from latent_core.events import Event, FinishEvent, LatentEvent, StartEvent, TokenEvent
+from latent_core.events import Event, FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
 from latent_core.settings import Settings
 
 
@@ -32,6 +32,8 @@ class Item:
 
     Chosen on Glyphs' `val`, see trainers/NOTES.md.
     """
+    look: Look | None = None
+    """Where its state attended; None unless attention is recorded."""
     logprob: float = 0.0
     p_open: float = 0.0
     forced: bool = False
@@ -104,6 +106,7 @@ def _token(view: View, event: TokenEvent) -> Item:
         text=event.text,
         block=block,
         vector=event.hidden,
+        look=event.look,
         logprob=event.logprob,
         p_open=event.p_open,
         forced=event.forced,
@@ -121,5 +124,6 @@ def _latent(view: View, event: LatentEvent) -> Item:
         index=event.index,
         vector=event.fed,
         glow=glow,
+        look=event.look,
         after_block=view.after_block,
     )

@@ -12,12 +12,15 @@ import torch
 from PIL import Image
 
 from app.fold import Item, View, answer
+from app.runner import spread
 from latent_core.analysis.similarity import nearest_patch
 
 LAST = 64
 """Items in a streamed update. At ten updates a second none is missed below 640 items/s, and the end sends all."""
 MAP_BUDGET = 1_000_000
 """Numbers in the maps of one run (2 bytes each); above it levels are thinned out."""
+ATTENTION_BUDGET = 1_500_000
+"""Bytes of attention maps of one run; 16 latents and 50 words of the embedded models need 60,000."""
 SHOWN_SIDE = 768
 """Pixels of the longer side of an image in the browser."""
 UNITS = 10_000
@@ -102,6 +105,35 @@ def maps(view: View) -> dict[str, Any] | None:
         "text_norm": _rounded(torch.stack(text).norm(dim=-1).mean()) if text else None,
         "image_norms": _rounded(states.norm(dim=-1).mean(dim=-1)),
         "previous": [_to_previous(view.items, n) for n in chosen],
+        "attention": attention(view),
+    }
+
+
+def attention(view: View) -> dict[str, Any] | None:
+    """Attention on every image token by layer, for the mean of all heads and each head; None where not recorded.
+
+    `maps` is base64 of uint8 (Q, E, 1 + H, N), 255 for the largest of each row in `peaks` (Q, E, 1 + H). Above
+    `ATTENTION_BUDGET` single heads are left out, then layers thinned out.
+    """
+    chosen = [n for n, item in enumerate(view.items) if item.look is not None]
+    if not chosen or view.start is None:
+        return None
+    looks = [view.items[n].look for n in chosen]
+    layers, heads, tokens = looks[0].image.shape
+    size = len(chosen) * tokens
+    single = layers * (1 + heads) * size <= ATTENTION_BUDGET
+    kept = spread(layers, max(2, ATTENTION_BUDGET // max(1, (1 + heads if single else 1) * size)))
+    weights = torch.stack([look.weights[kept] for look in looks])  # (Q, E, H, N)
+    mean = weights.mean(2, keepdim=True)
+    weights = torch.cat([mean, weights], 2) if single else mean
+    peaks = weights.amax(-1)
+    units = (weights * (255 / peaks.clamp(min=1e-12))[..., None]).round().to(torch.uint8)
+    return {
+        "of": chosen,
+        "layers": [view.start.layers[layer] for layer in kept],
+        "heads": weights.shape[2],
+        "maps": base64.b64encode(units.numpy().tobytes()).decode(),
+        "peaks": _rounded(peaks.flatten(), 5),
     }
 
 
@@ -134,10 +166,7 @@ def _item(item: Item) -> dict[str, Any]:
 
 def _levels(items: int, levels: int, tokens: int) -> list[int]:
     """Evenly spaced level numbers, first and last included, that keep the maps within `MAP_BUDGET`."""
-    affordable = max(2, MAP_BUDGET // max(1, 2 * items * tokens))
-    if levels <= affordable:
-        return list(range(levels))
-    return sorted({round(step * (levels - 1) / (affordable - 1)) for step in range(affordable)})
+    return spread(levels, max(2, MAP_BUDGET // max(1, 2 * items * tokens)))
 
 
 def _to_previous(items: tuple[Item, ...], n: int) -> float | None:

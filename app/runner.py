@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SLOW = 25.0
 """Events per second at the speed `slow`."""
+LAYERS = 8
+"""Decoder blocks of a run whose attention is recorded, at most."""
 REFRESH = 0.1
 """Seconds between updates of the page."""
 MAX_IMAGES = 4
@@ -115,7 +117,9 @@ class Runner:
         """
         cancelled = self._begin(session)
         try:
-            events = self.reasoner(ask.checkpoint).stream(list(ask.images), ask.question, **ask.settings)
+            reasoner = self.reasoner(ask.checkpoint)
+            layers = spread(reasoner.num_layers, LAYERS)
+            events = reasoner.stream(list(ask.images), ask.question, attention=layers, **ask.settings)
             with contextlib.closing(events):
                 yield from paced(events, SLOW if ask.slow else None, cancelled)
         finally:
@@ -171,6 +175,13 @@ class Runner:
             self._running -= 1
             if name in self._sessions:
                 self._sessions[name].active -= 1
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` ≥ 2 of the numbers 0…count−1, evenly spaced, first and last included."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
 
 
 def paced(events: Iterable[T], rate: float | None, cancelled: threading.Event) -> Iterator[T]:

@@ -37,7 +37,9 @@ class LookRule:
     def __str__(self) -> str:
         if self.kind == "similarity":
             return f"cosine with the image states at level {self.level}, {'centred' if self.part else 'raw'}"
-        return f"attention of layer {self.level}, " + ("mean of all heads" if self.part < 0 else f"head {self.part}")
+        # counted from 1, as the page does
+        head = "mean of all heads" if self.part < 0 else f"head {self.part + 1}"
+        return f"attention of block {self.level + 1}, {head}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,11 @@ class Reasoner:
         self.name, self.backbone, self.processor = name, backbone, processor
         self.method, self.config = method, config
 
+    @property
+    def num_layers(self) -> int:
+        """Decoder blocks, whose attention can be recorded."""
+        return self.backbone.num_layers
+
     def stream(
         self,
         images: Images,
@@ -156,7 +161,7 @@ class Reasoner:
         attention: Sequence[int] | bool,
     ) -> Iterator[Event]:
         """The engine's events with their text filled in."""
-        blocks = range(self.backbone.num_layers)
+        blocks = range(self.num_layers)
         layers = blocks if attention is True else () if attention is False else tuple(attention)
         for layer in layers:
             check(layer in blocks, f"attention names block {layer}; {self.name} has blocks 0 to {len(blocks) - 1}.")

@@ -9,17 +9,19 @@ import numpy as np
 import torch
 
 from latent_core.config import MethodConfig
-from latent_core.events import Event, FinishEvent, LatentEvent, StartEvent, TokenEvent
+from latent_core.events import Event, FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
 from latent_core.settings import Settings
 from latent_core.trace import Source, Trace
 
-WIDTH, TOKENS, LEVELS = 8, 36, 3
+WIDTH, TOKENS, LEVELS, LAYERS = 8, 36, 3, (0, 1, 2)
 SCRIPT = (("I", " look", "."), (" It", " carries", " \\boxed{", "ring", "}", "."))
 """Words before the block and after it."""
 
 
 class ScriptedReasoner:
     """Says SCRIPT around one block of K random latents; `none` as the question opens no block."""
+
+    num_layers = len(LAYERS)
 
     def __init__(self, name: str = "scripted", *, delay: float = 0.0) -> None:
         self.name, self.delay = name, delay
@@ -37,7 +39,7 @@ class ScriptedReasoner:
         source = Source(checkpoint=self.name, method="monet", versions={})
         return Trace.collect(events, question=question, system="", settings=self.settings(**settings), source=source)
 
-    def stream(self, images: list, question: str, **settings: Any) -> Iterator[Event]:
+    def stream(self, images: list, question: str, *, attention: Any = (), **settings: Any) -> Iterator[Event]:
         if not question.strip():
             raise ValueError("The question is empty; write one.")
         return self._stream(images, question, self.settings(**settings))
@@ -81,6 +83,7 @@ def start_event(images: list, draw: torch.Generator) -> StartEvent:
         grids=((6, 6),) * len(shown),
         levels=tuple(range(LEVELS)),
         image_states=torch.randn(LEVELS, TOKENS * len(shown), WIDTH, generator=draw),
+        layers=LAYERS,
         seconds=0.05,
     )
 
@@ -94,10 +97,22 @@ def token_event(text: str, draw: torch.Generator, *, kind: str = "text", p_open:
         logprob=-0.5,
         p_open=p_open,
         hidden=torch.randn(WIDTH, generator=draw),
+        look=None if kind == "close" else look(draw),
         seconds=0.01,
     )
 
 
 def latent_event(index: int, draw: torch.Generator, *, block: int = 0) -> LatentEvent:
     vector = torch.randn(WIDTH, generator=draw)
-    return LatentEvent(position=60, block=block, index=index, fed=vector, hidden=vector, seconds=0.01)
+    return LatentEvent(position=60, block=block, index=index, fed=vector, hidden=vector, look=look(draw), seconds=0.01)
+
+
+def look(draw: torch.Generator) -> Look:
+    """Attention of LAYERS with two heads on one image."""
+    size = len(LAYERS), 2
+    return Look(
+        image=torch.randint(0, 256, (*size, TOKENS), generator=draw, dtype=torch.uint8),
+        peak=torch.rand(size, generator=draw) / 10,
+        shares=torch.rand(*size, 5, generator=draw).softmax(-1),
+        entropy=torch.rand(size, generator=draw),
+    )

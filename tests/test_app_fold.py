@@ -114,6 +114,32 @@ def test_glow_and_maps_agree(empty):
             np.testing.assert_allclose(units[q, 0] / UNITS, view.items[n].glow, atol=1 / UNITS)
 
 
+def test_attention_is_sent_by_layer_and_head(empty):
+    view = whole_run(empty, latents=2)
+    sent = maps(view)["attention"]
+    assert sent["layers"] == [0, 1, 2] and sent["heads"] == 3
+    units = np.frombuffer(base64.b64decode(sent["maps"]), "u1").reshape(-1, 3, 3, TOKENS)
+    peaks = np.array(sent["peaks"]).reshape(-1, 3, 3)
+    assert [view.items[n].kind for n in sent["of"]].count("close") == 0
+    for q, n in enumerate(sent["of"]):
+        weights = view.items[n].look.weights.numpy()
+        wanted = np.concatenate([weights.mean(1, keepdims=True), weights], 1)
+        np.testing.assert_allclose(units[q] / 255 * peaks[q][..., None], wanted, atol=wanted.max() / 250)
+
+
+def test_attention_of_long_runs_leaves_out_heads_then_layers(empty, monkeypatch):
+    monkeypatch.setattr("app.payload.ATTENTION_BUDGET", 3 * 36 * 14)
+    assert maps(whole_run(empty))["attention"]["heads"] == 1
+    monkeypatch.setattr("app.payload.ATTENTION_BUDGET", 2)
+    assert maps(whole_run(empty))["attention"]["layers"] == [0, 2]
+
+
+def test_a_run_without_recorded_attention_sends_none(empty):
+    view = whole_run(empty)
+    bare = dataclasses.replace(view, items=tuple(dataclasses.replace(item, look=None) for item in view.items))
+    assert maps(bare)["attention"] is None
+
+
 def test_maps_of_long_runs_leave_out_levels(empty, monkeypatch):
     monkeypatch.setattr("app.payload.MAP_BUDGET", 2)
     assert maps(whole_run(empty))["levels"] == [0, 2]

@@ -4,16 +4,27 @@ function part(name) { return one(`[data-part="${name}"]`); }
 // Maps arrive as base64 of int16, items × levels × image tokens, 10,000 units per 1.
 function decode(maps) {
   const numbers = (text) => new Int16Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
-  return { ...maps, raw: numbers(maps.raw), centred: numbers(maps.centred), row: new Map(maps.of.map((n, q) => [n, q])) };
+  const rows = (of) => new Map(of.map((n, q) => [n, q]));
+  const look = maps.attention && { ...maps.attention, row: rows(maps.attention.of),
+    maps: Uint8Array.from(atob(maps.attention.maps), (c) => c.charCodeAt(0)) };
+  return { ...maps, raw: numbers(maps.raw), centred: numbers(maps.centred), row: rows(maps.of), attention: look };
 }
 
 // Cosines of item n with all image tokens at the shown level; null while only glows are known and it has none.
 function mapOf(n) {
   if (!run.maps) return run.items[n]?.m ?? null;
+  if (isAttention()) return attentionOf(n);
   const q = run.maps.row.get(n), size = run.tokens, levels = run.maps.levels.length;
   if (q === undefined) return null;
   const at = (q * levels + run.level) * size;
   return Array.from(run.maps[run.shown].subarray(at, at + size), (units) => units / 10000);
+}
+// Attention of item n on all image tokens, at the shown layer and head (0 the mean of all).
+function attentionOf(n) {
+  const look = run.maps.attention, q = look.row.get(n);
+  if (q === undefined) return null;
+  const place = (q * look.layers.length + run.layer) * look.heads + run.head, unit = look.peaks[place] / 255;
+  return Array.from(look.maps.subarray(place * run.tokens, (place + 1) * run.tokens), (units) => units * unit);
 }
 const partOf = (map, image) => map.slice(run.offsets[image], run.offsets[image + 1]);
 
@@ -25,6 +36,7 @@ function peakOf(map) {
 
 // Glows, which are there before the maps, are raw.
 const isCentred = () => run.maps !== null && run.shown === "centred";
+const isAttention = () => Boolean(run.maps?.attention) && run.shown === "attention";
 
 // One colour scale per block (or per word), so that magnitude stays visible. Centred maps start at 0: below the mean.
 function rangeOf(n) {
@@ -32,6 +44,7 @@ function rangeOf(n) {
   const group = item?.k === "latent" ? run.strips[item.b].latents : [n];
   const values = group.map(mapOf).filter(Boolean).flat();
   const high = Math.max(...values);
+  if (isAttention()) return { low: 0, high: Math.max(high, 1e-6) };
   return { low: isCentred() ? Math.min(0, high) : Math.min(...values), high };
 }
 
@@ -50,11 +63,14 @@ function drawPanel() {
   drawNear(map);
   drawRule(item);
   drawStats(item);
-  const levels = run.maps?.levels ?? [], slider = part("level");
+  const layers = isAttention() ? run.maps.attention.layers : null, levels = layers ?? run.maps?.levels ?? [];
+  const slider = part("level");
   slider.disabled = levels.length < 2;
   slider.max = Math.max(1, levels.length - 1);
-  slider.value = run.level;
-  part("levelname").textContent = run.maps ? levelName(levels[run.level], levels.at(-1)) : "0, the merger’s output; others at the end";
+  slider.value = layers ? run.layer : run.level;
+  part("levelof").textContent = layers ? "Layer" : "Level of the image states";
+  part("heads").hidden = !layers || run.maps.attention.heads < 2;
+  part("levelname").textContent = layers ? `block ${layers[run.layer] + 1}` : run.maps ? levelName(levels[run.level], levels.at(-1)) : "0, the merger’s output; others at the end";
 }
 
 function title(item) {
@@ -94,7 +110,8 @@ function drawOverlay(map) {
   const zero = isCentred();
   part("low").textContent = map ? (zero ? "≤ " : "") + signed(range.low) : "";
   part("high").textContent = map ? signed(range.high) : "";
-  part("what").textContent = !map ? "Maps of words are computed when the run ends."
+  part("what").textContent = !map ? (run.maps ? "No state of the model produced this token." : "Maps of words are computed when the run ends.")
+    : isAttention() ? `Attention on the image patches, ${run.head ? `head ${run.head}` : "mean of all heads"}. Together ${map.reduce((sum, value) => sum + value, 0).toFixed(2)} of 1.`
     : `Cosine similarity with the image patches, ${zero ? "mean patch state subtracted on both sides" : "raw"}.`
       + (run.items[run.selected].k === "latent" ? ` One scale for block ${run.items[run.selected].b + 1}.` : "");
 }
@@ -147,7 +164,7 @@ function drawRule(item) {
   const sees = item.a && item.k !== "latent" && SEES[run.value.rule];
   part("rule").hidden = !sees;
   if (sees) part("rule").textContent = `No attention on the image here: under the rule ${run.value.rule}, text after a block sees ${sees}. `
-    + "The map compares vectors; it is no path of attention.";
+    + (isAttention() ? "" : "The map compares vectors; it is no path of attention.");
 }
 
 function drawStats(item) {
@@ -168,7 +185,8 @@ function drawStats(item) {
 part("ramp").style.background = RAMP;
 part("previous").onclick = () => step(-1);
 part("next").onclick = () => step(1);
-part("level").oninput = (event) => { run.level = Number(event.target.value); redraw(); };
+part("level").oninput = (event) => { run[isAttention() ? "layer" : "level"] = Number(event.target.value); redraw(); };
+part("head").onchange = (event) => { run.head = Number(event.target.value); redraw(); };
 for (const radio of all('[name="ins-shown"]')) radio.onchange = () => { run.shown = radio.value; redraw(); };
 part("view").onpointermove = (event) => {
   if (!run.grids[run.image]) return;

@@ -85,6 +85,25 @@ def test_level_and_centring_redraw_without_the_server(page):
     assert not asked
 
 
+def test_attention_by_layer_and_head(page):
+    ask(page)
+    page.locator(CARD).nth(1).click()
+    expect(page.locator("#ins-head")).to_be_hidden()
+    page.locator(".ins-choice label", has_text="Attention").click()
+    what, label = page.locator("[data-part='what']"), page.locator("[data-part='big']")
+    expect(what).to_contain_text("Attention on the image patches, mean of all heads.")
+    expect(page.locator("[data-part='levelname']")).to_have_text("block 5")
+    mean = label.get_attribute("aria-label")
+    page.locator("#ins-head").select_option("3")
+    expect(what).to_contain_text("head 3")
+    assert label.get_attribute("aria-label") != mean
+    page.locator("#ins-level").press("Home")
+    expect(page.locator("[data-part='levelname']")).to_have_text("block 1")
+    page.locator(".ins-choice label", has_text="Raw").click()
+    expect(page.locator("#ins-head")).to_be_hidden()
+    expect(page.locator("[data-part='levelname']")).to_have_text("0, the merger’s output")
+
+
 def test_arrow_keys_walk_over_words_and_cards(page):
     ask(page)
     page.locator(CARD).first.focus()
