@@ -30,7 +30,7 @@ class Item:
     glow: torch.Tensor | None = None
     """(N,) cosine of a latent with the image tokens as the model is given them, the merger's output (level 0).
 
-    Chosen on Glyphs' `val`, see trainers/NOTES.md.
+    On Glyphs it finds the true region about as often as the best level does, see `python -m trainers ground`.
     """
     look: Look | None = None
     """Where its state attended; None unless attention is recorded."""
