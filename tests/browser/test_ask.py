@@ -156,7 +156,7 @@ def test_changing_mode_while_it_streams_starts_again(page):
     page.get_by_label("Markers only", exact=True).check()
     page.wait_for_selector(ANSWER + ", .ins-state:text('Finished')")
     expect(page.locator(CARD)).to_have_count(0)
-    expect(page.locator(".ins-caption")).to_contain_text("markers only, no latents")
+    expect(page.locator(".ins-caption").first).to_contain_text("markers only, no latents")
 
 
 def test_another_method_answers(page):
