@@ -61,7 +61,8 @@ def build(runner: Runner) -> gr.Blocks:
         another.click(handlers.scene, inputs=family, **fresh)
         examples.pick(handlers.example, **fresh)
         well.input(handlers.check, inputs=[well, kept, method], outputs=[well, kept, notice], **QUIET)
-        method.change(handlers.photo_notice, inputs=[well, method], outputs=notice, **QUIET)
+        # a refused image is no news any more once the run is about the ones that were kept
+        gr.on([run.click, method.change], handlers.photo_notice, inputs=[well, method], outputs=notice, **QUIET)
         page.unload(handlers.forget)
     return page.queue(max_size=32)
 

@@ -2,7 +2,8 @@
 
 Every tick collects each row's next feed, runs one forward, hands the states back, and samples for all rows that ask
 for a token. What the host needs to know (chosen ids, their probabilities, recorded vectors) crosses over in one copy
-per tick. A row of a batch gives what it gives alone. Closing the generator cancels the run.
+per tick; recorded attention takes two more. A row of a batch gives what it gives alone. Closing the generator cancels
+the run.
 
 Shapes: B rows still running, R rows that sample, D model width, V vocabulary.
 """

@@ -221,7 +221,8 @@ class Trace:
         parts = from_json(_File, content, "trace")
         tensors = _Tensors(stored)
         start = _start(parts.start, tensors)
-        looks = _looks(start, tensors)
+        # a run that was stopped at once recorded attention nowhere
+        looks = _looks(start, tensors) if any(record.get("look") for record in parts.steps) else iter(())
         steps = tuple(_unpack(record, f"steps[{number}]", tensors, looks) for number, record in enumerate(parts.steps))
         if next(looks, None) is not None:
             raise ValueError("it holds attention that belongs to no event.")

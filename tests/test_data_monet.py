@@ -214,5 +214,8 @@ def test_a_file_that_is_no_json_is_named(tmp_path):
     (tmp_path / "x.json").write_text("[{")
     with pytest.raises(ValueError, match=r"x\.json is not valid JSON"):
         MonetDataset([tmp_path / "x.json"], tmp_path)
+    (tmp_path / "z.json").write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"z\.json is no text"):
+        MonetDataset([tmp_path / "z.json"], tmp_path)
     with pytest.raises(ValueError, match=r"y\.json cannot be read"):
         MonetDataset([tmp_path / "y.json"], tmp_path)

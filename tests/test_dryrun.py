@@ -115,6 +115,9 @@ def test_the_paper_s_runs_can_be_planned(recipe, rows, capsys):
     [
         (["--config", "trainers/accelerate/ddp.yaml"], "needs 98 GB a GPU, h100-80 has 80"),
         (["--config", "no.yaml"], "no.yaml cannot be read"),
+        (["--config", "README.md"], "README.md (is not valid YAML|holds no settings)"),
+        (["--config", "assets/screenshots/ask-light.png"], "ask-light.png is not valid YAML"),
+        (["--config", ZERO2, "--gpus", "0"], "processes is 0; at least 1"),
         (["--config", ZERO2, "activation_checkpointing=true"], "drops the cache"),
         (["--config", ZERO2, "warmup_steps=2000"], "warm up for fewer"),
         (["--config", ZERO2, "data.files=[none.json]"], "none.json cannot be read"),

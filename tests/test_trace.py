@@ -303,6 +303,14 @@ def test_attention_is_saved_and_comes_back(tmp_path):
     assert collect(run_events()).attention is None
 
 
+def test_a_run_stopped_at_once_keeps_its_layers(tmp_path):
+    """Attention was to be recorded, but nothing had been said yet."""
+    trace = collect([next(with_attention())])
+    trace.save(tmp_path / "run.safetensors")
+    back = Trace.load(tmp_path / "run.safetensors")
+    assert back.start.layers == (1, 3) and back.attention is None and back.finish.reason == "cancelled"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

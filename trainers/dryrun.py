@@ -71,7 +71,11 @@ def strategy_of(file: str | None, gpus: int | None) -> tuple[Strategy, int]:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
-    count = gpus or settings.get("num_processes", 1)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
+    check(isinstance(settings, dict), f"{file} holds no settings; give a configuration file of accelerate's.")
+    count = settings.get("num_processes", 1) if gpus is None else gpus
+    check(isinstance(count, int) and count > 0, f"The number of processes is {count!r}; at least 1 is needed.")
     match settings.get("distributed_type"):
         case "FSDP":
             return "fsdp2", count

@@ -255,6 +255,8 @@ def test_bad_files_become_a_sentence_and_lose_nothing(page, tmp_path, make, sent
     expect(page.locator("#ins-question textarea")).to_have_value("Which mark is on the blue square?")
     expect(page.locator("#ins-well img")).to_have_attribute("src", before)
     assert "Traceback" not in page.content()
+    ask(page)  # about the image that was kept; the refused one is no news any more
+    expect(page.locator("#ins-notice .ins-problem")).to_have_count(0)
 
 
 def test_a_photo_gets_the_plain_notice(page, tmp_path):

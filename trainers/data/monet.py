@@ -299,6 +299,8 @@ def read_json(file: Path) -> list[object]:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8, so it is no JSON.") from error
     try:
         if text.lstrip().startswith("["):
             return json.loads(text)
