@@ -167,6 +167,37 @@ class Recorder:
         return scores.masked_fill(~self._seen, float("-inf")).softmax(-1)
 
 
+class Rollout:
+    """Attention rollout over one whole feed (Abnar & Zuidema 2020, arXiv 2005.00928, equation 1).
+
+    R_ℓ = (½ Ā_ℓ + ½ I) R_ℓ−1, R_0 = I, Ā_ℓ the mean over the heads of block ℓ
+
+    A single (S, S) matrix per row is kept, whatever the number of layers.
+    """
+
+    def __init__(self, layers: int) -> None:
+        """`layers`: decoder blocks of the model."""
+        self.layers = range(layers)
+        self._flow: torch.Tensor | None = None
+
+    def see(
+        self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, watch: None
+    ) -> None:
+        """One more layer; query (B, H, S, D), key (B, key heads, S, D)."""
+        rows, heads, slots, width = query.shape
+        shared = query.float().view(rows, key.shape[1], -1, slots, width)
+        scores = (shared @ key.float().transpose(-1, -2)[:, :, None]).view(rows, heads, slots, slots) * scaling
+        seen = torch.ones(slots, slots, dtype=torch.bool, device=query.device).tril() if mask is None else mask
+        mean = scores.masked_fill(~seen, float("-inf")).softmax(-1).mean(1)
+        step = (mean + torch.eye(slots, device=mean.device)) / 2
+        self._flow = step if self._flow is None else step @ self._flow
+
+    def take(self) -> torch.Tensor:
+        """(B, S, S): what of every slot's state comes from which slot's input, rows of sum 1."""
+        assert self._flow is not None
+        return self._flow
+
+
 IMPLEMENTATION = "inscape"
 """Name under which `attention` stands in transformers' register of attention functions."""
 
@@ -178,7 +209,7 @@ def attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    recorder: Recorder | None = None,
+    recorder: Recorder | Rollout | None = None,
     watch: torch.Tensor | None = None,
     **keywords,
 ) -> tuple[torch.Tensor, None]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from latent_core.attention import IMPLEMENTATION, Recorder
+from latent_core.attention import IMPLEMENTATION, Recorder, Rollout
 from latent_core.cache import Cache, GradientCache
 from latent_core.lean import block, is_stock, norm, signed
 
@@ -106,14 +106,14 @@ class Backbone(nn.Module):
         cache: Cache | GradientCache | None = None,
         mask: torch.Tensor | None = None,
         levels: Sequence[int] = (),
-        recorder: Recorder | None = None,
+        recorder: Recorder | Rollout | None = None,
         watch: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """States (B, N, D) after the final norm, and those of the levels asked for, in that order.
 
         embeds (B, N, D); mask (B, N, S) bool from `attend`, or None where attention is plain causal and either the
         cache is empty or N is 1. Level 0 is the input, ℓ the state after block ℓ, L the state after the final norm.
-        A recorder keeps the attention of one query per row, watch (B,) counted within this feed.
+        A Recorder keeps the attention of one query per row, watch (B,) counted within this feed; a Rollout that of all.
         Raises ValueError where gradient checkpointing would drop the cache and thereby change the latents.
         """
         language = self.model.model.language_model
@@ -141,6 +141,10 @@ class Backbone(nn.Module):
         hidden = norm(language.norm, hidden) if lean else language.norm(hidden)
         kept[self.num_layers] = hidden
         return hidden, [kept[level] for level in levels]
+
+    def norm(self, states: torch.Tensor) -> torch.Tensor:
+        """States (…, D) of any block after the final norm, as `logits` reads them."""
+        return self.model.model.language_model.norm(states)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """(…, V) next-token scores of states (…, D) after the final norm."""

@@ -160,6 +160,11 @@ class Processor:
         """Whether `id` is a control token, which is not shown as text."""
         return id in self._added and self._added[id].special
 
+    def silent_ids(self, vocabulary: int) -> list[int]:
+        """The ids below `vocabulary` that are no text: control tokens, and rows of the embedding without a token."""
+        known = len(self.tokenizer)
+        return [id for id in range(vocabulary) if id >= known or self.is_special(id)]
+
     def grid(self, image: torch.Tensor) -> tuple[int, int]:
         """(rows, columns) of merged image tokens of a shown image (H, W, 3)."""
         side = self._patch * self.merge_size

@@ -69,7 +69,7 @@ class Reasoner:
         latents attended; True for all. Raises ValueError, before the first event, for what cannot be asked.
         """
         chosen = self.settings(**settings)
-        return self._decode([self._prompt(images, question)], [chosen], [intervene], record, attention)
+        return self._decode([self.prompt(images, question)], [chosen], [intervene], record, attention)
 
     def run(
         self,
@@ -100,7 +100,7 @@ class Reasoner:
         per_row = self._rows(settings | {"intervene": intervene, "images": list(images)}, rows)
         hooks, pictures = ([row.pop(name) for row in per_row] for name in ("intervene", "images"))
         chosen = [self.settings(**row) for row in per_row]
-        prompts = [self._prompt(*pair) for pair in zip(pictures, questions, strict=True)]
+        prompts = [self.prompt(*pair) for pair in zip(pictures, questions, strict=True)]
         if not prompts:
             return []
         events: list[list[Event]] = [[] for _ in range(rows)]
@@ -139,7 +139,8 @@ class Reasoner:
         chosen = self.settings(**settings)
         return Trace.collect(events, question=question, system=system, settings=chosen, source=source)
 
-    def _prompt(self, images: Images, question: str) -> Prompt:
+    def prompt(self, images: Images, question: str) -> Prompt:
+        """The checkpoint's model inputs for a question. Raises ValueError for what cannot be asked."""
         pictures = [images] if isinstance(images, Image.Image) else list(images)
         check(bool(pictures), "There is no image; add one, the question is about it.")
         check(len(pictures) <= MAX_IMAGES, f"{len(pictures)} images were given; ask about at most {MAX_IMAGES}.")

@@ -30,6 +30,7 @@ from latent_core.attention import (
     PLAIN,
     PROMPT,
     SEALED,
+    Rollout,
     TEXT,
     Flow,
     attend,
@@ -339,10 +340,11 @@ def splice(
     flow: Flow = PLAIN,
     levels: Sequence[int] = (),
     features: Features | None = None,
+    recorder: Rollout | None = None,
 ) -> tuple[Unrolled, list[torch.Tensor]]:
     """One full forward with given latents, per row and block (K, D), in the slots; also levels asked for, (B, L, D).
 
-    rule, flow and features as in `unroll`.
+    rule, flow and features as in `unroll`. A recorder is shown the attention of all layers.
 
     Raises ValueError where latents and segments do not match.
     """
@@ -374,7 +376,7 @@ def splice(
     # padding is on the right, where causality hides it
     plain = all(r == "everything" for r in rules) and (flow == PLAIN or not features.pictures)
     mask = None if plain else attend(layout.kinds, tables(rules, backbone.device), slots, flow)
-    states, kept = backbone(embeds, backbone.rotary(layout.positions), mask=mask, levels=levels)
+    states, kept = backbone(embeds, backbone.rotary(layout.positions), mask=mask, levels=levels, recorder=recorder)
     return Unrolled(states, layout, [list(blocks) for blocks in latents], 1), kept
 
 

@@ -48,6 +48,15 @@ def main(argv: list[str] | None = None) -> int:
 
                 out = ground(options.checkpoint, n=options.n)
                 print(f"{out.read_text()}\nWritten: {out}")
+            case "depict":
+                from trainers.depict import depict
+
+                out = depict(options.checkpoint, n=options.n)
+                print(f"{out.read_text()}\nWritten: {out}")
+            case "bank":
+                from trainers.bank import bank
+
+                print(f"Written: {bank(options.checkpoint, n=options.n)}")
             case "data":
                 from trainers.data import commands
 
@@ -89,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     ground = commands.add_parser("ground", help="how often latents look at the thing that they are about")
     ground.add_argument("checkpoint", help="an embedded name, a folder or a Hub id")
     ground.add_argument("--n", type=int, default=300, help="samples of each split (default 300)")
+    depict = commands.add_parser("depict", help="train the decoder from latents to pictures, and test what it shows")
+    depict.add_argument("checkpoint", help="an embedded name, a folder or a Hub id")
+    depict.add_argument("--n", type=int, default=500, help="samples per family in the test (default 500)")
+    bank = commands.add_parser("bank", help="the reference bank that trajectories are drawn on")
+    bank.add_argument("checkpoint", help="an embedded name, a folder or a Hub id")
+    bank.add_argument("--n", type=int, default=100, help="samples per family (default 100)")
     data = commands.add_parser("data", help="write Glyphs as Monet-SFT-125K, or check files in that format")
     actions = data.add_subparsers(dest="action", required=True)
     write = actions.add_parser("write", help="Glyphs as a subset: FOLDER/glyphs/train.json and images.zip")

@@ -1,0 +1,117 @@
+"""A recorded run once more through its model, in one forward: what the run itself did not keep.
+
+States of every word and latent after each decoder block, for the lens by layer, and attention rollout. The vectors fed
+are those of the trace, so that interventions are replayed, too.
+
+Shapes: Q steps of the run, L decoder blocks, T slots, N image tokens, D model width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from latent_core.analysis.lens import Reading, logit_lens
+from latent_core.attention import IMAGE, SEALED, Rollout, kind_class
+from latent_core.drive import Block, Segment, Tokens
+from latent_core.events import LatentEvent, TokenEvent
+from latent_core.reasoner import Reasoner
+from latent_core.trace import Trace
+from latent_core.unroll import Row, splice
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replay:
+    """What one forward over a whole run gives."""
+
+    states: torch.Tensor
+    """(L, Q, D) the states after each decoder block, the last after the final norm. A word's is the one that produced
+    it, a latent's the one at its own place."""
+    rollout: torch.Tensor
+    """(Q, N) attention rollout of the same states on the image tokens, in 0…1."""
+
+
+@torch.inference_mode()
+def replay(reasoner: Reasoner, trace: Trace) -> Replay:
+    """Raises ValueError for a trace whose vectors were not recorded or that another model made."""
+    backbone, method = reasoner.backbone, reasoner.method
+    _check(reasoner, trace)
+    pictures = [Image.fromarray(image.numpy()) for image in trace.images]
+    prompt = reasoner.prompt(pictures, trace.question)
+    row = Row(prompt, tuple(_segments(trace)))
+    rollout = Rollout(backbone.num_layers)
+    unrolled, kept = splice(
+        backbone,
+        method,
+        [row],
+        [[block.latents.to(backbone.device) for block in trace.blocks]],
+        rule=trace.settings.rule,
+        levels=tuple(range(1, backbone.num_layers + 1)),
+        recorder=rollout,
+    )
+    kinds = unrolled.layout.kinds[0]
+    slots = _slots(trace, kinds, len(prompt.input_ids))
+    states = torch.stack([level[0, slots] for level in kept])
+    on_image = rollout.take()[0][slots][:, kind_class(kinds) == IMAGE]
+    return Replay(states.float().cpu(), on_image.float().cpu())
+
+
+@torch.inference_mode()
+def lens_by_layer(reasoner: Reasoner, found: Replay, steps: list[int], *, count: int = 5) -> list[list[list[Reading]]]:
+    """For each of `steps` and each layer, the likeliest tokens: the final norm and the output layer on its state.
+
+    Control tokens are left out, and from every state the mean of that layer's over the run's latents and words.
+    """
+    hidden = reasoner.processor.silent_ids(reasoner.backbone.vocabulary)
+    readings = []
+    for layer, states in enumerate(found.states):
+        chosen = states if layer + 1 == len(found.states) else reasoner.backbone.norm(states)
+        readings.append(
+            logit_lens(
+                chosen[steps],
+                reasoner.backbone.logits,
+                hidden_ids=hidden,
+                mean=chosen.mean(0) if len(chosen) > 1 else None,
+                count=count,
+            )
+        )
+    return [list(by_layer) for by_layer in zip(*readings, strict=True)]
+
+
+def _check(reasoner: Reasoner, trace: Trace) -> None:
+    width = trace.start.image_states.shape[-1]
+    if width != reasoner.backbone.width or trace.source.method != reasoner.config.method:
+        raise ValueError(
+            f"The run was made by {trace.source.checkpoint} ({trace.source.method}, width {width}); {reasoner.name} is "
+            f"another model ({reasoner.config.method}, width {reasoner.backbone.width})."
+        )
+    fed = sum(isinstance(step, LatentEvent) for step in trace.steps)
+    if sum(len(block.latents) for block in trace.blocks) != fed:
+        raise ValueError("The run did not record its vectors, so it cannot be replayed; run it again with record=True.")
+
+
+def _segments(trace: Trace) -> list[Segment]:
+    """The response as forced words and blocks. A block that was cut off inside is closed; nothing is read there."""
+    segments: list[Segment] = []
+    words: list[int] = []
+    blocks = iter(trace.blocks)
+    for step in trace.steps:
+        if isinstance(step, TokenEvent) and step.kind == "text":
+            words.append(step.token_id)
+        elif isinstance(step, TokenEvent) and step.kind == "open":
+            segments += [Tokens(tuple(words)), Block(len(next(blocks).latents))]
+            words = []
+    return [*segments, Tokens(tuple(words))]
+
+
+def _slots(trace: Trace, kinds: torch.Tensor, prompt: int) -> list[int]:
+    """Where each step's state stands: a latent's own slot, for a token the slot before it.
+
+    Slots and positions differ only behind sealed copies, which stand between the last latent and the closing token.
+    """
+    places = [slot for slot, kind in enumerate(kind_class(kinds).tolist()) if kind != SEALED]
+    slots = []
+    for step in trace.steps:
+        position = step.position if isinstance(step, LatentEvent) else step.position - 1
+        slots.append(places[min(position, len(places) - 1)])
+    return slots

@@ -1,0 +1,95 @@
+"""A recorded run in one forward: the same states, rollout against eager attention, the lens against plain algebra."""
+
+import numpy as np
+import pytest
+import torch
+
+from latent_core import glyphs, interventions, load
+from latent_core.analysis.lens import logit_lens
+from latent_core.attention import Rollout
+from latent_core.backbone import Backbone
+from latent_core.events import LatentEvent
+from latent_core.replay import lens_by_layer, replay
+from latent_core.unroll import Row, splice
+from tests.tiny import IMAGE, tiny_method, tiny_model, tiny_prompt
+
+
+@pytest.fixture(scope="module")
+def reasoner():
+    return load("glyph-monet")
+
+
+@pytest.fixture(scope="module")
+def example():
+    return glyphs.sample("relate", 5, "val")
+
+
+@pytest.mark.parametrize("rule", ["everything", "no_image", "latents_only", "sealed"])
+@pytest.mark.parametrize("mode", ["latent", "markers", "text"])
+def test_last_level_is_what_the_run_recorded(reasoner, example, rule, mode):
+    trace = reasoner.run(example.images, example.question, latents=3, rule=rule, mode=mode, max_new_tokens=40)
+    found = replay(reasoner, trace)
+    assert found.states.shape == (reasoner.num_layers, len(trace.steps), reasoner.backbone.width)
+    assert found.rollout.shape == (len(trace.steps), trace.start.image_states.shape[1])
+    for state, step in zip(found.states[-1], trace.steps, strict=True):
+        torch.testing.assert_close(state, step.hidden, atol=2e-4, rtol=1e-3)
+
+
+def test_a_run_cut_off_inside_a_block_can_be_replayed(reasoner, example):
+    trace = reasoner.run(example.images, example.question, latents=8, mode="forced", max_new_tokens=4)
+    assert isinstance(trace.steps[-1], LatentEvent)
+    found = replay(reasoner, trace)
+    torch.testing.assert_close(found.states[-1][-1], trace.steps[-1].hidden, atol=2e-4, rtol=1e-3)
+
+
+def test_what_was_fed_is_replayed(reasoner, example):
+    trace = reasoner.run(example.images, example.question, latents=3, intervene=interventions.zero())
+    found = replay(reasoner, trace)
+    torch.testing.assert_close(found.states[-1][-1], trace.steps[-1].hidden, atol=2e-4, rtol=1e-3)
+
+
+def test_another_models_runs_are_refused(reasoner, example):
+    trace = reasoner.run(example.images, example.question, latents=3, record=False)
+    with pytest.raises(ValueError, match="did not record its vectors"):
+        replay(reasoner, trace)
+    text = load("glyph-text").run(example.images, example.question)
+    with pytest.raises(ValueError, match=r"made by glyph-text \(text, width 128\); glyph-monet is another"):
+        replay(reasoner, text)
+
+
+def test_rollout_against_eager_attention():
+    """R = Π (A + I) / 2 in numpy, from transformers' eager attention of another copy of the model."""
+    prompt = tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9)
+    rollout = Rollout(2)
+    splice(Backbone(tiny_model()), tiny_method(), [Row(prompt, ())], [[]], rule="everything", recorder=rollout)
+    eager = tiny_model()
+    eager.set_attn_implementation("eager")
+    out = eager(
+        input_ids=prompt.input_ids[None],
+        mm_token_type_ids=(prompt.input_ids[None] == IMAGE).int(),
+        pixel_values=prompt.pixel_values,
+        image_grid_thw=prompt.grid_thw,
+        output_attentions=True,
+    )
+    wanted = np.eye(len(prompt.input_ids))
+    for layer in out.attentions:
+        wanted = 0.5 * (layer[0].detach().numpy().mean(0) + np.eye(len(wanted))) @ wanted
+    found = rollout.take()[0].detach().numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+
+
+def test_lens_by_layer(reasoner, example):
+    """The last layer is the plain lens on recorded states; control tokens never come."""
+    trace = reasoner.run(example.images, example.question, latents=3)
+    found = replay(reasoner, trace)
+    steps = [n for n, step in enumerate(trace.steps) if isinstance(step, LatentEvent)]
+    readings = lens_by_layer(reasoner, found, steps)
+    assert len(readings) == len(steps) and all(len(layers) == reasoner.num_layers for layers in readings)
+    states = torch.stack([step.hidden for step in trace.steps])
+    silent = reasoner.processor.silent_ids(reasoner.backbone.vocabulary)
+    with torch.inference_mode():
+        wanted = logit_lens(states[steps], reasoner.backbone.logits, hidden_ids=silent, mean=states.mean(0))
+    for layers, plain in zip(readings, wanted, strict=True):
+        assert [r.id for r in layers[-1]] == [r.id for r in plain]
+        assert not {r.id for layer in layers for r in layer} & set(silent)
