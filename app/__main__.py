@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from app.runner import Runner
     from app.server import serve
-    from latent_core.embedded import offered
+    from latent_core.embedded import available, offered
 
     given = [options.checkpoint] if options.checkpoint else []
     names = list(dict.fromkeys([*given, *offered()]))
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not names:
         print("No checkpoint is here: run `make glyphs`, or name one with --checkpoint.", file=sys.stderr)
         return 2
-    runner = Runner(names, _load)
+    runner = Runner(names, _load, others=available())
     runner.preload(names[0])
     try:
         serve(runner, host=options.host, port=options.port, open_browser=not options.no_browser)

@@ -12,7 +12,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from app.components import Files, paths
-from app.fold import View, fold
+from app.fold import View, answer, fold
 from app.payload import payload
 from app.runner import Ask, Runner, throttled
 from latent_core import glyphs
@@ -28,6 +28,9 @@ OWN_RULE = "own"
 """Stands for the checkpoint's own attention rule where a field needs a value."""
 WHOLE = ("latents", "max_new_tokens", "max_blocks", "top_k", "seed")
 """Settings that are whole numbers; a browser may send 8.0."""
+
+MODES = {"latent": "K {}", "text": "text only", "forced": "forced K {}", "markers": "markers only"}
+"""How a run's name tells its mode."""
 
 log = logging.getLogger("inscape")
 
@@ -67,7 +70,7 @@ def answer_stream(
         sentence = f"The model could not answer ({str(problem).splitlines()[0]}). The server's log says more."
         yield payload(view, number, label=label, problem=sentence), None
         return
-    done = payload(view, number, label=label, truth=truth)
+    done = payload(view, number, label=label, truth=truth) | {"name": run_name(view)}
     yield done, None
     try:
         path = save_trace(trace, number)
@@ -136,6 +139,13 @@ def save_trace(trace: Trace, number: int) -> str:
     path = folder / f"inscape-run-{number}.safetensors"
     trace.save(path)
     return str(path)
+
+
+def run_name(view: View) -> str:
+    """What a run is called until it is given a name: method, mode, answer."""
+    found = answer(view)
+    mode = f", {MODES[view.settings.mode].format(view.settings.latents)}" if view.opens else ""
+    return f"{method_label(view.checkpoint)}{mode}: {found[0] if found else 'no answer'}"
 
 
 def method_label(checkpoint: str) -> str:

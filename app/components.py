@@ -37,9 +37,32 @@ def image_well(value: Files, **options: Any) -> gr.HTML:
 def run_view(**options: Any) -> gr.HTML:
     """A run: words, strips of cards, answer, status, and the panel of the selected item. Takes `payload()` values.
 
-    Event: `force`, the button offered where no block was opened.
+    Events: `force`, the button offered where no block was opened; `region`, a region painted on the image; `inspect`.
     """
-    return static(read("run.html"), read("heat.js", "transcript.js", "panel.js", "run.js"), **options)
+    scripts = ("heat.js", "link.js", "transcript.js", "panel.js", "region.js", "run.js")
+    return static(read("run.html"), read(*scripts), **options)
+
+
+def region_view(**options: Any) -> gr.HTML:
+    """Who looks into a painted region. Takes `region_ranks()` values with the run they are of; hidden without one."""
+    return static(read("region.html"), read("heat.js", "link.js", "region_view.js"), **options)
+
+
+def inspect_view(**options: Any) -> gr.HTML:
+    """All figures of one run. Takes `inspection()` values with the session's runs, or those and a `problem`.
+
+    Events: `open`, `rename`, `remove`, `read` with the run's id; `upload` with the path of a trace.
+    """
+    scripts = ("heat.js", "link.js", "figures.js", "inspect_figures.js", "inspect_readings.js", "inspect.js")
+    return static(read("inspect.html"), read(*scripts), **options)
+
+
+def compare_view(**options: Any) -> gr.HTML:
+    """Two runs side by side. Takes `compared()` values with the session's runs and the checkpoints to run with.
+
+    Events: `pair` with two ids; `again` with an id and changed settings.
+    """
+    return static(read("compare.html"), read("heat.js", "link.js", "compare.js"), **options)
 
 
 def examples_row(value: Sequence[dict[str, Any]], **options: Any) -> gr.HTML:

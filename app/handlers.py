@@ -1,16 +1,24 @@
 """The page's events as Gradio calls them: values of components in, values of components out. Wired in page.py."""
 
+import logging
 from collections.abc import Iterator
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from app.asking import Scene, answer_stream, new_scene
+from app.asking import Scene, answer_stream, new_scene, run_name, save_trace
+from app.companions import Companions
 from app.components import Files, as_files, paths
+from app.history import History
+from app.inspecting import compared, inspected, region_ranks, run_again
+from app.inspection import formulas, view_of
 from app.runner import MAX_IMAGES, Runner
 from latent_core import glyphs
 from latent_core.images import load_image
+from latent_core.trace import Trace
+
+log = logging.getLogger("inscape")
 
 PHOTO = (
     "This model only knows Glyphs scenes; its answer means nothing here. "
@@ -19,10 +27,10 @@ PHOTO = (
 
 
 class Handlers:
-    """The page's events, bound to one runner."""
+    """The Ask page's events, bound to one runner."""
 
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
+    def __init__(self, runner: Runner, history: History) -> None:
+        self.runner, self.history = runner, history
 
     def ask(
         self,
@@ -63,6 +71,8 @@ class Handlers:
         }
         session = session_of(request)
         for value, path in answer_stream(self.runner, session, files, question, checkpoint, scene, **settings):
+            if path:
+                self.history.add(session, value["run"], value["name"], path)
             yield value, gr.DownloadButton(value=path, interactive=True) if path else gr.skip()
 
     def interrupt(self, request: gr.Request) -> None:
@@ -76,6 +86,25 @@ class Handlers:
     def forget(self, request: gr.Request) -> None:
         """The tab is closed."""
         self.runner.forget(session_of(request))
+        self.history.forget(session_of(request))
+
+    def region(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        """Who looks into the region painted on a run's image; a sentence where that cannot be said."""
+        asked = event._data
+        try:
+            trace = self.history.open(session_of(request), str(asked["run"]))
+            box = tuple(float(edge) for edge in asked["box"])
+            where = {name: int(asked[name]) for name in ("image", "level", "layer", "head")}
+            found = region_ranks(trace, box=box, centred=asked["centred"] is True, **where)
+        except (ValueError, TypeError, KeyError) as problem:
+            return {"problem": _sentence(problem)}
+        return {
+            "run": str(asked["run"]),
+            "box": list(box),
+            "image": where["image"],
+            **found,
+            "formulas": formulas("region"),
+        }
 
     def scene(self, family: str) -> tuple[Files, Files, str, Scene, str]:
         """A new scene."""
@@ -107,6 +136,118 @@ class Handlers:
         if all(glyphs.looks_like(load_image(path)) for path in paths(files)):
             return ""
         return f'<p class="ins-notice" role="status">{PHOTO}</p>'
+
+
+class Inspecting:
+    """The Inspect page's events."""
+
+    def __init__(self, runner: Runner, history: History, companions: Companions) -> None:
+        self.runner, self.history, self.companions = runner, history, companions
+
+    def enter(self, newest: str, request: gr.Request) -> tuple[Any, str]:
+        """The page is opened: the newest run, unless it is there already."""
+        runs = self.history.runs(session_of(request))
+        if not runs or runs[0].id == newest:
+            return gr.skip(), newest
+        return self._value(request, runs[0].id), runs[0].id
+
+    def open(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        """A run is chosen."""
+        return self._value(request, event._data.get("id"))
+
+    def read(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        """Its latents are to be read by layer, which needs its model."""
+        return self._value(request, event._data.get("id"), model=True)
+
+    def rename(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        """A run gets another name."""
+        session, id = session_of(request), event._data.get("id")
+        try:
+            self.history.rename(session, id, str(event._data.get("name", "")))
+        except ValueError as problem:
+            return self._problem(request, problem)
+        return self._value(request, id)
+
+    def remove(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        """A run is deleted; the next one takes its place."""
+        try:
+            self.history.remove(session_of(request), event._data.get("id"))
+        except (ValueError, OSError) as problem:
+            return self._problem(request, problem)
+        runs = self.history.runs(session_of(request))
+        return self._value(request, runs[0].id) if runs else self._problem(request, ValueError("There is no run."))
+
+    def upload(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        """A trace file of a visitor's own: read, and kept like a run."""
+        session = session_of(request)
+        try:
+            (path,) = paths([{"path": str(event._data.get("path", ""))}])
+            trace = Trace.load(path)
+            number = self.runner.next_run()
+            kept = self.history.add(session, number, f"Opened: {run_name(view_of(trace))}", save_trace(trace, number))
+        except (ValueError, OSError) as problem:
+            return self._problem(request, problem)
+        return self._value(request, kept.id)
+
+    def _value(self, request: gr.Request, id: object, *, model: bool = False) -> dict[str, Any]:
+        session = session_of(request)
+        try:
+            value = inspected(self.runner, self.history, self.companions, session, id, model=model)
+        except ValueError as problem:
+            return self._problem(request, problem)
+        return value | {"runs": self.history.choices(session)}
+
+    def _problem(self, request: gr.Request, problem: Exception) -> dict[str, Any]:
+        """A sentence beside what is shown already."""
+        return {"problem": _sentence(problem), "runs": self.history.choices(session_of(request))}
+
+
+class Comparing:
+    """The Compare page's events."""
+
+    def __init__(self, runner: Runner, history: History) -> None:
+        self.runner, self.history = runner, history
+
+    def enter(self, newest: str, request: gr.Request) -> tuple[Any, str]:
+        """The page is opened: the newest run as A and the one before it as B, unless they are there already."""
+        runs = self.history.runs(session_of(request))
+        if not runs or runs[0].id == newest:
+            return gr.skip(), newest
+        return self._value(request, runs[0].id, runs[min(1, len(runs) - 1)].id), runs[0].id
+
+    def pair(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        """Two runs are chosen."""
+        return self._value(request, event._data.get("a"), event._data.get("b"))
+
+    def again(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        """A's question once more with another setting, as B."""
+        session, id, changes = session_of(request), event._data.get("id"), event._data.get("changes")
+        try:
+            if not isinstance(changes, dict):
+                raise ValueError("No setting was named that should change.")
+            kept = run_again(self.runner, self.history, session, id, changes)
+        except (ValueError, OSError) as problem:
+            return self._listed(request, {"problem": _sentence(problem)})
+        except RuntimeError as problem:  # torch's own errors, running out of memory among them
+            log.exception("A run failed.")
+            return self._listed(request, {"problem": f"The model could not answer ({_sentence(problem)})."})
+        if kept is None:
+            return self._listed(request, {"problem": "The run was stopped."})
+        return self._value(request, id, kept.id)
+
+    def _value(self, request: gr.Request, first: object, second: object) -> dict[str, Any]:
+        try:
+            return self._listed(request, compared(self.history, session_of(request), first, second))
+        except ValueError as problem:
+            return self._listed(request, {"problem": _sentence(problem)})
+
+    def _listed(self, request: gr.Request, value: dict[str, Any]) -> dict[str, Any]:
+        return value | {"runs": self.history.choices(session_of(request)), "checkpoints": list(self.runner.known)}
+
+
+def _sentence(problem: Exception) -> str:
+    """The first line of what went wrong."""
+    return str(problem).splitlines()[0] if str(problem) else "That is not something the page can ask for."
 
 
 def loaded(family: str, seed: int | None = None) -> tuple[Files, Files, str, Scene, str]:

@@ -6,8 +6,20 @@ import gradio as gr
 
 from app.api import add_endpoints
 from app.asking import OWN_RULE, method_label, new_scene
-from app.components import Files, examples_row, image_well, read, run_view, static
-from app.handlers import Handlers, loaded
+from app.companions import Companions
+from app.components import (
+    Files,
+    compare_view,
+    examples_row,
+    image_well,
+    inspect_view,
+    read,
+    region_view,
+    run_view,
+    static,
+)
+from app.handlers import Comparing, Handlers, Inspecting, loaded
+from app.history import History
 from app.payload import data_url
 from app.runner import Runner
 from latent_core.settings import Rule
@@ -24,47 +36,82 @@ QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 def build(runner: Runner) -> gr.Blocks:
     """The whole page. Models are not loaded here."""
-    handlers = Handlers(runner)
+    history = History()
+    handlers = Handlers(runner, history)
     with gr.Blocks(title="Inscape", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         static(read("header.html"), read("header.js"))
-        files, _, asked, first_scene, _ = loaded("find", FIRST_SEED)
-        scene = gr.State(first_scene)
-        kept = gr.State(files)  # images that could be used, for when new ones cannot
-        with gr.Row(elem_classes="ins-ask"):
-            with gr.Column(elem_classes=["ins-io", "ins-panel"]):
-                well, notice, family, another, examples, question, run, stop = _question_column(files, asked)
-            with gr.Column(elem_classes="ins-work"):
-                view = run_view(elem_id="ins-run-view")
-                download = gr.DownloadButton(
-                    "Download trace of the last run", interactive=False, size="sm", elem_id="ins-trace"
-                )
-            with gr.Column(elem_classes=["ins-settings", "ins-panel"]):
-                settings = _settings_column(runner)
         add_endpoints(runner, MODEL)  # before the page's own events, which would take the names
-        method, mode, latents = settings["checkpoint"], settings["mode"], settings["latents"]
-
-        inputs = [well, question, scene, *settings.values()]
-        first, restart = [gr.State(False), *inputs], [gr.State(True), *inputs]
-        running = {"outputs": [view, download], **MODEL, **QUIET}
-        gr.on([run.click, question.submit], handlers.ask, first, trigger_mode="multiple", **running)
-        stop.click(handlers.stop, queue=False, **QUIET)
-        view.force(lambda: "forced", outputs=mode, **QUIET).then(handlers.ask, first, **running)
-        gr.on(
-            [method.input, mode.input, latents.input],
-            handlers.interrupt,
-            queue=False,
-            trigger_mode="always_last",
-            **QUIET,
-        ).then(handlers.ask, restart, **running)
-
-        fresh = {"outputs": [well, kept, question, scene, notice], **QUIET}
-        another.click(handlers.scene, inputs=family, **fresh)
-        examples.pick(handlers.example, **fresh)
-        well.input(handlers.check, inputs=[well, kept, method], outputs=[well, kept, notice], **QUIET)
-        # a refused image is no news any more once the run is about the ones that were kept
-        gr.on([run.click, method.change], handlers.photo_notice, inputs=[well, method], outputs=notice, **QUIET)
+        with gr.Tabs(elem_id="ins-tabs"):
+            with gr.Tab("Ask", id="ask"):
+                _ask(runner, handlers)
+            with gr.Tab("Inspect", id="inspect") as tab:
+                _inspect(tab, Inspecting(runner, history, Companions(runner.known)))
+            with gr.Tab("Compare", id="compare") as tab:
+                _compare(tab, Comparing(runner, history))
         page.unload(handlers.forget)
     return page.queue(max_size=32)
+
+
+def _ask(runner: Runner, handlers: Handlers) -> None:
+    files, _, asked, first_scene, _ = loaded("find", FIRST_SEED)
+    scene = gr.State(first_scene)
+    kept = gr.State(files)  # images that could be used, for when new ones cannot
+    with gr.Row(elem_classes="ins-ask"):
+        with gr.Column(elem_classes=["ins-io", "ins-panel"]):
+            well, notice, family, another, examples, question, run, stop = _question_column(files, asked)
+        with gr.Column(elem_classes="ins-work"):
+            view = run_view(elem_id="ins-run-view")
+            looking = region_view(elem_id="ins-region-view")
+            download = gr.DownloadButton(
+                "Download trace of the last run", interactive=False, size="sm", elem_id="ins-trace"
+            )
+        with gr.Column(elem_classes=["ins-settings", "ins-panel"]):
+            settings = _settings_column(runner)
+    method, mode, latents = settings["checkpoint"], settings["mode"], settings["latents"]
+
+    inputs = [well, question, scene, *settings.values()]
+    first, restart = [gr.State(False), *inputs], [gr.State(True), *inputs]
+    running = {"outputs": [view, download], **MODEL, **QUIET}
+    gr.on([run.click, question.submit], handlers.ask, first, trigger_mode="multiple", **running)
+    view.region(handlers.region, outputs=looking, **QUIET)
+    stop.click(handlers.stop, queue=False, **QUIET)
+    view.force(lambda: "forced", outputs=mode, **QUIET).then(handlers.ask, first, **running)
+    gr.on(
+        [method.input, mode.input, latents.input],
+        handlers.interrupt,
+        queue=False,
+        trigger_mode="always_last",
+        **QUIET,
+    ).then(handlers.ask, restart, **running)
+
+    fresh = {"outputs": [well, kept, question, scene, notice], **QUIET}
+    another.click(handlers.scene, inputs=family, **fresh)
+    examples.pick(handlers.example, **fresh)
+    well.input(handlers.check, inputs=[well, kept, method], outputs=[well, kept, notice], **QUIET)
+    # a refused image is no news any more once the run is about the ones that were kept
+    gr.on([run.click, method.change], handlers.photo_notice, inputs=[well, method], outputs=notice, **QUIET)
+
+
+def _inspect(tab: gr.Tab, handlers: Inspecting) -> None:
+    view = inspect_view(elem_id="ins-inspect-view", elem_classes="ins-page")
+    newest = gr.State("")  # id of the newest run when the page was last opened
+    tab.select(handlers.enter, newest, [view, newest], **MODEL, **QUIET)
+    for event, handler in (
+        (view.open, handlers.open),
+        (view.read, handlers.read),
+        (view.rename, handlers.rename),
+        (view.remove, handlers.remove),
+        (view.upload, handlers.upload),
+    ):
+        event(handler, outputs=view, **MODEL, **QUIET)
+
+
+def _compare(tab: gr.Tab, handlers: Comparing) -> None:
+    view = compare_view(elem_id="ins-compare-view", elem_classes="ins-page")
+    newest = gr.State("")
+    tab.select(handlers.enter, newest, [view, newest], **QUIET)
+    view.pair(handlers.pair, outputs=view, **QUIET)
+    view.again(handlers.again, outputs=view, **MODEL, **QUIET)
 
 
 def _question_column(files: Files, asked: str) -> tuple[gr.components.Component, ...]:

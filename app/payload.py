@@ -112,7 +112,8 @@ def maps(view: View) -> dict[str, Any] | None:
 def attention(view: View) -> dict[str, Any] | None:
     """Attention on every image token by layer, for the mean of all heads and each head; None where not recorded.
 
-    `maps` is base64 of uint8 (Q, E, 1 + H, N), 255 for the largest of each row in `peaks` (Q, E, 1 + H). Above
+    `maps` is base64 of uint8 (Q, E, 1 + H, N), 255 for the largest of each row in `peaks` (Q, E, 1 + H); `baseline`
+    (E, 1 + H, N) is the mean of the run's words, None where it has none (see analysis.attention.minus_baseline). Above
     `ATTENTION_BUDGET` single heads are left out, then layers thinned out.
     """
     chosen = [n for n, item in enumerate(view.items) if item.look is not None]
@@ -126,15 +127,25 @@ def attention(view: View) -> dict[str, Any] | None:
     weights = torch.stack([look.weights[kept] for look in looks])  # (Q, E, H, N)
     mean = weights.mean(2, keepdim=True)
     weights = torch.cat([mean, weights], 2) if single else mean
-    peaks = weights.amax(-1)
-    units = (weights * (255 / peaks.clamp(min=1e-12))[..., None]).round().to(torch.uint8)
+    maps, peaks = _bytes(weights)
+    words = weights[[view.items[n].kind == "text" for n in chosen]]
+    baseline, base_peaks = _bytes(words.mean(0)) if len(words) else (None, None)
     return {
         "of": chosen,
         "layers": [view.start.layers[layer] for layer in kept],
         "heads": weights.shape[2],
-        "maps": base64.b64encode(units.numpy().tobytes()).decode(),
-        "peaks": _rounded(peaks.flatten(), 5),
+        "maps": maps,
+        "peaks": peaks,
+        "baseline": baseline,
+        "base_peaks": base_peaks,
     }
+
+
+def _bytes(weights: torch.Tensor) -> tuple[str, list[float]]:
+    """Weights (…, N) as base64 of uint8, 255 for the largest of each row, and those largest, flat."""
+    peaks = weights.amax(-1)
+    units = (weights * (255 / peaks.clamp(min=1e-12))[..., None]).round().to(torch.uint8)
+    return base64.b64encode(units.numpy().tobytes()).decode(), _rounded(peaks.flatten(), 5)
 
 
 def image_url(image: torch.Tensor) -> str:

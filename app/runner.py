@@ -63,10 +63,12 @@ class Runner:
     Args:
         names: checkpoints to offer; the first is the default.
         load: name → reasoner (latent_core.load).
+        others: checkpoints that runs can be compared with, beside those.
     """
 
-    def __init__(self, names: Sequence[str], load: "Callable[[str], Reasoner]") -> None:
+    def __init__(self, names: Sequence[str], load: "Callable[[str], Reasoner]", others: Sequence[str] = ()) -> None:
         self.names = tuple(names)
+        self.known = (*self.names, *(name for name in others if name not in names))
         self._load = load
         self._reasoners: dict[str, Reasoner] = {}
         self._loading = threading.Lock()
@@ -77,8 +79,8 @@ class Runner:
 
     def reasoner(self, name: str) -> "Reasoner":
         """The model of this name. Raises ValueError for names that are not offered."""
-        if name not in self.names:
-            raise ValueError(f"Unknown checkpoint {name!r}; choose one of {', '.join(self.names)}.")
+        if name not in self.known:
+            raise ValueError(f"Unknown checkpoint {name!r}; choose one of {', '.join(self.known)}.")
         with self._loading:
             if name not in self._reasoners:
                 self._reasoners[name] = self._load(name)

@@ -57,9 +57,7 @@ class Bank:
     def umap(self, vectors: torch.Tensor, axes: int, *, scaled: bool) -> torch.Tensor:
         """Coordinates (N, axes) of vectors (N, D) among the bank's."""
         layout = self.layouts[layout_name(axes, scaled=scaled)]
-        return place_by_neighbours(
-            self.seen(vectors, scaled=scaled), self.seen(self.vectors, scaled=scaled), layout
-        )
+        return place_by_neighbours(self.seen(vectors, scaled=scaled), self.seen(self.vectors, scaled=scaled), layout)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one file; vectors in float16. Raises OSError with a plain sentence."""
@@ -84,7 +82,11 @@ class Bank:
         labels = content.get("labels") if isinstance(content, dict) else None
         notes = content.get("notes") if isinstance(content, dict) else None
         names = {f"layout.{layout_name(axes, scaled=scaled)}" for axes in (2, 3) for scaled in (False, True)}
-        if not isinstance(labels, list) or not isinstance(notes, dict) or stored.keys() != {"vectors", "kinds"} | names:
+        if (
+            not isinstance(labels, list)
+            or not isinstance(notes, dict)
+            or stored.keys() != {"vectors", "kinds"} | names
+        ):
             raise ValueError("it lacks labels, notes, vectors, kinds or a layout.")
         count = len(labels)
         vectors, kinds = stored["vectors"].float(), stored["kinds"]

@@ -1,9 +1,5 @@
 """What a latent depicts: a small decoder from latents to the picture that their thought stands for.
 
-It is trained with mean squared error on one checkpoint's latents, so its picture is the average of all pictures that
-fit them: what is sharp is in the latents, what is blurred or grey is not. It shows what a trained reader can get out of
-them, which is not yet what the model itself does; interventions test that.
-
 Shapes: B blocks, K latents of a block, D width of the model that is read, W width of the reader.
 """
 
@@ -29,7 +25,14 @@ _WIDTH = 128
 
 
 class Depicter(nn.Module):
-    """Reads any of a block's latents, paints one picture."""
+    """Paints the picture that some of a block's latents stand for.
+
+    x̂ = f(z), f = argmin E ‖f(z) − x‖² over the training runs' auxiliary images x
+
+    So x̂ is the average of all pictures that fit the latents: what is sharp is in them, what is blurred or grey is not.
+    It shows what a trained reader can get out of them, which is not yet what the model itself makes of them;
+    interventions test that.
+    """
 
     def __init__(self, width: int) -> None:
         """`width`: D."""
@@ -72,7 +75,7 @@ class Depicter(nn.Module):
 
     @torch.inference_mode()
     def pictures(self, latents: torch.Tensor) -> torch.Tensor:
-        """What a block (K, D), K ≥ 1, depicts as a whole, and what each latent does alone: (1 + K, SIDE, SIDE, 3) uint8."""
+        """(1 + K, SIDE, SIDE, 3) uint8: what a block (K, D), K ≥ 1, depicts as a whole, and each latent alone."""
         count = len(latents)
         there = torch.cat([torch.ones(1, count, dtype=torch.bool), torch.eye(count, dtype=torch.bool)])
         painted = self(latents.float().expand(1 + count, -1, -1), there)
@@ -90,7 +93,11 @@ class Depicter(nn.Module):
         try:
             with safe_open(path, "pt") as file:
                 notes = json.loads((file.metadata() or {}).get("depict", "null"))
-                if not isinstance(notes, dict) or type(notes.get("width")) is not int or not 0 < notes["width"] < 2**16:
+                if (
+                    not isinstance(notes, dict)
+                    or type(notes.get("width")) is not int
+                    or not 0 < notes["width"] < 2**16
+                ):
                     raise ValueError("it does not say how wide the model is that it reads")
                 state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118, not a dict
         except (ValueError, SafetensorError, OSError) as error:
@@ -99,5 +106,7 @@ class Depicter(nn.Module):
         try:
             decoder.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"{name} does not fit this version's decoder: {str(error).splitlines()[-1].strip()}") from error
+            raise ValueError(
+                f"{name} does not fit this version's decoder: {str(error).splitlines()[-1].strip()}"
+            ) from error
         return decoder.eval()

@@ -14,3 +14,14 @@ def offered() -> list[str]:
 def available() -> list[str]:
     """Names of the embedded checkpoints."""
     return sorted(path.parent.name for path in EMBEDDED.glob("*/method.json"))
+
+
+def beside(checkpoint: str, file: str) -> Path | None:
+    """A file beside an embedded checkpoint's or a local folder's weights; None where there is none.
+
+    `checkpoint` must be a name that this program offers, never one that came with a file.
+    """
+    for folder in (EMBEDDED / checkpoint, Path(checkpoint)):
+        if (folder / file).is_file():
+            return folder / file
+    return None

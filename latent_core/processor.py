@@ -60,6 +60,7 @@ class Processor:
         for token in self._added.values():
             if not self._added.keys().isdisjoint(self.encode(token.content)):
                 raise ValueError(f"The tokenizer's vocabulary lets user text become {token.content}.")
+        self._silent: dict[int, list[int]] = {}
         self.image_token_id = self.token_id("<|image_pad|>")
         self.vision_start_id = self.token_id("<|vision_start|>")
         self.vision_end_id = self.token_id("<|vision_end|>")
@@ -161,9 +162,16 @@ class Processor:
         return id in self._added and self._added[id].special
 
     def silent_ids(self, vocabulary: int) -> list[int]:
-        """The ids below `vocabulary` that are no text: control tokens, and rows of the embedding without a token."""
-        known = len(self.tokenizer)
-        return [id for id in range(vocabulary) if id >= known or self.is_special(id)]
+        """The ids below `vocabulary` that are no text by themselves: control tokens and characters, parts of a
+        multi-byte character, and rows of the embedding without a token."""
+        if vocabulary not in self._silent:
+            known = len(self.tokenizer)
+            self._silent[vocabulary] = [
+                id
+                for id in range(vocabulary)
+                if id >= known or self.is_special(id) or not _readable(self.decode([id], skip_special=False))
+            ]
+        return self._silent[vocabulary]
 
     def grid(self, image: torch.Tensor) -> tuple[int, int]:
         """(rows, columns) of merged image tokens of a shown image (H, W, 3)."""
@@ -254,6 +262,11 @@ def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
 
 
 @lru_cache(maxsize=1)
+def _readable(text: str) -> bool:
+    """Whether text can be shown: whole characters, none of them a control character other than white space."""
+    return "\ufffd" not in text and text.strip().isprintable()
+
+
 def _bytes_of_letters() -> dict[str, int]:
     """GPT-2's byte alphabet: the letter that stands for each byte in a byte-level vocabulary."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]

@@ -60,7 +60,7 @@ def replay(reasoner: Reasoner, trace: Trace) -> Replay:
 def lens_by_layer(reasoner: Reasoner, found: Replay, steps: list[int], *, count: int = 5) -> list[list[list[Reading]]]:
     """For each of `steps` and each layer, the likeliest tokens: the final norm and the output layer on its state.
 
-    Control tokens are left out, and from every state the mean of that layer's over the run's latents and words.
+    Ids that are no text are left out, and from every state the mean of that layer's over the run's latents and words.
     """
     hidden = reasoner.processor.silent_ids(reasoner.backbone.vocabulary)
     readings = []
@@ -82,12 +82,14 @@ def _check(reasoner: Reasoner, trace: Trace) -> None:
     width = trace.start.image_states.shape[-1]
     if width != reasoner.backbone.width or trace.source.method != reasoner.config.method:
         raise ValueError(
-            f"The run was made by {trace.source.checkpoint} ({trace.source.method}, width {width}); {reasoner.name} is "
-            f"another model ({reasoner.config.method}, width {reasoner.backbone.width})."
+            f"The run was made by {trace.source.checkpoint} ({trace.source.method}, width {width}); "
+            f"{reasoner.name} is another model ({reasoner.config.method}, width {reasoner.backbone.width})."
         )
     fed = sum(isinstance(step, LatentEvent) for step in trace.steps)
     if sum(len(block.latents) for block in trace.blocks) != fed:
-        raise ValueError("The run did not record its vectors, so it cannot be replayed; run it again with record=True.")
+        raise ValueError(
+            "The run did not record its vectors, so it cannot be replayed; run it again with record=True."
+        )
 
 
 def _segments(trace: Trace) -> list[Segment]:

@@ -15,6 +15,7 @@ from app.__main__ import main
 from app.asking import answer_stream, new_scene, true_answer
 from app.components import as_files, paths
 from app.handlers import PHOTO, Handlers
+from app.history import History
 from app.page import build
 from app.runner import Ask, Runner, paced, throttled
 from app.server import serve
@@ -172,7 +173,7 @@ def test_check_keeps_the_former_image_when_the_new_one_is_bad(runner, scene, tmp
     (tmp_path / "letter.png").write_text("dear sir")
     Image.effect_noise((64, 64), 80).save(tmp_path / "photo.png")
     bad, photo = {"path": str(tmp_path / "letter.png")}, {"path": str(tmp_path / "photo.png")}
-    handlers = Handlers(runner)
+    handlers = Handlers(runner, History())
     use, kept, notice = handlers.check([bad], [photo], "scripted")
     assert use == kept == [photo] and "letter.png is not an image" in notice
     use, _, notice = handlers.check([photo, bad], [], "scripted")
@@ -181,7 +182,7 @@ def test_check_keeps_the_former_image_when_the_new_one_is_bad(runner, scene, tmp
 
 
 def test_scenes_need_no_notice(runner, scene):
-    assert Handlers(runner).photo_notice(scene.files, "scripted") == ""
+    assert Handlers(runner, History()).photo_notice(scene.files, "scripted") == ""
 
 
 def test_preloading_a_broken_checkpoint_is_logged(caplog):

@@ -57,6 +57,10 @@ def main(argv: list[str] | None = None) -> int:
                 from trainers.bank import bank
 
                 print(f"Written: {bank(options.checkpoint, n=options.n)}")
+            case "record":
+                from trainers.record import record
+
+                print("\n".join(f"Written: {path}" for path in record()))
             case "data":
                 from trainers.data import commands
 
@@ -104,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     bank = commands.add_parser("bank", help="the reference bank that trajectories are drawn on")
     bank.add_argument("checkpoint", help="an embedded name, a folder or a Hub id")
     bank.add_argument("--n", type=int, default=100, help="samples per family (default 100)")
+    commands.add_parser("record", help="write the example traces that the page opens without a model")
     data = commands.add_parser("data", help="write Glyphs as Monet-SFT-125K, or check files in that format")
     actions = data.add_subparsers(dest="action", required=True)
     write = actions.add_parser("write", help="Glyphs as a subset: FOLDER/glyphs/train.json and images.zip")

@@ -16,7 +16,6 @@ from latent_core.bank import FILE, KINDS, Bank, lay_out
 from latent_core.embedded import EMBEDDED
 from latent_core.events import TokenEvent
 from latent_core.example import Example
-from latent_core.feed import Feed
 from latent_core.glyphs.scene import CELL, SIZE, Scene
 from latent_core.reasoner import Reasoner
 from latent_core.trace import Trace
@@ -81,7 +80,9 @@ def _vectors(
         rows, columns = trace.start.grids[0]
         for cell, state in enumerate(trace.start.image_states[-1]):
             row, column = divmod(cell, columns)
-            found["patch"].append((state, _shown(example.metadata["scene"], (row + 0.5) / rows, (column + 0.5) / columns)))
+            found["patch"].append(
+                (state, _shown(example.metadata["scene"], (row + 0.5) / rows, (column + 0.5) / columns))
+            )
         for event in trace.steps:
             if isinstance(event, TokenEvent) and event.kind == "text" and event.text.strip():
                 found["word"].append((event.hidden, event.text.strip()))
@@ -102,7 +103,7 @@ def _shown(scene: Scene, y: float, x: float) -> str:
 def measure(examples: Sequence[Example], traces: Sequence[Trace], dummies: Sequence[Trace]) -> list[dict[str, object]]:
     """Homogeneity, similarity between instances, and rank, each with what it is of, its n and 95% interval.
 
-    The dummy block feeds the embedding of the padding token in place of every latent of `find`; its states are compared.
+    The dummy block feeds the padding token's embedding in place of every latent of `find`; its states are compared.
     """
     finds = [trace for e, trace in zip(examples, traces, strict=True) if e.metadata["family"] == "find"]
     blocks = [trace.blocks[0].latents for trace in finds if trace.blocks]

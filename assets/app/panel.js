@@ -5,8 +5,9 @@ function part(name) { return one(`[data-part="${name}"]`); }
 function decode(maps) {
   const numbers = (text) => new Int16Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
   const rows = (of) => new Map(of.map((n, q) => [n, q]));
-  const look = maps.attention && { ...maps.attention, row: rows(maps.attention.of),
-    maps: Uint8Array.from(atob(maps.attention.maps), (c) => c.charCodeAt(0)) };
+  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const look = maps.attention && { ...maps.attention, row: rows(maps.attention.of), baseline: maps.attention.baseline && bytes(maps.attention.baseline),
+    maps: bytes(maps.attention.maps) };
   return { ...maps, raw: numbers(maps.raw), centred: numbers(maps.centred), row: rows(maps.of), attention: look };
 }
 
@@ -24,7 +25,10 @@ function attentionOf(n) {
   const look = run.maps.attention, q = look.row.get(n);
   if (q === undefined) return null;
   const place = (q * look.layers.length + run.layer) * look.heads + run.head, unit = look.peaks[place] / 255;
-  return Array.from(look.maps.subarray(place * run.tokens, (place + 1) * run.tokens), (units) => units * unit);
+  const map = Array.from(look.maps.subarray(place * run.tokens, (place + 1) * run.tokens), (units) => units * unit);
+  if (run.shown !== "minus" || !look.baseline) return map;
+  const at = run.layer * look.heads + run.head, step = look.base_peaks[at] / 255;
+  return map.map((value, token) => Math.max(0, value - look.baseline[at * run.tokens + token] * step));
 }
 const partOf = (map, image) => map.slice(run.offsets[image], run.offsets[image + 1]);
 
@@ -36,12 +40,12 @@ function peakOf(map) {
 
 // Glows, which are there before the maps, are raw.
 const isCentred = () => run.maps !== null && run.shown === "centred";
-const isAttention = () => Boolean(run.maps?.attention) && run.shown === "attention";
+const isAttention = () => Boolean(run.maps?.attention) && (run.shown === "attention" || run.shown === "minus");
 
 // One colour scale per block (or per word), so that magnitude stays visible. Centred maps start at 0: below the mean.
 function rangeOf(n) {
   const item = run.items[n];
-  const group = item?.k === "latent" ? run.strips[item.b].latents : [n];
+  const group = item?.k === "latent" && !run.own ? run.strips[item.b].latents : [n];
   const values = group.map(mapOf).filter(Boolean).flat();
   const high = Math.max(...values);
   if (isAttention()) return { low: 0, high: Math.max(high, 1e-6) };
@@ -104,6 +108,7 @@ function drawOverlay(map) {
   const peak = here && here.indexOf(Math.max(...here));
   if (here) part("view").append(cellBox(peak, "ins-peak"));
   drawRead(here, run.cell ?? peak);
+  drawRegion();
   canvas.setAttribute("aria-label", here
     ? `Heat map over image ${run.image + 1}. Highest at patch row ${Math.floor(peak / grid[1])}, column ${peak % grid[1]}: ${signed(here[peak])}`
     : `Image ${run.image + 1}; the map of this word comes with the end of the run`);
@@ -111,9 +116,9 @@ function drawOverlay(map) {
   part("low").textContent = map ? (zero ? "≤ " : "") + signed(range.low) : "";
   part("high").textContent = map ? signed(range.high) : "";
   part("what").textContent = !map ? (run.maps ? "No state of the model produced this token." : "Maps of words are computed when the run ends.")
-    : isAttention() ? `Attention on the image patches, ${run.head ? `head ${run.head}` : "mean of all heads"}. Together ${map.reduce((sum, value) => sum + value, 0).toFixed(2)} of 1.`
+    : isAttention() ? `Attention on the image patches, ${run.head ? `head ${run.head}` : "mean of all heads"}. ${run.shown === "minus" ? "What the run’s words look at on average is subtracted; " : ""}Together ${map.reduce((sum, value) => sum + value, 0).toFixed(2)} of 1.`
     : `Cosine similarity with the image patches, ${zero ? "mean patch state subtracted on both sides" : "raw"}.`
-      + (run.items[run.selected].k === "latent" ? ` One scale for block ${run.items[run.selected].b + 1}.` : "");
+      + (run.items[run.selected].k === "latent" ? ` ${run.own ? "Its own scale." : `One scale for block ${run.items[run.selected].b + 1}.`}` : "");
 }
 
 function cellBox(cell, kind) {
@@ -187,6 +192,7 @@ part("previous").onclick = () => step(-1);
 part("next").onclick = () => step(1);
 part("level").oninput = (event) => { run[isAttention() ? "layer" : "level"] = Number(event.target.value); redraw(); };
 part("head").onchange = (event) => { run.head = Number(event.target.value); redraw(); };
+part("own").onchange = (event) => { run.own = event.target.checked; redraw(); };
 for (const radio of all('[name="ins-shown"]')) radio.onchange = () => { run.shown = radio.value; redraw(); };
 part("view").onpointermove = (event) => {
   if (!run.grids[run.image]) return;

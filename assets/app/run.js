@@ -6,7 +6,7 @@ let latest = -1;
 function reset(value) {
   for (const image of run.images ?? []) image.onload = null;
   Object.assign(run, { value, items: [], nodes: [], strips: {}, stale: new Set(), images: [], grids: [], offsets: [0], tokens: 0,
-    maps: null, level: 0, layer: 0, head: 0, shown: one('[name="ins-shown"]:checked').value, selected: -1, image: 0, cell: null, follow: true, fresh: 0 });
+    maps: null, level: 0, layer: 0, head: 0, shown: one('[name="ins-shown"]:checked').value, own: part("own").checked, selected: -1, image: 0, cell: null, region: null, follow: true, fresh: 0 });
   part("transcript").replaceChildren();
   part("idle").hidden = true;
   part("saw").textContent = "";
@@ -92,6 +92,7 @@ function drawStatus(value) {
     fact(String(finish.latents), finish.latents === 1 ? "latent" : "latents");
     fact(finish.seconds.toFixed(2), "s in all");
     if (value.opens) fact(finish.max_p_open.toFixed(2), none ? "highest probability of opening a block" : "probability of opening a block");
+    said.push(make("button", { type: "button", class: "ins-button ins-inspect", onclick: () => document.querySelector("#ins-tabs [role=tab]:nth-of-type(2)")?.click() }, "Inspect this run"));
     if (none && finish.reason !== "cancelled") said.push(make("button", { type: "button", class: "ins-button", onclick: () => trigger("force", {}) }, "Force a block and run again"));
   }
   part("status").replaceChildren(...said);
@@ -102,8 +103,13 @@ function drawHistory() {
   part("runs").hidden = history.length < 2;
   part("runs").replaceChildren(...history.map((value) => make("button", { type: "button", class: "ins-chip",
     "aria-pressed": String(value.run === run.value.run), title: value.question,
-    onclick: () => { reset(value); show(value); drawHistory(); } },
+    onclick: () => { reset(value); show(value); tellItems(); drawHistory(); } },
     `${value.label}${value.opens ? `, ${MODES[value.mode](value)}` : ""}: ${value.finish.answer ?? "no answer"}`)));
+}
+
+// Other views name the words and latents of this run as this one does.
+function tellItems() {
+  document.dispatchEvent(new CustomEvent("ins-items", { detail: run.items.map((item) => (item.k === "latent" ? `latent ${item.i + 1} of block ${item.b + 1}` : (item.t ?? "").trim() || "space")) }));
 }
 
 let spoken = "";
@@ -119,11 +125,13 @@ function update() {
   if (stop) stop.disabled = !busy;
   if (busy) { if (!value.n) say("Running"); return; }
   say(value.problem ?? (value.finish?.answer ? `Finished. Answer: ${value.finish.answer}` : "Finished"));
+  if (value.finish) tellItems();
   if (value.finish && !history.some((old) => old.run === value.run)) history.push(value);
   if (history.length > HISTORY) history.shift();
   drawHistory();
 }
 
+followSelected((shown) => shown === String(run.value?.run), (n) => select(n, true, true));
 part("level").disabled = true;
 reset({ items: [], n: 0 });
 part("idle").hidden = false;

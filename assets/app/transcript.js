@@ -111,8 +111,9 @@ part("transcript").addEventListener("keydown", (event) => {
   run.nodes[run.selected]?.focus();
 });
 
-function select(n, byHand) {
+function select(n, byHand, told = false) {
   if (!selectable(n)) return;
+  if (!told) tellSelected(run.value.run, n);
   if (byHand) run.follow = false;
   const before = run.nodes.find((node) => node?.getAttribute("aria-pressed") === "true");
   before?.setAttribute("aria-pressed", "false");

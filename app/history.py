@@ -1,0 +1,103 @@
+"""The runs that a session has made or opened, and the recorded examples that every session can open.
+
+A run is known by its id: its number, or `recorded:NAME`. What comes from the browser is looked up here and nowhere on
+the disk.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from latent_core.trace import Trace
+
+RECORDED = Path(__file__).parent.parent / "assets" / "traces"
+"""Traces that come with Inscape."""
+MOST_RUNS = 20
+"""Runs kept per session; older ones go."""
+MOST_SESSIONS = 500
+MOST_LETTERS = 60
+"""Of a run's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A run that can be opened again."""
+
+    id: str
+    name: str
+    path: Path
+
+
+class History:
+    """Runs by session, newest last. Sessions that were not heard of for longest are dropped."""
+
+    def __init__(self, recorded: Path = RECORDED) -> None:
+        self.recorded = tuple(
+            Kept(f"recorded:{path.stem}", f"Recorded: {path.stem.replace('_', ', ')}", path)
+            for path in sorted(recorded.glob("*.safetensors"))
+        )
+        self._runs: OrderedDict[str, list[Kept]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, session: str, number: int, name: str, path: str | Path) -> Kept:
+        """Keeps a run."""
+        kept = Kept(str(number), name, Path(path))
+        with self._lock:
+            runs = self._runs.setdefault(session, [])
+            runs.append(kept)
+            del runs[:-MOST_RUNS]
+            self._runs.move_to_end(session)
+            while len(self._runs) > MOST_SESSIONS:
+                self._runs.popitem(last=False)
+        return kept
+
+    def runs(self, session: str) -> tuple[Kept, ...]:
+        """The session's own runs, newest first, then the recorded ones."""
+        with self._lock:
+            return (*reversed(self._runs.get(session, [])), *self.recorded)
+
+    def choices(self, session: str) -> list[tuple[str, str]]:
+        """(name, id) of `runs`, for a list to choose from."""
+        return [(kept.name, kept.id) for kept in self.runs(session)]
+
+    def find(self, session: str, id: object) -> Kept:
+        """Raises ValueError for a run that this session does not have."""
+        for kept in self.runs(session):
+            if kept.id == id:
+                return kept
+        raise ValueError("That run is not kept any more; run the question again.")
+
+    def open(self, session: str, id: object) -> Trace:
+        """The trace of a run. Raises ValueError where it is not kept or its file is gone."""
+        return Trace.load(self.find(session, id).path)
+
+    def rename(self, session: str, id: object, name: str) -> None:
+        """Gives one of the session's own runs another name. Raises ValueError for an empty or overlong one."""
+        name = " ".join(name.split())
+        if not 0 < len(name) <= MOST_LETTERS:
+            raise ValueError(f"A name has 1 to {MOST_LETTERS} letters; this one has {len(name)}.")
+        self._change(session, id, lambda kept: [replace(kept, name=name)])
+
+    def remove(self, session: str, id: object) -> None:
+        """Forgets one of the session's own runs and deletes its trace."""
+        kept = self.find(session, id)
+        self._change(session, id, lambda _: [])
+        kept.path.unlink(missing_ok=True)
+
+    def forget(self, session: str) -> None:
+        """The tab is closed; its traces are deleted with the other uploads, a day later."""
+        with self._lock:
+            self._runs.pop(session, None)
+
+    def _own(self, session: str, id: object) -> bool:
+        with self._lock:
+            return any(kept.id == id for kept in self._runs.get(session, []))
+
+    def _change(self, session: str, id: object, change: Callable[[Kept], list[Kept]]) -> None:
+        if not self._own(session, id):
+            raise ValueError("Only your own runs can be renamed or deleted.")
+        with self._lock:
+            runs = self._runs[session]
+            self._runs[session] = [new for kept in runs for new in (change(kept) if kept.id == id else [kept])]

@@ -1,0 +1,264 @@
+"""A recorded run → what the Inspect page is sent: places, matrices, shares, readings, pictures. All of it once.
+
+Everything is computed by latent_core.analysis; here it is put into a shape that the browser can draw.
+"""
+
+import base64
+import inspect as python
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from PIL import Image
+
+from app.fold import View, fold
+from app.payload import data_url, payload
+from latent_core.analysis import attention, geometry, lens, plane, regions, similarity
+from latent_core.analysis.reported import REPORTED
+from latent_core.attention import Rollout
+from latent_core.bank import AXES, KINDS, Bank
+from latent_core.depict import Depicter
+from latent_core.events import SEGMENTS, LatentEvent, TokenEvent
+from latent_core.replay import Replay
+from latent_core.trace import Trace
+
+GRID = 32_000
+"""Coordinates travel as int16, this many steps from the middle of a layout to its farthest point."""
+SHOWN_STEPS = 600
+"""Steps of a run that figures draw; a longer run is cut there, and says so."""
+
+Reread = tuple[Replay, dict[int, list[list[tuple[str, float]]]]]
+"""A replay, and for every latent by its step: per layer the likeliest words with their probabilities."""
+
+FORMULAS: dict[str, tuple[Callable[..., object], ...]] = {
+    "space": (geometry.principal_axes, plane.place_by_neighbours, plane.umap_layout, plane.unit),
+    "homogeneity": (geometry.cosine_matrix, geometry.adjacent_cosine, geometry.effective_rank, geometry.rank_at),
+    "shares": (attention.shares, attention.entropy, Rollout),
+    "norms": (geometry.norm_ratio,),
+    "lens": (lens.neighbours, lens.logit_lens),
+    "depict": (Depicter,),
+    "region": (regions.mass, regions.enrichment, similarity.nearest_patch),
+}
+"""What each figure is computed by: the page shows the docstrings."""
+
+
+def formulas(name: str) -> list[dict[str, str]]:
+    """Name and docstring of every function behind a figure."""
+    return [{"name": f.__name__, "text": python.getdoc(f) or ""} for f in FORMULAS[name]]
+
+
+def view_of(trace: Trace) -> View:
+    """The view that a recorded run folds to."""
+    opens = trace.source.method != "text"
+    view = View(checkpoint=trace.source.checkpoint, question=trace.question, settings=trace.settings, opens=opens)
+    for event in trace.events():
+        view = fold(view, event)
+    return view
+
+
+def inspection(
+    trace: Trace,
+    *,
+    run: str,
+    name: str,
+    label: str,
+    own: bool,
+    bank: Bank | None,
+    depicter: Depicter | None,
+    measured: dict[str, Any],
+    replayed: Reread | None,
+) -> dict[str, Any]:
+    """The value of the Inspect view.
+
+    Args:
+        run: the run's id in the history.
+        own: whether it may be renamed and deleted.
+        measured: what was measured of the checkpoint, by name: `grounding`, `depict`.
+        replayed: a replay with the lens of its latents by layer; None where no model is at hand.
+    """
+    steps = trace.steps[:SHOWN_STEPS]
+    vectors = [step.hidden if isinstance(step, TokenEvent) else step.fed for step in steps]
+    chosen = [n for n, vector in enumerate(vectors) if vector is not None and _is_shown(steps[n])]
+    value = {
+        "id": run,
+        "name": name,
+        "own": own,
+        "cut": max(0, len(trace.steps) - len(steps)),
+        "view": payload(view_of(trace), 0, label=label),
+        "blind": not chosen or not len(trace.start.image_states),
+    }
+    if value["blind"]:
+        return value
+    states = torch.stack([vectors[n] for n in chosen])
+    bank = bank if bank is not None and bank.vectors.shape[1] == states.shape[1] else None
+    return value | {
+        "of": chosen,
+        "space": _space(trace, states, bank),
+        "homogeneity": _homogeneity(trace, bank),
+        "norms": _norms(trace, states),
+        "shares": _shares(trace),
+        "lens": _lens(states, bank, replayed),
+        "rollout": _rollout(replayed, chosen),
+        "depict": _depict(trace, depicter),
+        "measured": measured,
+        "formulas": {figure: formulas(figure) for figure in FORMULAS},
+    }
+
+
+def _is_shown(step: TokenEvent | LatentEvent) -> bool:
+    """Words and latents; markers' states are those of the words and latents before them."""
+    return isinstance(step, LatentEvent) or step.kind == "text"
+
+
+def _space(trace: Trace, states: torch.Tensor, bank: Bank | None) -> dict[str, Any]:
+    """Coordinates of the run's states and patches, and of the bank's, on every layout."""
+    patches = trace.start.image_states[-1]
+    layouts = []
+    for scaled in (False, True):
+        seen = plane.unit if scaled else torch.Tensor.float
+        if bank is not None:
+            axes, background = bank.axes(scaled=scaled), bank.seen(bank.vectors, scaled=scaled)
+        else:
+            background = seen(torch.cat([states, patches]))
+            axes = geometry.principal_axes(background, min(AXES, *background.shape))
+        names = [f"PC {i}, {100 * share:.0f}% of the variance" for i, share in enumerate(axes.explained.tolist(), 1)]
+        places = (
+            axes.place(background) if bank is not None else None,
+            axes.place(seen(states)),
+            axes.place(seen(patches)),
+        )
+        layouts.append({"key": f"pca.{'unit' if scaled else 'raw'}", "axes": names, **_places(*places)})
+        for count in (2, 3) if bank is not None else ():
+            places = (
+                bank.layouts[f"umap{count}.{'unit' if scaled else 'raw'}"],
+                bank.umap(states, count, scaled=scaled),
+                bank.umap(patches, count, scaled=scaled),
+            )
+            names = [f"UMAP {i}" for i in range(1, count + 1)]
+            layouts.append({"key": f"umap{count}.{'unit' if scaled else 'raw'}", "axes": names, **_places(*places)})
+    return {
+        "layouts": layouts,
+        "kinds": [] if bank is None else [KINDS[kind] for kind in bank.kinds.tolist()],
+        "labels": [] if bank is None else list(bank.labels),
+        "note": None
+        if bank is None
+        else f"{len(bank.labels):,} states from {bank.notes['runs']} runs (`{bank.notes['command']}`)",
+    }
+
+
+def _places(bank: torch.Tensor | None, items: torch.Tensor, patches: torch.Tensor) -> dict[str, Any]:
+    """Coordinates as base64 of int16 (points, axes), with middle and unit of the whole layout."""
+    parts = {"bank": bank, "items": items, "patches": patches}
+    every = torch.cat([part for part in parts.values() if part is not None])
+    low, high = every.amin(0), every.amax(0)
+    middle, unit = (low + high) / 2, ((high - low) / 2).amax().clamp(min=1e-9) / GRID
+
+    def packed(part: torch.Tensor) -> str:
+        steps = ((part - middle) / unit).round().clamp(-GRID, GRID).numpy().astype("<i2")
+        return base64.b64encode(steps.tobytes()).decode()
+
+    coded = {name: packed(part) for name, part in parts.items() if part is not None}
+    return {**coded, "middle": middle.tolist(), "unit": unit.item()}
+
+
+def _homogeneity(trace: Trace, bank: Bank | None) -> dict[str, Any]:
+    blocks = [block.latents for block in trace.blocks if len(block.latents)]
+    measured = [] if bank is None else bank.notes["measured"]
+    words = [step.hidden for step in trace.tokens if step.kind == "text" and step.hidden is not None]
+    latents = torch.cat(blocks) if blocks else torch.empty(0, 1)
+    return {
+        "blocks": [
+            {
+                "number": number,
+                "matrix": _rounded(geometry.cosine_matrix(block.latents)),
+                "adjacent": geometry.adjacent_cosine(block.latents),
+            }
+            for number, block in enumerate(trace.blocks)
+            if len(block.latents)
+        ],
+        "words": geometry.adjacent_cosine(torch.stack(words)) if len(words) > 1 else None,
+        "rank": geometry.effective_rank(latents) if len(latents) > 1 else None,
+        "rank90": geometry.rank_at(latents) if len(latents) > 1 else None,
+        "latents": len(latents) if blocks else 0,
+        "measured": measured,
+        "command": None if bank is None else bank.notes["command"],
+        "reported": [asdict(reported) for reported in REPORTED],
+    }
+
+
+def _norms(trace: Trace, states: torch.Tensor) -> dict[str, Any]:
+    """Norms over the mean text state's and over the image states' at level 0 (embeddings) and at the last."""
+    levels = trace.start.image_states
+    words = [step.hidden for step in trace.tokens if step.kind == "text" and step.hidden is not None]
+    references = {
+        "mean text state, after the final norm": torch.stack(words) if words else None,
+        "mean image state, after the final norm": levels[-1],
+        "mean image embedding (the merger’s output)": levels[0],
+    }
+    return {
+        name: _rounded(geometry.norm_ratio(states, reference))
+        for name, reference in references.items()
+        if reference is not None and reference.norm() > 0
+    }
+
+
+def _shares(trace: Trace) -> dict[str, Any] | None:
+    """Attention by segment, mean of the heads, per recorded layer and position."""
+    recorded = trace.attention
+    if recorded is None:
+        return None
+    kept = [row for row, step in enumerate(recorded.steps) if step < SHOWN_STEPS and _is_shown(trace.steps[step])]
+    return {
+        "of": [recorded.steps[row] for row in kept],
+        "layers": list(recorded.layers),
+        "segments": list(SEGMENTS),
+        "shares": _rounded(recorded.shares[kept].mean(2), 3),
+        "entropy": _rounded(recorded.entropy[kept].mean(2), 2),
+    }
+
+
+def _lens(states: torch.Tensor, bank: Bank | None, replayed: Reread | None) -> dict[str, Any]:
+    """Nearest words of the bank for every state; the vocabulary by layer for latents, where a model read them."""
+    found: dict[str, Any] = {"nearest": None, "layers": None}
+    if bank is not None:
+        rows = bank.rows("word")
+        cosines, places = lens.neighbours(states, bank.vectors[rows], centred=True, count=24)
+        found["nearest"] = [
+            _distinct([(bank.labels[rows[place]], round(c, 2)) for c, place in zip(values, these, strict=True)])
+            for values, these in zip(cosines.tolist(), places.tolist(), strict=True)
+        ]
+    if replayed is not None:
+        found["layers"] = {str(step): layers for step, layers in replayed[1].items()}
+    return found
+
+
+def _distinct(words: list[tuple[str, float]], count: int = 5) -> list[tuple[str, float]]:
+    """The first `count` different words."""
+    best: dict[str, float] = {}
+    for word, value in words:
+        best.setdefault(word, value)
+    return list(best.items())[:count]
+
+
+def _rollout(replayed: Reread | None, chosen: list[int]) -> list[list[float]] | None:
+    return None if replayed is None else _rounded(replayed[0].rollout[chosen], 5)
+
+
+def _depict(trace: Trace, depicter: Depicter | None) -> list[dict[str, Any]] | None:
+    """What each block depicts, whole and latent by latent, as pictures."""
+    if depicter is None or any(
+        len(block.latents) and block.latents.shape[1] != depicter.width for block in trace.blocks
+    ):
+        return None
+    found = []
+    for number, block in enumerate(trace.blocks):
+        if 0 < len(block.latents) <= 16:
+            whole, *each = [data_url(Image.fromarray(p.numpy())) for p in depicter.pictures(block.latents)]
+            found.append({"number": number, "whole": whole, "each": each})
+    return found
+
+
+def _rounded(values: torch.Tensor, digits: int = 4) -> Any:
+    scale = 10**digits
+    return ((values.double() * scale).round() / scale).tolist()
