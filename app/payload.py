@@ -124,7 +124,7 @@ def attention(view: View) -> dict[str, Any] | None:
     size = len(chosen) * tokens
     single = layers * (1 + heads) * size <= ATTENTION_BUDGET
     kept = spread(layers, max(2, ATTENTION_BUDGET // max(1, (1 + heads if single else 1) * size)))
-    weights = torch.stack([look.weights[kept] for look in looks])  # (Q, E, H, N)
+    weights = torch.stack([look.image[kept].float() for look in looks])  # (Q, E, H, N)
     mean = weights.mean(2, keepdim=True)
     weights = torch.cat([mean, weights], 2) if single else mean
     maps, peaks = _bytes(weights)

@@ -141,30 +141,41 @@ class Recorder:
         self.maps: dict[tuple[int, int], torch.Tensor] = {}
         self._queries: list[torch.Tensor] = []
         self._keys: list[torch.Tensor] = []
+        self._mask: torch.Tensor | None = None
+        self._scaling = 1.0
+        self._watch: torch.Tensor | None = None
 
     def see(
         self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, watch: torch.Tensor
     ) -> None:
-        """Keeps query watch[b] of each row and the keys; query (B, H, Q, D), key (B, key heads, S, D)."""
-        rows = torch.arange(len(query), device=query.device)
-        if not self._queries:  # what is seen is the same in all layers
-            self._scaling = scaling
-            if mask is None:  # plain causal
-                ends = watch + key.shape[2] - query.shape[2]
-                self._seen = (torch.arange(key.shape[2], device=key.device) <= ends[:, None])[:, None, None]
-            else:
-                self._seen = mask[rows, :, watch][:, None]
-        self._queries.append(query[:, :, 0] if query.shape[2] == 1 else query[rows, :, watch])
+        """Keeps queries (B, H, Q, D), of which watch[b] is each row's, and keys (B, key heads, S, D).
+
+        Nothing is computed before `take`, which does it for all layers at once: this is called for every layer.
+        """
+        if not self._queries:  # the same in all layers
+            self._mask, self._scaling, self._watch = mask, scaling, watch
+        self._queries.append(query)
         self._keys.append(key)
 
     def take(self) -> torch.Tensor:
         """(B, layers, H, S) weights since the last call: softmax(q·kᵀ), of all layers at once."""
-        queries, keys = torch.stack(self._queries, 1).float(), torch.stack(self._keys, 1).float()
+        rows, heads, asked, width = self._queries[0].shape
+        every = torch.arange(rows, device=self._queries[0].device) if asked > 1 else None
+        scores = []
+        for query, key in zip(self._queries, self._keys, strict=True):  # stacked, the keys would be copied
+            query = query[every, :, self._watch] if asked > 1 else query
+            shared = query.reshape(rows, key.shape[1], -1, width)  # the heads that share a key
+            scores.append((shared.float() @ key.float().transpose(-1, -2)).view(rows, heads, -1))
         self._queries, self._keys = [], []
-        rows, layers, heads, width = queries.shape
-        shared = queries.view(rows, layers, keys.shape[2], -1, width)  # the heads that share a key
-        scores = (shared @ keys.transpose(-1, -2)).view(rows, layers, heads, -1) * self._scaling
-        return scores.masked_fill(~self._seen, float("-inf")).softmax(-1)
+        scores = torch.stack(scores, 1) * self._scaling
+        if self._mask is not None:
+            seen = self._mask[every, :, self._watch] if asked > 1 else self._mask[:, :, 0]
+            scores = scores.masked_fill(~seen[:, None], float("-inf"))
+        elif asked > 1:  # plain causal: a single query sees every slot
+            slots = scores.shape[-1]
+            unseen = torch.arange(slots, device=scores.device) > (self._watch + slots - asked)[:, None]
+            scores = scores.masked_fill(unseen[:, None, None], float("-inf"))
+        return scores.softmax(-1)
 
 
 class Rollout:

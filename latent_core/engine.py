@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from latent_core.analysis.attention import look
+from latent_core.analysis.attention import image_slots, look
 from latent_core.attention import CLOSE, Recorder, kind_class
 from latent_core.backbone import Backbone
 from latent_core.drive import Intervention, Run, Sampled, drive
@@ -79,6 +79,8 @@ class _Row:
     """(D,) on the host: the state that produces the next token; None when not recording."""
     look: Look | None = None
     """Where that state attended; None unless attention is recorded."""
+    image_slots: torch.Tensor | None = None
+    """Slots of its image tokens, on the host; None before attention was recorded."""
     tokens: int = 0
     latents: int = 0
     blocks: int = 0
@@ -327,14 +329,21 @@ class _Batch:
 
     def _attended(self, feeds: Sequence[Feed]) -> list[Look | None]:
         """What every row's last position looked at, or nothing where whole maps are kept."""
-        maps, kinds = self.recorder.take().cpu(), self.lockstep.cache.all_kinds().cpu()
+        with torch.inference_mode():
+            maps, kinds = self.recorder.take().cpu(), self.lockstep.cache.all_kinds().cpu()
         looks = []
-        for index, (row, feed) in enumerate(zip(self.rows, feeds, strict=True)):
-            length = self.lockstep.cache.lengths[index]
-            weights = maps[index, ..., :length].clone()
+        lengths = self.lockstep.cache.lengths
+        for row, feed, weights, kind, length in zip(self.rows, feeds, maps, kinds, lengths, strict=True):
+            if length < len(kind):
+                weights, kind = weights[..., :length], kind[:length]
             if self.whole:
-                self.recorder.maps[row.number, row.position + feed.size - feed.echo - 1] = weights
-            looks.append(None if self.whole else look(weights, kinds[index, :length]))
+                self.recorder.maps[row.number, row.position + feed.size - feed.echo - 1] = weights.clone()
+                looks.append(None)
+                continue
+            if row.image_slots is None:
+                row.image_slots = image_slots(kind)
+            # outside of inference mode, so that what comes out are ordinary tensors
+            looks.append(look(weights, kind, row.image_slots))
         return looks
 
 

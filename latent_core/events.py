@@ -1,6 +1,7 @@
 """What a run emits, in order: one StartEvent, any number of TokenEvent and LatentEvent, one FinishEvent.
 
-Tensors are detached, on the CPU and float32, so that events cross process borders and hold no GPU memory.
+Tensors are detached, on the CPU and float32 unless said otherwise, so that events cross process borders and hold no GPU
+memory.
 Shape suffixes: D model width, N image tokens of all images, S recorded levels.
 """
 
@@ -19,23 +20,16 @@ Reason = Literal["stop", "length", "cancelled"]
 class Look:
     """Where one position attended, reduced to what is shown; E recorded layers, H heads.
 
-    Takes E · H · (N + 28) bytes: 1.3 kB for 5 layers, 4 heads and 36 image tokens, 0.96 MB for 28 layers, 28 heads and
-    1,200 image tokens.
+    Takes 2 · E · H · (N + 12) bytes: 1.9 kB for 5 layers, 4 heads and 36 image tokens, 1.9 MB for 28 layers, 28 heads
+    and 1,200 image tokens.
     """
 
     image: torch.Tensor
-    """(E, H, N) uint8: the weights on the image tokens, 255 for each head's largest on any of them."""
-    peak: torch.Tensor
-    """(E, H) that largest weight, in 0…1."""
+    """(E, H, N) float16: the weights on the image tokens, in 0…1."""
     shares: torch.Tensor
     """(E, H, 5) attention by segment, in the order of SEGMENTS."""
     entropy: torch.Tensor
     """(E, H) of the weights over all slots, in nats."""
-
-    @property
-    def weights(self) -> torch.Tensor:
-        """(E, H, N) weights on the image tokens, to 1/510 of the largest."""
-        return self.image.float() * (self.peak / 255)[..., None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

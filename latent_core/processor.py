@@ -262,11 +262,6 @@ def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
 
 
 @lru_cache(maxsize=1)
-def _readable(text: str) -> bool:
-    """Whether text can be shown: whole characters, none of them a control character other than white space."""
-    return "\ufffd" not in text and text.strip().isprintable()
-
-
 def _bytes_of_letters() -> dict[str, int]:
     """GPT-2's byte alphabet: the letter that stands for each byte in a byte-level vocabulary."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -279,3 +274,8 @@ def _token_bytes(token: str) -> bytes:
     if all(letter in alphabet for letter in token):
         return bytes(alphabet[letter] for letter in token)
     return token.encode()  # an added token with letters outside the alphabet is stored as it reads
+
+
+def _readable(text: str) -> bool:
+    """Whether text can be shown: whole characters, none of them a control character other than white space."""
+    return "\ufffd" not in text and text.strip().isprintable()

@@ -23,7 +23,7 @@ from latent_core.files import write_file
 from latent_core.records import from_json, to_json
 from latent_core.settings import Settings
 
-VERSION = 1
+VERSION = 2
 Step = TokenEvent | LatentEvent
 _STEPS: dict[str, type[Step]] = {"token": TokenEvent, "latent": LatentEvent}
 _VECTORS = {"token": ("hidden",), "latent": ("fed", "hidden")}
@@ -50,7 +50,7 @@ class Attention:
     steps: tuple[int, ...]
     """(Q,) numbers in `Trace.steps`: a latent's own position, a token's the one whose state produced it."""
     image: torch.Tensor
-    """(Q, E, H, N) weights on the image tokens, in 0…1, to 1/510 of each head's largest."""
+    """(Q, E, H, N) weights on the image tokens, in 0…1."""
     shares: torch.Tensor
     """(Q, E, H, 5) by segment, in the order of events.SEGMENTS."""
     entropy: torch.Tensor
@@ -151,7 +151,7 @@ class Trace:
         return Attention(
             layers=self.start.layers,
             steps=tuple(number for number, _ in looks),
-            image=torch.stack([look.weights for _, look in looks]),
+            image=torch.stack([look.image.float() for _, look in looks]),
             shares=torch.stack([look.shares for _, look in looks]),
             entropy=torch.stack([look.entropy for _, look in looks]),
         )
@@ -184,7 +184,7 @@ class Trace:
         looks = [step.look for step in self.steps if step.look is not None]
         if looks:
             tensors["look.image"] = torch.stack([look.image for look in looks])
-            rest = [torch.cat([look.peak[..., None], look.entropy[..., None], look.shares], -1) for look in looks]
+            rest = [torch.cat([look.entropy[..., None], look.shares], -1) for look in looks]
             tensors["look.rest"] = torch.stack(rest)
         content = {
             "version": VERSION,
@@ -307,13 +307,13 @@ def _looks(start: StartEvent, tensors: _Tensors) -> Iterator[Look]:
     """Recorded attention, in the order of the steps that have it."""
     if not start.layers:
         return
-    image, rest = tensors.take("look.image", 4, torch.uint8), tensors.take("look.rest", 4, torch.float32)
+    image, rest = tensors.take("look.image", 4, torch.float16), tensors.take("look.rest", 4, torch.float32)
     expected = *rest.shape[:3], start.image_states.shape[1]
-    if image.shape != expected or rest.shape[1] != len(start.layers) or rest.shape[3] != 2 + len(SEGMENTS):
+    if image.shape != expected or rest.shape[1] != len(start.layers) or rest.shape[3] != 1 + len(SEGMENTS):
         shapes = f"{tuple(image.shape)} and {tuple(rest.shape)}"
         raise ValueError(f"its recorded attention is {shapes}, which fits neither its layers nor its images.")
-    for weights, (peak, entropy, *shares) in zip(image, rest.movedim(-1, 1), strict=True):
-        yield Look(image=weights, peak=peak, entropy=entropy, shares=torch.stack(shares, -1))
+    for weights, (entropy, *shares) in zip(image, rest.movedim(-1, 1), strict=True):
+        yield Look(image=weights, entropy=entropy, shares=torch.stack(shares, -1))
 
 
 def _unpack(record: dict[str, object], where: str, tensors: _Tensors, looks: Iterator[Look]) -> Step:

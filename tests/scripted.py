@@ -111,8 +111,7 @@ def look(draw: torch.Generator) -> Look:
     """Attention of LAYERS with two heads on one image."""
     size = len(LAYERS), 2
     return Look(
-        image=torch.randint(0, 256, (*size, TOKENS), generator=draw, dtype=torch.uint8),
-        peak=torch.rand(size, generator=draw) / 10,
+        image=(torch.rand(*size, TOKENS, generator=draw) / 10).half(),
         shares=torch.rand(*size, 5, generator=draw).softmax(-1),
         entropy=torch.rand(size, generator=draw),
     )

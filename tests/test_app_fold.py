@@ -122,7 +122,7 @@ def test_attention_is_sent_by_layer_and_head(empty):
     peaks = np.array(sent["peaks"]).reshape(-1, 3, 3)
     assert [view.items[n].kind for n in sent["of"]].count("close") == 0
     for q, n in enumerate(sent["of"]):
-        weights = view.items[n].look.weights.numpy()
+        weights = view.items[n].look.image.float().numpy()
         wanted = np.concatenate([weights.mean(1, keepdims=True), weights], 1)
         np.testing.assert_allclose(units[q] / 255 * peaks[q][..., None], wanted, atol=wanted.max() / 250)
 

@@ -156,7 +156,7 @@ def spoil(content, at, value):
 @pytest.mark.parametrize(
     ("at", "value", "message"),
     [
-        (["version"], 2, "format version is 2; this program reads version 1"),
+        (["version"], 3, "format version is 3; this program reads version 2"),
         (["version"], None, "format version is None"),
         (["question"], 5, "trace.question is '5', but str is expected"),
         (["anwser"], "ring", "unknown field 'anwser'"),
@@ -274,8 +274,7 @@ def with_attention(layers=(1, 3), heads=2, tokens=5):
         generator = torch.Generator().manual_seed(seed)
         size = len(layers), heads
         return Look(
-            image=torch.randint(0, 256, (*size, tokens), generator=generator, dtype=torch.uint8),
-            peak=torch.rand(size, generator=generator),
+            image=torch.rand(*size, tokens, generator=generator).half(),
             shares=torch.rand(*size, 5, generator=generator).softmax(-1),
             entropy=torch.rand(size, generator=generator),
         )
@@ -294,12 +293,12 @@ def test_attention_is_saved_and_comes_back(tmp_path):
     back = Trace.load(tmp_path / "run.safetensors")
     for first, second in zip(trace.steps, back.steps, strict=True):
         assert (first.look is None) == (second.look is None)
-        for name in ("image", "peak", "shares", "entropy") if first.look is not None else ():
+        for name in ("image", "shares", "entropy") if first.look is not None else ():
             assert torch.equal(getattr(first.look, name), getattr(second.look, name))
     found = back.attention
     assert found.layers == (1, 3) and found.image.shape == (9, 2, 2, 5) and found.shares.shape == (9, 2, 2, 5)
     assert [trace.steps[number].position for number in found.steps] == [20, 21, 22, 23, 24, 26, 27, 28, 29]
-    assert torch.equal(found.image[0], trace.steps[0].look.weights)
+    assert torch.equal(found.image[0], trace.steps[0].look.image.float())
     assert collect(run_events()).attention is None
 
 
@@ -314,14 +313,14 @@ def test_a_run_stopped_at_once_keeps_its_layers(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"look.image": torch.zeros(9, 2, 2, 4, dtype=torch.uint8)}, "fits neither"),
-        ({"look.image": torch.zeros(9, 2, 2, 5)}, "look.image is torch.float32"),
+        ({"look.image": torch.zeros(9, 2, 2, 4, dtype=torch.float16)}, "fits neither"),
+        ({"look.image": torch.zeros(9, 2, 2, 5, dtype=torch.uint8)}, "look.image is torch.uint8"),
         ({"look.rest": torch.zeros(9, 2, 2, 3)}, "fits neither"),
-        ({"look.rest": torch.zeros(9, 3, 2, 7)}, "fits neither"),
+        ({"look.rest": torch.zeros(9, 3, 2, 6)}, "fits neither"),
         ({"look.rest": None}, "look.rest is missing"),
-        ({"look.image": torch.zeros(7, 2, 2, 5, dtype=torch.uint8), "look.rest": torch.zeros(7, 2, 2, 7)}, "has no"),
+        ({"look.image": torch.zeros(7, 2, 2, 5, dtype=torch.float16), "look.rest": torch.zeros(7, 2, 2, 6)}, "has no"),
         (
-            {"look.image": torch.zeros(10, 2, 2, 5, dtype=torch.uint8), "look.rest": torch.zeros(10, 2, 2, 7)},
+            {"look.image": torch.zeros(10, 2, 2, 5, dtype=torch.float16), "look.rest": torch.zeros(10, 2, 2, 6)},
             "no event",
         ),
     ],

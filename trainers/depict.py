@@ -52,7 +52,7 @@ class Thoughts:
 
 
 def thoughts(reasoner: Reasoner, examples: Sequence[Example], latents: Sequence[int], batch: int = 64) -> Thoughts:
-    """Runs the examples, the i-th with K = latents[i]; block b stands for step b, blocks without a step are left out."""
+    """Runs the examples, the i-th with K = latents[i]. Block b stands for step b; one without a step is left out."""
     parts: list[tuple[torch.Tensor, ...]] = []
     family, sample = [], []
     for start in track(range(0, len(examples), batch), description="Runs"):

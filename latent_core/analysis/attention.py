@@ -24,6 +24,10 @@ from latent_core.events import SEGMENTS, Look
 
 _KINDS = ((IMAGE,), (PROMPT,), (LATENT, SEALED), (TEXT, AFTER), (OPEN, CONTROL, CLOSE))
 """Kinds of slots of every segment."""
+_MEMBERS = torch.zeros(16, len(SEGMENTS))
+"""(kinds, segments) 1 where a kind is of a segment; padding is of none."""
+for _number, _members in enumerate(_KINDS):
+    _MEMBERS[list(_members), _number] = 1.0
 
 
 def shares(weights: torch.Tensor, kinds: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -31,18 +35,19 @@ def shares(weights: torch.Tensor, kinds: torch.Tensor) -> dict[str, torch.Tensor
 
     m_segment = Σ_{s in segment} A_s
     """
+    return dict(zip(SEGMENTS, _shares(weights, kinds).unbind(-1), strict=True))
+
+
+def _shares(weights: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+    """(…, 5), in the order of SEGMENTS."""
     _check(weights, kinds)
-    classes = kind_class(kinds)
-    return {
-        name: weights[..., torch.isin(classes, torch.tensor(members))].sum(-1)
-        for name, members in zip(SEGMENTS, _KINDS, strict=True)
-    }
+    return weights @ _MEMBERS[kind_class(kinds)]
 
 
 def image_map(weights: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
     """Attention on every image token: weights (…, S), kinds (S,) → (…, N), all images one after the other."""
     _check(weights, kinds)
-    return weights[..., kind_class(kinds) == IMAGE]
+    return weights.index_select(-1, image_slots(kinds))
 
 
 def entropy(weights: torch.Tensor) -> torch.Tensor:
@@ -67,17 +72,22 @@ def minus_baseline(maps: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     return (maps - words.mean(0)).clamp(min=0)
 
 
-def look(weights: torch.Tensor, kinds: torch.Tensor) -> Look:
-    """What is kept of one position's weights (layers, heads, S)."""
-    image = image_map(weights, kinds)
-    peak = image.amax(-1) if image.shape[-1] else image.new_zeros(image.shape[:-1])
-    scale = torch.where(peak > 0, 255 / peak.clamp(min=torch.finfo(peak.dtype).tiny), 0.0)
+def look(weights: torch.Tensor, kinds: torch.Tensor, image: torch.Tensor | None = None) -> Look:
+    """What is kept of one position's weights (layers, heads, S).
+
+    image: the slots of image tokens, where they are known already; they stay the same throughout a run.
+    """
+    slots = image_slots(kinds) if image is None else image
     return Look(
-        image=(image * scale[..., None]).round().to(torch.uint8),
-        peak=peak,
-        shares=torch.stack(list(shares(weights, kinds).values()), -1),
-        entropy=entropy(weights),
+        image=weights.index_select(-1, slots).half(),
+        shares=_shares(weights, kinds),
+        entropy=torch.special.entr(weights).sum(-1),  # the weights of a position sum to 1
     )
+
+
+def image_slots(kinds: torch.Tensor) -> torch.Tensor:
+    """(N,) slots of the image tokens among kinds (S,)."""
+    return (kind_class(kinds) == IMAGE).nonzero()[:, 0]
 
 
 def _check(weights: torch.Tensor, kinds: torch.Tensor) -> None:
