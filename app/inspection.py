@@ -76,6 +76,8 @@ def inspection(
         own: whether it may be renamed and deleted.
         measured: what was measured of the checkpoint, by name: `grounding`, `depict`.
         replayed: a replay with the lens of its latents by layer; None where no model is at hand.
+
+    Raises ValueError for a run whose states are not finite.
     """
     steps = trace.steps[:SHOWN_STEPS]
     vectors = [step.hidden if isinstance(step, TokenEvent) else step.fed for step in steps]
@@ -91,6 +93,8 @@ def inspection(
     if value["blind"]:
         return value
     states = torch.stack([vectors[n] for n in chosen])
+    if not (states.isfinite().all() and trace.start.image_states.isfinite().all()):
+        raise ValueError("The run holds numbers that are not finite, so its states cannot be laid out.")
     bank = bank if bank is not None and bank.vectors.shape[1] == states.shape[1] else None
     return value | {
         "of": chosen,

@@ -146,13 +146,14 @@ def _settings_column(runner: Runner) -> dict[str, gr.components.Component]:
         gr.Row(elem_classes="ins-sampling"),
     ):
         fields |= {
-            "temperature": gr.Number(0, label="Temperature (0 is greedy)", minimum=0, maximum=10, step=0.1),
-            "top_p": gr.Number(1, label="Top p", minimum=0, maximum=1, step=0.05),
-            "top_k": gr.Number(0, label="Top k (0 is off)", minimum=0, precision=0),
-            "repetition_penalty": gr.Number(1, label="Repetition penalty", minimum=0.1, maximum=10, step=0.1),
-            "max_new_tokens": gr.Number(128, label="Most tokens", minimum=1, maximum=8192, precision=0),
-            "max_blocks": gr.Number(8, label="Most blocks", minimum=0, maximum=64, precision=0),
-            "seed": gr.Number(0, label="Seed", minimum=0, precision=0),
+            # no limits here: the checkpoint's own say in a sentence what is possible
+            "temperature": gr.Number(0, label="Temperature (0 is greedy)", step=0.1),
+            "top_p": gr.Number(1, label="Top p", step=0.05),
+            "top_k": gr.Number(0, label="Top k (0 is off)", precision=0),
+            "repetition_penalty": gr.Number(1, label="Repetition penalty", step=0.1),
+            "max_new_tokens": gr.Number(128, label="Most tokens", precision=0),
+            "max_blocks": gr.Number(8, label="Most blocks", precision=0),
+            "seed": gr.Number(0, label="Seed", precision=0),
             "rule": gr.Dropdown(RULES, value=OWN_RULE, label="Attention rule", filterable=False),
         }
     return fields

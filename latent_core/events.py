@@ -1,7 +1,7 @@
 """What a run emits, in order: one StartEvent, any number of TokenEvent and LatentEvent, one FinishEvent.
 
-Tensors are detached, on the CPU and float32 unless said otherwise, so that events cross process borders and hold no GPU
-memory.
+Tensors are detached, on the CPU and float32 unless said otherwise, so that events cross process borders and hold no
+GPU memory.
 Shape suffixes: D model width, N image tokens of all images, S recorded levels.
 """
 

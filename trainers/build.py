@@ -8,9 +8,12 @@ from pathlib import Path
 
 from latent_core.embedded import EMBEDDED
 from latent_core.files import write_folder
+from trainers.bank import bank
+from trainers.depict import depict
 from trainers.evidence import study
 from trainers.ground import ground
 from trainers.recipe import Recipe, load_recipe
+from trainers.record import record
 from trainers.start import train
 from trainers.summary import write_evidence
 
@@ -49,7 +52,10 @@ def build(*, n: int = 500) -> None:
         report = study(name, n=n)
         if load_recipe(name, [])[0].method != "text":
             ground(name)
+            depict(name)
+            bank(name)
         document(name, report)
+    record()
     write_evidence(STUDIED)
 
 

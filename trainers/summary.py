@@ -60,6 +60,10 @@ def evidence(names: Sequence[str]) -> str:
         looks = EMBEDDED / name / "grounding.md"
         if looks.is_file():
             lines += ["", f"Where `{name}` looks. {looks.read_text().strip()}"]
+    for name in reports:
+        pictures = EMBEDDED / name / "depict.md"
+        if pictures.is_file():
+            lines += ["", f"What `{name}`'s latents depict. {pictures.read_text().strip()}"]
     return "\n".join(lines) + "\n"
 
 

@@ -1,10 +1,16 @@
 // The Inspect page: one run, one selection, several figures that follow it.
 function part(name) { return one(`[data-part="${name}"]`); }
 
-const layerSlider = slider("Layer", 0, 0, (at) => { state.layer = state.value.shares.layers[at]; shares.draw(); labelLayer(); });
+const layerSlider = slider("Layer", 0, 0, (at) => {
+  if (!ready() || !state.value.shares) return;
+  state.layer = state.value.shares.layers[at];
+  shares.draw();
+  labelLayer();
+});
 const matrixBlocks = make("div", {}), normChoice = make("div", {}), ranks = make("p", { class: "ins-says" });
 const key = (pairs) => make("div", { class: "ins-key" }, ...pairs.map(([name, tint]) => { const dot = make("i", {}); dot.style.background = tint; return make("span", {}, dot, name); }));
-const redraw = (name, value) => { state[name] = value; space.draw(); };
+const ready = () => Boolean(state.value) && !state.value.blind;
+const redraw = (name, value) => { state[name] = value; if (ready()) space.draw(); };
 const space = figure("space", "Trajectories", "Each numbered point is one latent, joined in the order in which it was fed back; thumbnails are this image’s patches, grey words the response, all states after the final norm.", buildSpace, {
   height: 480, pick: choose,
   controls: [choice("Map", [["pca", "PCA"], ["umap", "UMAP"]], "pca", (v) => redraw("map", v)), choice("Axes", [[2, "2-D"], [3, "3-D"]], 2, (v) => redraw("axes", v)),
@@ -29,7 +35,7 @@ function labelLayer() {
 
 function choose(n) { tellSelected(state.value.id, n); take(n); }
 function take(n) {
-  if (!state.value || state.value.blind || rowOf(n) < 0) return;
+  if (!ready() || rowOf(n) < 0) return;
   state.selected = n;
   if (isLatent(n) && items()[n].b !== state.block) { state.block = items()[n].b; drawBlocks(); }
   for (const node of part("track").querySelectorAll("button")) {
@@ -43,7 +49,7 @@ function take(n) {
 followSelected((run) => run === String(state.value?.id), take);
 
 function drawAll() {
-  if (!state.value || state.value.blind || !element.offsetWidth) return;
+  if (!ready() || !element.offsetWidth) return;
   for (const each of [space, shares, norms, matrix, references]) each.draw().catch((error) => trouble(error.message));
   drawLens(); drawDepict(); drawRollout(); drawMeasured();
   ranks.textContent = rankLine();
@@ -135,9 +141,9 @@ function update() {
 }
 
 part("runs").onchange = () => trigger("open", { id: part("runs").value });
-part("rename").onclick = () => trigger("rename", { id: state.value.id, name: part("name").value });
+part("rename").onclick = () => trigger("rename", { id: state.value?.id, name: part("name").value });
 part("name").onkeydown = (event) => { if (event.key === "Enter") part("rename").click(); };
-part("remove").onclick = () => trigger("remove", { id: state.value.id });
+part("remove").onclick = () => trigger("remove", { id: state.value?.id });
 part("open").onclick = () => part("file").click();
 part("file").onchange = async () => {
   const [file] = part("file").files;
@@ -146,7 +152,7 @@ part("file").onchange = async () => {
   try { trigger("upload", { path: (await upload(file)).path }); }
   catch (error) { trouble(/size/i.test(String(error)) ? "That file is larger than 10 MB." : "That file could not be uploaded; try again."); }
 };
-new ResizeObserver(() => { if (state.value) { drawAll(); } }).observe(element);
+new ResizeObserver(drawAll).observe(element);
 new MutationObserver(() => drawAll()).observe(document.body, { attributeFilter: ["class"] });
 watch("value", update);
 update();

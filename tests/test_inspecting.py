@@ -1,0 +1,354 @@
+"""What the Inspect and Compare pages are sent, against numpy and by hand; the history that keeps their runs."""
+
+import base64
+import json
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from app.companions import Companions
+from app.fold import fold
+from app.handlers import Comparing, Handlers, Inspecting
+from app.history import MOST_RUNS, RECORDED, History
+from app.inspecting import compared, difference, inspected, pairs, region_ranks, run_again
+from app.inspection import FORMULAS, formulas, inspection, view_of
+from app.payload import maps
+from app.runner import Runner
+from latent_core import glyphs, load
+from latent_core.bank import Bank
+from latent_core.embedded import available, beside, offered
+from latent_core.trace import Trace
+
+RELATE = RECORDED / "relate_glyph-monet.safetensors"
+TAB = SimpleNamespace(session_hash="tab")
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return Trace.load(RELATE)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Runner:
+    return Runner(offered(), load, others=available())
+
+
+@pytest.fixture(scope="module")
+def companions(runner) -> Companions:
+    return Companions(runner.known)
+
+
+@pytest.fixture
+def history(tmp_path, trace) -> History:
+    kept = History()
+    trace.save(tmp_path / "run.safetensors")
+    kept.add("tab", 7, "seven", tmp_path / "run.safetensors")
+    return kept
+
+
+@pytest.fixture(scope="module")
+def value(trace, companions):
+    return inspection(
+        trace,
+        run="7",
+        name="seven",
+        label="Monet",
+        own=True,
+        bank=companions.bank("glyph-monet"),
+        depicter=companions.depicter("glyph-monet"),
+        measured=companions.measured("glyph-monet"),
+        replayed=None,
+    )
+
+
+def event(**data):
+    return SimpleNamespace(_data=data)
+
+
+def chosen_states(trace):
+    """Words' states and latents' vectors in order, markers left out."""
+    kept = [(n, s) for n, s in enumerate(trace.steps) if getattr(s, "kind", "latent") in ("text", "latent")]
+    return [n for n, _ in kept], np.stack([(s.fed if hasattr(s, "fed") else s.hidden).numpy() for _, s in kept])
+
+
+def test_recorded_traces_fit_the_checkpoints_that_ship():
+    """Their runs, made again, say the same: nobody forgot to record after training."""
+    for path in sorted(RECORDED.glob("*.safetensors")):
+        recorded = Trace.load(path)
+        family, checkpoint = path.stem.split("_")
+        example = glyphs.sample(family, 22, "test")
+        assert recorded.source.checkpoint == checkpoint and recorded.question == example.question
+        again = load(checkpoint).run(example.images, example.question, temperature=0.0)
+        assert again.text == recorded.text
+        if family != "trace":
+            assert recorded.answer == example.answer
+
+
+def test_coordinates_are_those_of_the_bank(trace, value, companions):
+    bank, (of, states) = companions.bank("glyph-monet"), chosen_states(trace)
+    assert value["of"] == of and len(value["space"]["labels"]) == len(bank.labels)
+    assert [layout["key"] for layout in value["space"]["layouts"]] == [
+        *("pca.raw", "umap2.raw", "umap3.raw", "pca.unit", "umap2.unit", "umap3.unit")
+    ]
+    for layout in value["space"]["layouts"]:
+        scaled, axes = layout["key"].endswith("unit"), len(layout["axes"])
+        unpacked = np.frombuffer(base64.b64decode(layout["items"]), "<i2").reshape(-1, axes)
+        places = np.array(layout["middle"]) + unpacked * layout["unit"]
+        seen = states / np.linalg.norm(states, axis=1, keepdims=True) if scaled else states
+        if layout["key"].startswith("pca"):
+            wanted = bank.axes(scaled=scaled).place(torch.from_numpy(seen)).numpy()
+        else:
+            wanted = bank.umap(torch.from_numpy(states), axes, scaled=scaled).numpy()
+        np.testing.assert_allclose(places, wanted, atol=1.01 * layout["unit"])
+
+
+def test_matrices_norms_and_shares(trace, value):
+    for block, sent in zip(trace.blocks, value["homogeneity"]["blocks"], strict=True):
+        np.testing.assert_allclose(sent["matrix"], cosines(block), atol=1e-4)
+        assert sent["adjacent"] == pytest.approx(np.diagonal(cosines(block), 1).mean(), abs=1e-5)
+    _, states = chosen_states(trace)
+    patches = trace.start.image_states[0].numpy()
+    wanted = np.linalg.norm(states, axis=1) / np.linalg.norm(patches, axis=1).mean()
+    np.testing.assert_allclose(value["norms"]["mean image embedding (the merger’s output)"], wanted, atol=1e-3)
+    shares = value["shares"]
+    np.testing.assert_allclose(np.array(shares["shares"]).sum(-1), 1, atol=4e-3)
+    step = trace.steps[shares["of"][5]]
+    np.testing.assert_allclose(shares["shares"][5][2], step.look.shares[2].mean(0), atol=1e-3)
+    assert len(shares["layers"]) == 5 and len(value["depict"]) == 2 and len(value["depict"][0]["each"]) == 8
+
+
+def cosines(block):
+    unit = block.latents.numpy() / np.linalg.norm(block.latents.numpy(), axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def test_what_is_sent_is_json_of_moderate_size(value):
+    assert len(json.dumps(value)) < 700_000
+    assert "NaN" not in json.dumps(value) and "Infinity" not in json.dumps(value)
+
+
+def test_attention_of_sixteen_latents_takes_less_than_2_mb(trace):
+    """In memory, in the file and in what the browser is sent; the bound of a 7B model is that of the docstring."""
+    latents = [s.look for block in trace.blocks for s in block.events]
+    kept = sum(t.numel() * t.element_size() for look in latents for t in (look.image, look.shares, look.entropy))
+    assert len(latents) == 16 and kept == 16 * 2 * 5 * 4 * (36 + 12) < 2e6
+    assert RELATE.stat().st_size < 2e6
+    assert len(json.dumps(maps(view_of(trace))["attention"])) < 2e6
+    assert 2 * 28 * 28 * (1200 + 12) == pytest.approx(1.9e6, rel=0.01)
+
+
+def test_formulas_are_the_docstrings():
+    for figure, functions in FORMULAS.items():
+        for function, sent in zip(functions, formulas(figure), strict=True):
+            lines = [line.strip() for line in sent["text"].splitlines()]
+            assert sent["name"] == function.__name__
+            assert lines == [line.strip() for line in function.__doc__.strip().splitlines()]
+
+
+def test_a_run_of_an_unknown_checkpoint_is_laid_out_on_itself(trace):
+    value = inspection(
+        trace, run="x", name="x", label="x", own=True, bank=None, depicter=None, measured={}, replayed=None
+    )
+    assert [layout["key"] for layout in value["space"]["layouts"]] == ["pca.raw", "pca.unit"]
+    assert value["depict"] is None and value["lens"] == {"nearest": None, "layers": None}
+    assert value["space"]["note"] is None and value["homogeneity"]["measured"] == []
+
+
+def test_a_run_without_states_says_so(trace):
+    example = glyphs.sample("find", 3, "val")
+    blind = load("glyph-monet").run(example.images, example.question, record=False)
+    value = inspection(
+        blind, run="x", name="x", label="x", own=True, bank=None, depicter=None, measured={}, replayed=None
+    )
+    assert value["blind"] and "space" not in value
+
+
+def test_a_run_with_broken_numbers_is_refused(runner, history, companions, trace, tmp_path):
+    broken = replace(trace, start=replace(trace.start, image_states=trace.start.image_states * float("nan")))
+    broken.save(tmp_path / "nan.safetensors")
+    history.add("tab", 9, "nan", tmp_path / "nan.safetensors")
+    value = Inspecting(runner, history, companions).open(event(id="9"), TAB)
+    assert "not finite" in value["problem"] and "view" not in value
+
+
+def test_a_bank_of_another_width_is_not_used(trace):
+    kinds = torch.zeros(20, dtype=torch.uint8)
+    other = Bank(torch.randn(20, 8), kinds, ("x",) * 20, {}, {"runs": 1, "command": "", "measured": []})
+    value = inspection(
+        trace, run="x", name="x", label="x", own=True, bank=other, depicter=None, measured={}, replayed=None
+    )
+    assert value["space"]["labels"] == []
+
+
+def test_region_against_counting_by_hand(trace):
+    """The lower right quarter of a 6 × 6 grid: sums of attention, mean cosines, ratio to all other quarters."""
+    inside = np.zeros((6, 6), bool)
+    inside[3:, 3:] = True
+    found = region_ranks(trace, image=0, box=(0.5, 0.5, 1, 1), level=0, centred=False, layer=4, head=2)
+    assert (found["tokens"], found["of"]) == (9, 36)
+    recorded, of, patches = trace.attention, trace.attention.steps, trace.start.image_states[0].numpy()
+    for row in found["by_attention"]:
+        weights = recorded.image[of.index(row["n"]), 4, 1].numpy().reshape(6, 6)
+        assert row["attention"] == pytest.approx(weights[inside].sum(), abs=1e-3)
+    for row in found["by_cosine"]:
+        step = trace.steps[row["n"]]
+        vector = (step.fed if row["latent"] else step.hidden).numpy()
+        cosine = patches @ vector / np.linalg.norm(patches, axis=1) / np.linalg.norm(vector)
+        assert row["cosine"] == pytest.approx(cosine.reshape(6, 6)[inside].mean(), abs=1e-3)
+    assert [row["cosine"] for row in found["by_cosine"]] == sorted(r["cosine"] for r in found["by_cosine"])[::-1]
+    others = [(r, c) for r in range(4) for c in range(4) if not (r > 0 and c > 0)]  # 3 × 3, beside the region
+    latents = [q for q, step in enumerate(of) if hasattr(trace.steps[step], "fed")]
+    ratios = []
+    for q in latents:
+        weights = recorded.image[q, 4].mean(0).numpy().reshape(6, 6)
+        elsewhere = np.mean([weights[r : r + 3, c : c + 3].sum() for r, c in others])
+        ratios.append(weights[inside].sum() / elsewhere)
+    assert found["enrichment"]["latents"][4] == pytest.approx(np.mean(ratios), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image": 1}, "no image 2"),
+        ({"level": 99}, "states of level 99"),
+        ({"layer": 9}, "no attention of block 10"),
+        ({"head": 5}, "head 5"),
+        ({"box": (0.5, 0.5, 0.5, 1.0)}, "must hold"),
+        ({"box": (0.0, 0.0, float("nan"), 1.0)}, "must hold"),
+    ],
+)
+def test_regions_that_do_not_exist(trace, change, words):
+    asked = {"image": 0, "box": (0.0, 0.0, 0.5, 0.5), "level": 0, "centred": True, "layer": 0, "head": 0} | change
+    with pytest.raises(ValueError, match=words):
+        region_ranks(trace, **asked)
+
+
+def test_differences_word_by_word():
+    first, second = difference(" It is a ring.", " It was a small ring.")
+    assert "".join(part["text"] for part in first) == " It is a ring."
+    assert "".join(part["text"] for part in second) == " It was a small ring."
+    assert [part["text"] for part in first if not part["same"]] == [" is"]
+    assert [part["text"] for part in second if not part["same"]] == [" was", " small"]
+    assert difference("same", "same") == [[{"text": "same", "same": True}]] * 2
+
+
+def test_pairs_of_latents(trace):
+    other = Trace.load(RECORDED / "find_glyph-monet.safetensors")
+    found = pairs(trace, other)
+    assert [(pair["block"], pair["index"]) for pair in found] == [(0, t) for t in range(8)]
+    a, b = trace.blocks[0].latents[3].numpy(), other.blocks[0].latents[3].numpy()
+    assert found[3]["cosine"] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-3)
+    assert all(pair["cosine"] == 1 for pair in pairs(trace, trace))
+
+
+def test_history_keeps_names_and_forgets(history, tmp_path):
+    assert [kept.id for kept in history.runs("tab")][0] == "7" and len(history.runs("tab")) == 1 + len(
+        history.recorded
+    )
+    assert history.runs("another tab") == history.recorded
+    history.rename("tab", "7", "  my   name ")
+    assert history.choices("tab")[0] == ("my name", "7")
+    for id, name, words in (("7", "", "1 to 60 letters"), ("7", "x" * 61, "has 61"), ("8", "x", "your own")):
+        with pytest.raises(ValueError, match=words):
+            history.rename("tab", id, name)
+    for id in ("recorded:find_glyph-monet", "../../etc/passwd", None, 7):
+        with pytest.raises(ValueError):
+            history.remove("tab", id)
+    with pytest.raises(ValueError, match="not kept any more"):
+        history.open("another tab", "7")
+    history.remove("tab", "7")
+    assert not (tmp_path / "run.safetensors").exists() and history.runs("tab") == history.recorded
+    for number in range(MOST_RUNS + 5):
+        history.add("tab", number, "run", tmp_path / "x")
+    assert [kept.id for kept in history.runs("tab")][:MOST_RUNS] == [str(n) for n in range(24, 4, -1)]
+    history.forget("tab")
+    assert history.runs("tab") == history.recorded
+
+
+def test_companions_are_looked_for_under_offered_names_only(tmp_path, companions):
+    (tmp_path / "bank.safetensors").write_bytes(b"hostile")
+    assert companions.bank(str(tmp_path)) is None and companions.depicter("../checkpoints/glyph-monet") is None
+    assert companions.bank("glyph-text") is None and set(companions.measured("glyph-monet")) == {"grounding", "depict"}
+    with pytest.raises(ValueError, match=r"bank\.safetensors is no reference bank"):
+        Companions((str(tmp_path),)).bank(str(tmp_path))
+    assert beside("glyph-monet", "no such file") is None
+
+
+def test_reading_by_layer_needs_the_model(runner, history, companions):
+    value = inspected(runner, history, companions, "tab", "7")
+    assert value["known"] and value["lens"]["layers"] is None and value["rollout"] is None
+    value = inspected(runner, history, companions, "tab", "7", model=True)
+    assert len(value["lens"]["layers"]) == 16 and np.array(value["rollout"]).shape == (len(value["of"]), 36)
+    assert inspected(runner, history, companions, "tab", "7")["lens"]["layers"] == value["lens"]["layers"]
+
+
+def test_the_same_question_again(runner, history, trace):
+    kept = run_again(runner, history, "tab", "7", {"latents": 2})
+    again = history.open("tab", kept.id)
+    assert [len(block.latents) for block in again.blocks] == [2, 2] and again.question == trace.question
+    assert all(torch.equal(a, b) for a, b in zip(again.images, trace.images, strict=True))
+    same = history.open("tab", run_again(runner, history, "tab", "7", {}).id)
+    assert same.text == trace.text  # the picture that the model saw is the picture it is shown again
+    text = history.open("tab", run_again(runner, history, "tab", "7", {"checkpoint": "glyph-text"}).id)
+    assert text.source.method == "text" and not text.blocks
+    sides = compared(history, "tab", "7", kept.id)
+    assert sides["same"] and [side["id"] for side in sides["sides"]] == ["7", kept.id] and len(sides["pairs"]) == 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"latents": 99}, {"latents": "8"}, {"latents": True}, {"mode": "loud"}, {"seed": 3}, {"checkpoint": "/"}],
+)
+def test_settings_that_do_not_exist(runner, history, changes):
+    with pytest.raises(ValueError):
+        run_again(runner, history, "tab", "7", changes)
+
+
+def test_pages_open_with_the_newest_run_and_keep_it(runner, history, companions):
+    page = Inspecting(runner, history, companions)
+    value, newest = page.enter("", TAB)
+    assert newest == "7" and value["name"] == "seven" and value["runs"][0] == ("seven", "7")
+    value, again = page.enter("7", TAB)
+    assert again == "7" and "view" not in value  # gr.skip()
+    value, newest = page.enter("", SimpleNamespace(session_hash="new"))
+    assert newest.startswith("recorded:") and not value["own"]
+    value, newest = Comparing(runner, history).enter("", TAB)
+    assert [side["id"] for side in value["sides"]][0] == "7" and value["checkpoints"][0] in runner.known
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"id": None}, {"id": ["7"]}, {"id": {"x": 1}}, {"id": "../x"}, {"id": "7" * 10_000}]
+)
+def test_what_a_page_cannot_ask_for_becomes_a_sentence(runner, history, companions, data):
+    page, compare = Inspecting(runner, history, companions), Comparing(runner, history)
+    for handler in (page.open, page.read, page.rename, page.remove, page.upload, compare.pair, compare.again):
+        value = handler(event(**data), TAB)
+        assert "view" not in value and value["problem"].strip() and value["runs"]
+    asked = Handlers(runner, history).region(event(**data), TAB)
+    assert asked["problem"].strip()
+    assert compare.again(event(id="7", changes="K"), TAB)["problem"] == "No setting was named that should change."
+
+
+def test_a_trace_of_anybody_is_opened_as_a_run_of_this_session(runner, history, companions, tmp_path):
+    page = Inspecting(runner, history, companions)
+    outside = tmp_path / "run.safetensors"
+    assert "was not uploaded" in page.upload(event(path=str(outside)), TAB)["problem"]
+    folder = f"{get_upload_folder()}/test"
+    os.makedirs(folder, exist_ok=True)
+    mine = Trace.load(outside)
+    replace(mine, source=replace(mine.source, checkpoint="/etc")).save(f"{folder}/mine.safetensors")
+    value = page.upload(event(path=f"{folder}/mine.safetensors"), TAB)
+    assert value["name"].startswith("Opened: ") and not value["known"] and value["space"]["labels"] == []
+
+
+def test_view_of_a_trace_is_the_folded_run(trace):
+    view = view_of(trace)
+    assert view.finish is trace.finish and len(view.items) == len(trace.steps) and view.opens
+    assert fold(view, trace.finish).items == view.items
+    assert Image.fromarray(view.start.images[0].numpy()).size == (96, 96)
