@@ -10,17 +10,25 @@ import gradio as gr
 from PIL import Image
 
 from app.asking import OWN_RULE, first_view, folded, make_ask, method_label, new_scene, save_trace
+from app.companions import Companions
 from app.fold import fold
 from app.handlers import session_of
+from app.inspecting import difference, figures, pairs, region_ranks
+from app.inspection import view_of
 from app.payload import summary
 from app.runner import Runner
 from latent_core import glyphs
 from latent_core.analysis.similarity import top
 from latent_core.settings import Mode, Rule
+from latent_core.trace import Trace
 
 
 def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
-    """Adds /ask, /scene and /checkpoints to the Blocks being built; `model` holds the shared concurrency settings."""
+    """Adds /ask, /inspect, /region, /compare, /scene and /checkpoints to the Blocks being built.
+
+    `model` holds the concurrency settings shared by what takes long.
+    """
+    companions = Companions(runner.known)
 
     def ask(
         images: Sequence[str],
@@ -69,6 +77,39 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         """The checkpoints that /ask takes, the default first."""
         return [{"name": name, "method": method_label(name), "loaded": name in runner.loaded} for name in runner.names]
 
+    def inspect(trace: str) -> dict[str, Any]:
+        """The figures of a run, from its trace as /ask gives it: places, matrices, shares, nearest words, norms."""
+        try:
+            value = figures(Trace.load(trace), companions, run="", name="", own=True)
+        except (ValueError, OSError) as problem:
+            raise gr.Error(str(problem), print_exception=False) from problem
+        return {key: part for key, part in value.items() if key not in ("id", "name", "own", "view")}
+
+    def region(
+        trace: str, image: int, x0: float, y0: float, x1: float, y1: float, level: int, layer: int, head: int
+    ) -> dict[str, Any]:
+        """Who looks into a region (shares of the image, 0…1): words and latents by attention and by raw cosine."""
+        try:
+            box = (x0, y0, x1, y1)
+            return region_ranks(
+                Trace.load(trace), image=image, box=box, level=level, centred=False, layer=layer, head=head
+            )
+        except (ValueError, OSError) as problem:
+            raise gr.Error(str(problem), print_exception=False) from problem
+
+    def compare(first: str, second: str) -> dict[str, Any]:
+        """Two traces: the difference of their words, the cosines of their latents, their figures."""
+        try:
+            traces = [Trace.load(first), Trace.load(second)]
+        except (ValueError, OSError) as problem:
+            raise gr.Error(str(problem), print_exception=False) from problem
+        views = [view_of(trace) for trace in traces]
+        return {
+            "words": difference(*(view.text for view in views)),
+            "pairs": pairs(*traces),
+            "runs": [summary(view) for view in views],
+        }
+
     hidden = {"visible": False}
     inputs = [
         gr.File(file_count="multiple", label="images", **hidden),
@@ -91,6 +132,15 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
     seed = gr.Number(-1, precision=0, label="seed", **hidden)
     drawn = [gr.Image(label="image", format="png", **hidden), gr.JSON(label="scene", **hidden)]
     gr.Button(**hidden).click(scene, [family, seed], drawn, api_name="scene")
+    files = [gr.File(label=label, **hidden) for label in ("trace", "first", "second")]
+    numbers = [
+        gr.Number(value, label=label, precision=None if label[0] in "xy" else 0, **hidden)
+        for label, value in {"image": 0, "x0": 0, "y0": 0, "x1": 1, "y1": 1, "level": 0, "layer": 0, "head": 0}.items()
+    ]
+    found = gr.JSON(label="found", **hidden)
+    gr.Button(**hidden).click(inspect, files[0], found, api_name="inspect", **model)
+    gr.Button(**hidden).click(region, [files[0], *numbers], found, api_name="region")
+    gr.Button(**hidden).click(compare, files[1:], found, api_name="compare")
     gr.Button(**hidden).click(checkpoints, None, gr.JSON(label="checkpoints", **hidden), api_name="checkpoints")
 
 

@@ -36,17 +36,28 @@ def inspected(
     trace = Trace.load(kept.path)
     checkpoint = trace.source.checkpoint
     ready = checkpoint in runner.known and (model or checkpoint in runner.loaded)
+    replayed = _reread(runner, trace) if ready else None
+    own = not kept.id.startswith("recorded:")
+    value = figures(trace, companions, run=kept.id, name=kept.name, own=own, replayed=replayed)
+    return value | {"known": checkpoint in runner.known}
+
+
+def figures(
+    trace: Trace, companions: Companions, *, run: str, name: str, own: bool, replayed: Reread | None = None
+) -> dict[str, Any]:
+    """`inspection` with what lies beside the run's checkpoint. Raises ValueError for a broken file."""
+    checkpoint = trace.source.checkpoint
     return inspection(
         trace,
-        run=kept.id,
-        name=kept.name,
+        run=run,
+        name=name,
         label=method_label(checkpoint),
-        own=not kept.id.startswith("recorded:"),
+        own=own,
         bank=companions.bank(checkpoint),
         depicter=companions.depicter(checkpoint),
         measured=companions.measured(checkpoint),
-        replayed=_reread(runner, trace) if ready else None,
-    ) | {"known": checkpoint in runner.known}
+        replayed=replayed,
+    )
 
 
 def _reread(runner: Runner, trace: Trace) -> Reread | None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import httpx
+import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
@@ -216,6 +217,16 @@ def test_a_program_can_do_what_the_page_does(runner, reasoner, tmp_path):
         result, trace = client.predict([handle_file(image)], scene["question"], latents=4, api_name="/ask")
         assert result["answer"] == "ring" and result["latents"] == len(result["looks"]) == 4
         assert Trace.load(trace).settings.latents == 4
+        found = client.predict(handle_file(trace), api_name="/inspect")
+        assert np.array(found["homogeneity"]["blocks"][0]["matrix"]).shape == (4, 4) and "view" not in found
+        found = client.predict(handle_file(trace), x1=0.5, y1=0.5, api_name="/region")
+        assert (found["tokens"], found["of"]) == (9, 36) and len(found["by_cosine"]) > 4
+        found = client.predict(handle_file(trace), handle_file(trace), api_name="/compare")
+        assert [pair["cosine"] for pair in found["pairs"]] == [1.0] * 4 and found["runs"][0] == found["runs"][1]
+        with pytest.raises(Exception, match="is not a trace that can be read"):
+            client.predict(handle_file(image), api_name="/inspect")
+        with pytest.raises(Exception, match="must hold"):
+            client.predict(handle_file(trace), x1=0, api_name="/region")
         with pytest.raises(Exception, match="K is -1"):
             client.predict([handle_file(image)], "?", latents=-1, api_name="/ask")
         assert httpx.get(f"{page.local_url}health").json() == {
@@ -225,6 +236,6 @@ def test_a_program_can_do_what_the_page_does(runner, reasoner, tmp_path):
             "running": 0,
         }
         public = client.view_api(return_format="dict")["named_endpoints"]
-        assert set(public) == {"/ask", "/scene", "/checkpoints"}
+        assert set(public) == {"/ask", "/inspect", "/region", "/compare", "/scene", "/checkpoints"}
     finally:
         page.close()

@@ -116,7 +116,7 @@ function drawOverlay(map) {
   part("low").textContent = map ? (zero ? "≤ " : "") + signed(range.low) : "";
   part("high").textContent = map ? signed(range.high) : "";
   part("what").textContent = !map ? (run.maps ? "No state of the model produced this token." : "Maps of words are computed when the run ends.")
-    : isAttention() ? `Attention on the image patches, ${run.head ? `head ${run.head}` : "mean of all heads"}. ${run.shown === "minus" ? "What the run’s words look at on average is subtracted; " : ""}Together ${map.reduce((sum, value) => sum + value, 0).toFixed(2)} of 1.`
+    : isAttention() ? `Attention on the image patches, ${run.head ? `head ${run.head}` : "mean of all heads"}. ${run.shown === "minus" ? "What the run’s words look at on average is subtracted. " : ""}Together ${map.reduce((sum, value) => sum + value, 0).toFixed(2)} of 1.`
     : `Cosine similarity with the image patches, ${zero ? "mean patch state subtracted on both sides" : "raw"}.`
       + (run.items[run.selected].k === "latent" ? ` ${run.own ? "Its own scale." : `One scale for block ${run.items[run.selected].b + 1}.`}` : "");
 }

@@ -17,7 +17,7 @@ SHOTS = {
 
 
 def main() -> None:
-    """Asks the first question at K = 8 and selects a latent, in light, dark and narrow."""
+    """Asks the first question at K = 8 and selects a latent, in light, dark and narrow; and inspects it."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     names = sorted(embedded.offered(), key=lambda name: name != "glyph-monet")
     page = serve(Runner(names, load), host="127.0.0.1", port=None, wait=False)
@@ -31,6 +31,13 @@ def main() -> None:
             tab.wait_for_selector(".ins-big")
             tab.locator(".ins-card").nth(5).click()
             tab.screenshot(path=FOLDER / f"{name}.png", full_page=True)
+            if name == "ask-light":
+                tab.get_by_role("tab", name="Inspect").click()
+                tab.wait_for_selector(".ins-figure-references .main-svg")
+                tab.wait_for_timeout(1000)
+                tab.set_viewport_size({"width": 1440, "height": 1500})
+                tab.wait_for_timeout(1000)
+                tab.screenshot(path=FOLDER / "inspect-light.png")
             tab.close()
         browser.close()
     page.close()
