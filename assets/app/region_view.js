@@ -17,11 +17,11 @@ function update() {
   const value = props.value;
   part("box").hidden = !value;
   if (!value) return;
-  part("problem").hidden = !value.problem;
-  part("problem").textContent = value.problem ?? "";
+  part("trouble").hidden = !value.problem;
+  part("trouble").textContent = value.problem ?? "";
   part("lists").hidden = Boolean(value.problem);
-  if (value.problem) { part("what").textContent = ""; return; }
-  part("what").textContent = `${value.tokens} of ${value.of} patches`;
+  if (value.problem) { part("count").textContent = ""; return; }
+  part("count").textContent = `${value.tokens} of ${value.of} patches`;
   const lists = [];
   if (value.by_attention.length) lists.push(bars("By attention: share of it inside", value.by_attention, "attention"));
   lists.push(bars("By similarity: mean cosine inside", value.by_cosine, "cosine"));
@@ -32,7 +32,7 @@ function update() {
   part("lists").replaceChildren(...lists);
   part("formulas").replaceChildren(...value.formulas.map(({ name, text }) => make("div", {}, make("b", {}, name), make("pre", {}, text))));
   const first = (value.by_attention[0] ?? value.by_cosine[0]).n;
-  part("live").textContent = `${names[first] ?? "One step"} looks there most.`;
+  part("said").textContent = `${names[first] ?? "One step"} looks there most.`;
 }
 part("close").onclick = () => { part("box").hidden = true; document.dispatchEvent(new CustomEvent("ins-region-closed")); };
 document.addEventListener("ins-items", () => { part("box").hidden = true; });

@@ -191,7 +191,7 @@ def test_who_looks_into_a_painted_region(page):
     page.mouse.move(box["x"] + box["width"] * 0.97, box["y"] + box["height"] * 0.97, steps=4)
     page.mouse.up()
     result = page.locator("#ins-region-view")
-    expect(result.locator("[data-part='what']")).to_have_text("4 of 36 patches")
+    expect(result.locator("[data-part='count']")).to_have_text("4 of 36 patches")
     expect(result.locator(".ins-bars").first).to_contain_text("latent")
     expect(result).to_contain_text("Enrichment by layer")
     result.locator(".ins-bars button").first.click()
@@ -202,7 +202,7 @@ def test_who_looks_into_a_painted_region(page):
     view.focus()
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")
-    expect(result.locator("[data-part='what']")).to_have_text("1 of 36 patches")
+    expect(result.locator("[data-part='count']")).to_have_text("1 of 36 patches")
 
 
 def test_attention_minus_what_words_look_at(page):
