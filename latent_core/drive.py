@@ -39,7 +39,11 @@ class Block:
 
     latents: int
     learn: bool = True
-    """Whether the opening token is a label (the closing one never is)."""
+    """Whether the opening token is a label."""
+    learn_close: bool = False
+    """Whether the closing token is one: where the model itself closes its blocks."""
+    closed: bool = True
+    """False in a recorded run whose model went on without the closing token."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,27 +64,40 @@ class Words(Protocol):
 
     room: int
     """Tokens and latents that may still come."""
+    samples: bool
+    """Whether the model chooses the words."""
 
-    def write(self, first: Feed, blocks: int) -> Generator[Feed | Sample, torch.Tensor | int, Context | Reason]:
-        """Feeds `first` and then text until block number `blocks` opens; why the run ended, if none does."""
+    def write(
+        self, first: Feed | torch.Tensor, blocks: int
+    ) -> Generator[Feed | Sample, torch.Tensor | int, Context | Reason]:
+        """Feeds `first` and then text until block number `blocks` opens; why the run ended, if none does.
+
+        `first` may be states that are there already: those of a block's last latent, which the model closes itself.
+        """
 
 
 class Sampled:
     """Words that the model chooses, one by one."""
 
+    samples = True
+
     def __init__(self, method: LatentMethod, settings: Settings, eos_ids: frozenset[int]) -> None:
         self.method, self.settings, self.eos_ids = method, settings, eos_ids
         self.room = settings.max_new_tokens
 
-    def write(self, first: Feed, blocks: int) -> Generator[Feed | Sample, torch.Tensor | int, Context | Reason]:
+    def write(
+        self, first: Feed | torch.Tensor, blocks: int
+    ) -> Generator[Feed | Sample, torch.Tensor | int, Context | Reason]:
         """See Words."""
         method, settings = self.method, self.settings
         may_open = method.has_latents and settings.mode != "text" and blocks < settings.max_blocks
         force = method.open_id if may_open and settings.mode == "forced" and blocks == 0 else None
-        states = yield first
+        may_close = isinstance(first, torch.Tensor)
+        states = first if may_close else (yield first)
         while self.room > 0:
-            token = yield Sample(states[-1:], may_open, force)
+            token = yield Sample(states[-1:], may_open and not may_close, force, may_close)
             self.room -= 1
+            closed, may_close = may_close and token == method.close_id, False
             if token in self.eos_ids:
                 return "stop"
             if token == method.open_id:
@@ -89,7 +106,8 @@ class Sampled:
                     states = yield Feed(then=(token,), kinds=(numbered(OPEN, blocks),), block=blocks)
                 return Context(states[-1:], latents)
             if self.room > 0:
-                states = yield Feed(then=(token,), kinds=(TEXT if blocks == 0 else AFTER,))
+                kind = numbered(CLOSE, blocks - 1) if closed else TEXT if blocks == 0 else AFTER
+                states = yield Feed(then=(token,), kinds=(kind,))
         return "length"
 
 
@@ -97,6 +115,7 @@ class Forced:
     """Words that are given; a stretch up to the next opening token is one feed."""
 
     room = 2**62
+    samples = False
 
     def __init__(
         self,
@@ -111,14 +130,19 @@ class Forced:
         self._segments = iter(segments)
         self._pictures = iter(pictures)
 
-    def write(self, first: Feed, blocks: int) -> Generator[Feed | Sample, torch.Tensor | int, Context | Reason]:
+    def write(
+        self, first: Feed | torch.Tensor, blocks: int
+    ) -> Generator[Feed | Sample, torch.Tensor | int, Context | Reason]:
         """See Words."""
+        states = first if isinstance(first, torch.Tensor) else None
+        if states is not None:
+            first = Feed(is_latent=False)
         ids: list[int] = []
         kinds: list[int] = []
-        latents = None
+        block = None
         for segment in self._segments:
             if isinstance(segment, Block):
-                latents = segment.latents
+                block = segment
                 break
             if isinstance(segment, Picture):
                 picture = next(self._pictures)
@@ -129,11 +153,13 @@ class Forced:
                 continue
             ids += segment.ids
             kinds += [TEXT if blocks == 0 else AFTER] * len(segment.ids)
-        if latents is not None and not self.method.overwrites_start(latents):
+        if block is not None and not self.method.overwrites_start(block.latents):
             ids.append(self.method.open_id)
             kinds.append(numbered(OPEN, blocks))
-        states = yield replace(first, then=(*first.then, *ids), kinds=(*first.kinds, *kinds))
-        return "stop" if latents is None else Context(states[-1:], latents)
+        feed = replace(first, then=(*first.then, *ids), kinds=(*first.kinds, *kinds))
+        if feed.size:
+            states = yield feed
+        return "stop" if block is None else Context(states[-1:], block.latents, free=False, closed=block.closed)
 
 
 def drive(
@@ -153,10 +179,13 @@ def drive(
         start = yield from words.write(feed, blocks)
         if not isinstance(start, Context):
             return start
-        think, states, fed, index = method.block(start), None, [], 0
+        think, states, fed, index, said = method.block(start), None, [], 0, None
         while True:
             try:
                 feed = think.send(states)
+                while isinstance(feed, Sample):
+                    said = yield feed
+                    feed = think.send(said)
             except StopIteration:
                 break
             size = feed.size
@@ -171,11 +200,17 @@ def drive(
                 fed.append(feed.embeds)
                 index += size
             states = yield feed
+        blocks += 1
+        goes_on = not start.closed
+        if words.samples and method.samples_close and rule != "sealed":
+            goes_on = bool(fed) and said != method.close_id
+        if goes_on:
+            feed = states
+            continue
         if words.room == 0:
             return "length"
         words.room -= 1
-        feed = closing(method, fed if rule == "sealed" else [], blocks)
-        blocks += 1
+        feed = closing(method, fed if rule == "sealed" else [], blocks - 1)
 
 
 def closing(method: LatentMethod, sealed: list[torch.Tensor], block: int) -> Feed:
@@ -183,4 +218,4 @@ def closing(method: LatentMethod, sealed: list[torch.Tensor], block: int) -> Fee
     vectors = torch.cat(sealed) if sealed else None
     count = 0 if vectors is None else len(vectors)
     kinds = (numbered(SEALED, block),) * count + (numbered(CLOSE, block),)
-    return Feed(vectors, (method.close_id,), kinds=kinds, block=block, echo=count)
+    return Feed(vectors, (method.close_id,), kinds=kinds, block=block, echo=count, closes=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from latent_core.analysis.attention import image_slots, look
-from latent_core.attention import CLOSE, Recorder, kind_class
+from latent_core.attention import Recorder
 from latent_core.backbone import Backbone
 from latent_core.drive import Intervention, Run, Sampled, drive
 from latent_core.events import Event, FinishEvent, LatentEvent, Look, Reason, StartEvent, TokenEvent
@@ -130,7 +130,7 @@ class _Batch:
         self.backbone, self.method, self.record = backbone, method, record
         self.sampler, self.recorder, self.whole = sampler, recorder, whole
         self.rows: list[_Row] = []
-        self._biases: dict[tuple[bool, int | None], torch.Tensor] = {}
+        self._biases: dict[tuple[bool, bool, int | None], torch.Tensor] = {}
 
     def start(
         self,
@@ -189,7 +189,7 @@ class _Batch:
             events += self._entered(row, feed, vector, now)
         if choices is not None:
             for row, choice in zip(asking, choices, strict=True):
-                events.append(self._chosen(row, choice, now))
+                events += self._chosen(row, choice, now)
         events += [self._closed(row, now) for row in rows if _closes(row.request)]
         events += [row.finish() for row in rows if row.request is None]
         running = [index for index, row in enumerate(rows) if row.request is not None]
@@ -216,10 +216,10 @@ class _Batch:
 
     def _bias(self, request: Sample) -> torch.Tensor:
         """(V,) 0 where an id may be chosen, −inf where not."""
-        key = (request.may_open, request.force)
+        key = (request.may_open, request.may_close, request.force)
         if key not in self._biases:
             bias = torch.zeros(self.backbone.vocabulary, device=self.backbone.device)
-            bias[list(self.method.banned(request.may_open))] = float("-inf")
+            bias[list(self.method.banned(request.may_open, request.may_close))] = float("-inf")
             if request.force is not None:
                 bias[:] = float("-inf")
                 bias[request.force] = 0
@@ -269,29 +269,29 @@ class _Batch:
                 seconds=row.lap(now),
             )
 
-    def _chosen(self, row: _Row, choice: list[float], now: float) -> TokenEvent:
-        """Tells the row what was sampled."""
+    def _chosen(self, row: _Row, choice: list[float], now: float) -> Iterator[TokenEvent]:
+        """Tells the row what was sampled; ids inside a block are nobody else's business."""
         request, (token_id, logprob, p_open) = row.request, (int(choice[0]), *choice[1:])
-        if request.may_open:
-            row.max_p_open = max(row.max_p_open, p_open)
-        row.tokens += 1
-        opens = token_id == self.method.open_id
-        row.blocks += opens
-        event = TokenEvent(
-            row=row.number,
-            position=row.position,
-            token_id=token_id,
-            kind="open" if opens else "text",
-            forced=request.force is not None,
-            logprob=logprob,
-            p_open=p_open,
-            hidden=row.hidden,
-            look=row.look,
-            seconds=row.lap(now),
-        )
+        if not request.silent:
+            if request.may_open:
+                row.max_p_open = max(row.max_p_open, p_open)
+            row.tokens += 1
+            opens, shuts = token_id == self.method.open_id, request.may_close and token_id == self.method.close_id
+            row.blocks += opens
+            yield TokenEvent(
+                row=row.number,
+                position=row.position,
+                token_id=token_id,
+                kind="open" if opens else "close" if shuts else "text",
+                forced=request.force is not None,
+                logprob=logprob,
+                p_open=p_open,
+                hidden=row.hidden,
+                look=row.look,
+                seconds=row.lap(now),
+            )
         with torch.inference_mode():
             row.answer(token_id)
-        return event
 
     def _closed(self, row: _Row, now: float) -> TokenEvent:
         """The runtime puts the closing token."""
@@ -353,4 +353,4 @@ def _is_thought(feed: Feed) -> bool:
 
 
 def _closes(request: Feed | Sample | None) -> bool:
-    return isinstance(request, Feed) and kind_class(request.kinds[-1]) == CLOSE
+    return isinstance(request, Feed) and request.closes

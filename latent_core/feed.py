@@ -30,6 +30,8 @@ class Feed:
     """K of the block."""
     echo: int = 0
     """The first `echo` vectors repeat the positions of the last `echo` slots (sealed copies of the latents)."""
+    closes: bool = False
+    """The runtime closes a block here; nobody sampled the closing token."""
     positions: torch.Tensor | None = None
     """(3, N) positions of the vectors, on the CPU, counted from where the row stands (images); otherwise all three
     axes count on by one. What follows goes on behind the largest."""
@@ -50,6 +52,10 @@ class Sample:
     """Whether the opening token may be chosen."""
     force: int | None = None
     """This id, whatever the model prefers."""
+    may_close: bool = False
+    """Whether the closing token may be chosen: behind or inside a block of a method that closes its blocks itself."""
+    silent: bool = False
+    """Inside a block: the id decides whether the block ends, and is neither fed nor told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +65,8 @@ class Context:
     hidden: torch.Tensor
     """(1, D) state of the opening token, or under `start_overwritten` the state that produced it."""
     num_latents: int
-    """K."""
+    """K, the most latents of the block."""
+    free: bool = True
+    """Whether the block may end before; in given text it has exactly K."""
+    closed: bool = True
+    """In given text: whether the closing token follows."""

@@ -6,7 +6,7 @@ are those of the trace, so that interventions are replayed, too.
 Shapes: Q steps of the run, L decoder blocks, T slots, N image tokens, D model width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -97,12 +97,19 @@ def _segments(trace: Trace) -> list[Segment]:
     segments: list[Segment] = []
     words: list[int] = []
     blocks = iter(trace.blocks)
+    thinking = False  # a block that no token has followed yet
     for step in trace.steps:
-        if isinstance(step, TokenEvent) and step.kind == "text":
-            words.append(step.token_id)
-        elif isinstance(step, TokenEvent) and step.kind == "open":
+        if not isinstance(step, TokenEvent):
+            continue
+        if step.kind == "open":
             segments += [Tokens(tuple(words)), Block(len(next(blocks).latents))]
-            words = []
+            words, thinking = [], True
+            continue
+        if step.kind == "text":
+            if thinking:
+                segments[-1] = replace(segments[-1], closed=False)
+            words.append(step.token_id)
+        thinking = False
     return [*segments, Tokens(tuple(words))]
 
 

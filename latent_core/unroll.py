@@ -171,8 +171,11 @@ def _lay_out(
         if rule == "sealed":
             for place in range(first, start):
                 put(-1, numbered(SEALED, block), place)
-        put(method.close_id, numbered(CLOSE, block))
-        start += 1
+        if segment.closed:
+            if segment.learn_close:
+                labels[-1] = method.close_id
+            put(method.close_id, numbered(CLOSE, block))
+            start += 1
         block += 1
     response = torch.tensor(places, dtype=torch.long).reshape(-1, 3).T
     return ids, kinds, labels, observations, torch.cat([prompt, response], 1)

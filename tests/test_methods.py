@@ -11,7 +11,7 @@ from latent_core.feed import Context
 from latent_core.methods import METHODS, build_method
 from latent_core.settings import Settings
 from latent_core.unroll import Block, Row, Tokens, splice, unroll
-from tests.tiny import EOS, OPEN, TOKENS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import CLOSE, EOS, OPEN, TOKENS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 
 BACKBONE = Backbone(tiny_model())
 WITH_LATENTS = [name for name in METHODS if tiny_method(name).has_latents]
@@ -59,8 +59,15 @@ def test_what_was_decoded_unrolls_and_splices_to_the_same_states(name, rule):
         method = tiny_method(name, convention=convention, rule=rule)
         prompt = tiny_prompt(grids=[(4, 6), (4, 4)])
         script = [1, 2, OPEN, 3, OPEN, 4, 5]
+        first = second = Block(4)
+        if method.samples_close and rule != "sealed":  # it closes the first block, and goes on in the second
+            script, first, second = (
+                [1, 2, OPEN, CLOSE, 3, OPEN, 4, 5],
+                Block(4, learn_close=True),
+                Block(4, closed=False),
+            )
         events = list(decode(BACKBONE, method, [prompt], [Settings(latents=4)], sampler=scripted(script)))
-        rows = [Row(prompt, (Tokens((1, 2)), Block(4), Tokens((3,)), Block(4), Tokens((4, 5, EOS))))]
+        rows = [Row(prompt, (Tokens((1, 2)), first, Tokens((3,)), second, Tokens((4, 5, EOS))))]
         with torch.no_grad():
             unrolled = unroll(BACKBONE, method, rows)
             spliced, _ = splice(BACKBONE, method, rows, unrolled.latents)

@@ -15,7 +15,7 @@ from latent_core.settings import MAX_LATENTS, Rule, check
 
 OBSERVATION_TAGS = "<observation>", "</observation>"
 RECIPES = Path(__file__).parent / "recipes"
-Stage = Literal["vision", "text", "latent", "monet1", "monet2", "monet3"]
+Stage = Literal["vision", "text", "latent", "monet1", "monet2", "monet3", "lvr"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +106,24 @@ def _check_options(options: object, name: str) -> None:
             check(number and value >= 0, f"{what}; it must be {kind} of at least 0.")
 
 
-NESTED = {"monet": MonetOptions, "data": DataOptions, "caps": CapOptions}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LvrOptions:
+    """What LVR's stage leaves open."""
+
+    weight: float = 0.1
+    """Of the reconstruction of the slots' embeddings beside the cross-entropy."""
+    loss: Literal["mse", "mae", "cosine"] = "mse"
+    """Between a slot's embedding and the state before it, in float32."""
+    slots_max: int = 0
+    """Most slots of a block, evenly thinned out above; 0: no cap, as released."""
+    switch_weight: float = 0.1
+    """Of the mode-switch loss, where the method's exit is `mode_switch`."""
+
+    def __post_init__(self) -> None:
+        _check_options(self, "lvr")
+
+
+NESTED = {"monet": MonetOptions, "lvr": LvrOptions, "data": DataOptions, "caps": CapOptions}
 """Fields that hold fields."""
 
 
@@ -134,6 +151,10 @@ class Recipe:
     """The frozen model of stages monet2 and monet3: a recipe, or a checkpoint's folder."""
     monet: MonetOptions = field(default_factory=MonetOptions)
     """Options of stages monet1, monet2 and monet3."""
+    lvr: LvrOptions = field(default_factory=LvrOptions)
+    """Options of stage lvr."""
+    method_options: dict[str, object] = field(default_factory=dict)
+    """What the method itself leaves open (method.json's `options`)."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Glyphs family → weight."""
     data: DataOptions = field(default_factory=DataOptions)
@@ -203,6 +224,7 @@ class Recipe:
                 pad_token=self.pad_token,
                 rule=self.rule,
                 latents=LatentRange(default=self.latents_default),
+                options=self.method_options,
             )
         world = "glyphs" if self.mixture else None
         return MethodConfig(method=self.method, world=world, provenance=provenance or {}, **latent)

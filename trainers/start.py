@@ -31,6 +31,7 @@ from trainers.data.monet import MonetDataset
 from trainers.recipe import Recipe, recipes
 from trainers.run import JsonlLog, MarkComplete, Progress, StageTrainer, StopAt, last_checkpoint
 from trainers.sft.latent import LatentStage
+from trainers.sft.lvr import LvrStage
 from trainers.sft.monet import AlignLatents, AlignObservations, WarmUp
 from trainers.sft.text import TextStage
 from trainers.sft.vision import VisionStage
@@ -42,6 +43,7 @@ STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
     "vision": VisionStage,
     "text": TextStage,
     "latent": LatentStage,
+    "lvr": LvrStage,
     "monet1": WarmUp,
     "monet2": AlignObservations,
     "monet3": AlignLatents,

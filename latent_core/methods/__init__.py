@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from latent_core.config import MethodConfig
 from latent_core.methods.base import LatentMethod
+from latent_core.methods.lvr import Lvr
 from latent_core.methods.monet import Monet
 from latent_core.methods.text import Text
 
-METHODS: dict[str, type[LatentMethod]] = {method.name: method for method in (Text, Monet)}
+METHODS: dict[str, type[LatentMethod]] = {method.name: method for method in (Text, Monet, Lvr)}
 
 
 def build_method(config: MethodConfig, token_id: Callable[[str], int]) -> LatentMethod:
@@ -17,4 +18,4 @@ def build_method(config: MethodConfig, token_id: Callable[[str], int]) -> Latent
     return METHODS[config.method](config, token_id)
 
 
-__all__ = ["METHODS", "LatentMethod", "Monet", "Text", "build_method"]
+__all__ = ["METHODS", "LatentMethod", "Lvr", "Monet", "Text", "build_method"]

@@ -14,6 +14,9 @@ class LatentMethod(nn.Module):
     """A method's tokens, its own parameters (none by default) and its block."""
 
     name: ClassVar[str]
+    samples_close: ClassVar[bool] = False
+    """Whether the model itself says when a block closes, as any other token; else the runtime puts the closing token.
+    The runtime always closes sealed blocks, whose copies ride with that token, and empty ones."""
 
     def __init__(self, config: MethodConfig, token_id: Callable[[str], int]) -> None:
         """`token_id` maps a token of the config to its id and raises ValueError where the tokenizer lacks it."""
@@ -31,9 +34,9 @@ class LatentMethod(nn.Module):
         """Whether blocks can open at all."""
         return self.open_id is not None
 
-    def banned(self, may_open: bool) -> tuple[int, ...]:
-        """Ids that may not be sampled: what only the runtime writes, and the opening token where no block may open."""
-        ids = (self.close_id, self.pad_id) if may_open else (self.close_id, self.pad_id, self.open_id)
+    def banned(self, may_open: bool, may_close: bool = False) -> tuple[int, ...]:
+        """Ids that may not be sampled: what only the runtime writes, and markers where no block may open or close."""
+        ids = (self.pad_id, None if may_open else self.open_id, None if may_close else self.close_id)
         return tuple(i for i in ids if i is not None)
 
     def overwrites_start(self, num_latents: int) -> bool:

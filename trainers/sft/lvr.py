@@ -1,0 +1,156 @@
+"""LVR, stage 1 (arXiv 2509.24251, section 3.2): a block's slots are the image's own tokens inside a box.
+
+Teacher forcing: the slots' inputs are the merged visual embeddings of the box, and the state before each slot must
+match the embedding in it, so that the first is predicted by the opening token. Cross-entropy is on the words, the
+opening and the closing token; the slots carry none. The vision tower and its merger are frozen.
+
+Shapes: B rows, M slots of all rows, D model width.
+"""
+
+import math
+from collections.abc import Sequence
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from latent_core.attention import CLOSE, LATENT, OPEN, kind_class
+from latent_core.backbone import Backbone
+from latent_core.drive import Block, Tokens
+from latent_core.example import Box, Example, Step
+from latent_core.methods import build_method
+from latent_core.methods.lvr import Distance, Lvr, distance
+from latent_core.processor import Processor
+from latent_core.settings import check
+from latent_core.unroll import NO_LABEL, Row, Unrolled, look, splice
+from trainers.data.segments import Words, segments
+from trainers.recipe import Recipe
+from trainers.sft.text import exact
+
+
+def box_slots(box: Box, grid: tuple[int, int], sample: str) -> list[int]:
+    """Image tokens of a box on a grid of (rows, columns), row by row: index row · columns + column.
+
+    columns ⌊x0·W⌋ … ⌈x1·W⌉ − 1, rows ⌊y0·H⌋ … ⌈y1·H⌉ − 1
+
+    Raises ValueError that names the sample for a box that leaves 0…1 or holds no token.
+    """
+    x0, y0, x1, y1 = box
+    check(
+        all(0 <= edge <= 1 for edge in box),
+        f"{sample}: the box {list(box)} leaves the image; give (x0, y0, x1, y1) as shares from 0 to 1.",
+    )
+    rows, columns = grid
+    across = range(math.floor(x0 * columns), math.ceil(x1 * columns))
+    down = range(math.floor(y0 * rows), math.ceil(y1 * rows))
+    slots = [row * columns + column for row in down for column in across]
+    check(bool(slots), f"{sample}: the box {list(box)} holds no image token; x0 < x1 and y0 < y1 are needed.")
+    return slots
+
+
+def step_slots(step: Step, grid: tuple[int, int], most: int, sample: str) -> list[int]:
+    """Image tokens of a step's places, each once, in raster order; `most` > 0 thins them out evenly.
+
+    A step that shows nowhere (a count of none) looks everywhere.
+    """
+    boxes = step.focus or ((step.region,) if step.region else ((0.0, 0.0, 1.0, 1.0),))
+    slots = sorted({slot for box in boxes for slot in box_slots(box, grid, sample)})
+    if not 0 < most < len(slots):
+        return slots
+    return [slots[i * len(slots) // most] for i in range(most)]
+
+
+def reconstruction(predicted: torch.Tensor, wanted: torch.Tensor, kind: Distance) -> torch.Tensor:
+    """Mean distance of what states (M, D) feed from the embeddings (M, D) in the slots; 0 without slots. Best 0."""
+    if not len(wanted):
+        return predicted.float().sum() * 0
+    return distance(predicted, wanted, kind).mean()
+
+
+def mode_switch(logits: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of the closing token's raw logit (M,) with whether it comes next (M,) bool; 0 for none."""
+    if not len(ends):
+        return logits.float().sum() * 0
+    return F.binary_cross_entropy_with_logits(logits.float(), ends.float())
+
+
+class LvrStage(nn.Module):
+    """CE + weight · reconstruction (+ switch_weight · mode switch) over one teacher-forced forward."""
+
+    def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.processor, self.recipe = model, processor, recipe
+        self.backbone = Backbone(model)
+        method = build_method(recipe.method_config(), processor.token_id)
+        check(isinstance(method, Lvr), f"stage lvr trains method lvr, not {recipe.method!r}.")
+        self.method: Lvr = method
+        model.model.visual.requires_grad_(False)
+
+    def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
+        rows, slots = [], []
+        for example, _ in items:
+            prompt = self.processor(example.images, example.question)
+            grids = [tuple(grid) for grid in (prompt.grid_thw[:, 1:] // self.processor.merge_size).tolist()]
+            offsets = [sum(r * c for r, c in grids[:i]) for i in range(len(grids))]
+            parts, own = [], []
+            for part in segments(example):
+                if isinstance(part, Words):
+                    parts.append(Tokens(tuple(self.processor.encode(part.text))))
+                    continue
+                step = part.step
+                found = step_slots(step, grids[step.image_index], self.recipe.lvr.slots_max, example.name)
+                own.append([offsets[step.image_index] + slot for slot in found])
+                extra = int(self.method.options.exit == "latent_end")
+                parts.append(Block(len(found) + extra, learn_close=True))
+            parts.append(Tokens((self.processor.eos_id,)))
+            rows.append(Row(prompt, tuple(parts)))
+            slots.append(own)
+        families = [example.metadata.get("family", "all") for example, _ in items]
+        return {"rows": rows, "slots": slots, "families": families}
+
+    def forward(self, rows: list[Row], slots: list[list[list[int]]], families: list[str]) -> dict[str, object]:
+        unrolled = self.run(rows, slots)
+        states, targets = unrolled.learned()
+        logits = self.backbone.logits(states).float()
+        learned = unrolled.layout.labels != NO_LABEL
+        right = torch.ones_like(learned)
+        right[learned] = logits.argmax(-1) == targets
+        options, words = self.recipe.lvr, F.cross_entropy(logits, targets)
+        seen = reconstruction(*self.pairs(unrolled), options.loss)
+        loss = words + options.weight * seen
+        metrics = {"ce": words.item(), "reconstruction": seen.item()}
+        if self.method.options.exit == "mode_switch":
+            switch = mode_switch(*self.switches(unrolled))
+            loss, metrics = loss + options.switch_weight * switch, metrics | {"switch": switch.item()}
+        return {"loss": loss, "metrics": exact(families, right.all(1).tolist()) | metrics}
+
+    def run(self, rows: Sequence[Row], slots: Sequence[Sequence[Sequence[int]]]) -> Unrolled:
+        """One forward with the boxes' embeddings in the slots; `slots` are image tokens by row and block."""
+        features = look(self.backbone, rows)
+        given = [
+            [self._inputs(seen[torch.tensor(block, device=seen.device)]) for block in blocks]
+            for seen, blocks in zip(features.prompts, slots, strict=True)
+        ]
+        return splice(self.backbone, self.method, rows, given, features=features)[0]
+
+    def _inputs(self, embeddings: torch.Tensor) -> torch.Tensor:
+        if self.method.options.exit != "latent_end":
+            return embeddings
+        return torch.cat([embeddings, self.method.lvr_latent_end_emb[None].to(embeddings)])
+
+    def pairs(self, unrolled: Unrolled) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the states before the slots feed, and what is in the slots, both (M, D)."""
+        rows, slots = (kind_class(unrolled.layout.kinds) == LATENT).nonzero(as_tuple=True)
+        given = [block for blocks in unrolled.latents for block in blocks]
+        before = unrolled.states[rows, slots - 1]
+        wanted = torch.cat(given) if given else before
+        # the learned vector is trained to be reached, so that its gradient stays; embeddings are frozen anyhow
+        return self.method.latents(before), wanted
+
+    def switches(self, unrolled: Unrolled) -> tuple[torch.Tensor, torch.Tensor]:
+        """The closing token's logit at opening tokens and slots (M,), and whether it comes next (M,)."""
+        classes = kind_class(unrolled.layout.kinds)
+        rows, slots = ((classes == OPEN) | (classes == LATENT)).nonzero(as_tuple=True)
+        logits = self.backbone.logits(unrolled.states[rows, slots])[:, self.method.close_id]
+        return logits, classes[rows, slots + 1] == CLOSE
