@@ -14,7 +14,8 @@ from latent_core import glyphs
 from latent_core.example import Words
 from trainers.__main__ import main
 from trainers.data.caps import cap_images
-from trainers.data.monet import BadRow, MonetDataset, parse_row, to_example, write_rows
+from trainers.data.monet import FORMAT, parse_row, to_example, write_rows
+from trainers.data.rows import BadRow, PublishedDataset
 from trainers.data.segments import segments
 
 GOLDEN = json.loads((Path(__file__).parent / "fixtures/monet_seed0/data.json").read_text())
@@ -78,7 +79,7 @@ def written(tmp_path_factory) -> tuple[Path, list]:
 
 def test_glyphs_come_back_as_they_were_written(written):
     file, examples = written
-    data = MonetDataset([file], file.parents[1])
+    data = PublishedDataset([file], file.parents[1], FORMAT)
     assert data.counts() == {"glyphs": 12}
     for row, example in zip(data.rows, examples, strict=True):
         back = data.example(row)
@@ -132,8 +133,8 @@ def test_bad_rows_stop_or_are_skipped_and_listed(written, tmp_path):
     broken = tmp_path / "broken.json"
     broken.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(BadRow, match="Row glyphs/1: the image glyphs/images/none.png is missing"):
-        MonetDataset([broken], file.parents[1])
-    data = MonetDataset([broken], file.parents[1], on_bad_row="skip", report=tmp_path / "bad.jsonl")
+        PublishedDataset([broken], file.parents[1], FORMAT)
+    data = PublishedDataset([broken], file.parents[1], FORMAT, on_bad_row="skip", report=tmp_path / "bad.jsonl")
     assert len(data) == 10
     listed = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert [entry["name"] for entry in listed] == ["glyphs/1", "glyphs/4"]
@@ -147,8 +148,8 @@ def test_an_image_that_cannot_be_decoded_stops_or_is_skipped(tmp_path):
     (tmp_path / path).parent.mkdir()
     (tmp_path / path).write_bytes(b"no image")
     with pytest.raises(BadRow, match="Row glyphs/0"):
-        list(MonetDataset([file], tmp_path))
-    data = MonetDataset([file], tmp_path, on_bad_row="skip", report=tmp_path / "bad.jsonl")
+        list(PublishedDataset([file], tmp_path, FORMAT))
+    data = PublishedDataset([file], tmp_path, FORMAT, on_bad_row="skip", report=tmp_path / "bad.jsonl")
     assert [data[i][0].name for i in range(2)] == ["glyphs/1", "glyphs/1"]
     assert "glyphs/0" in (tmp_path / "bad.jsonl").read_text()
 
@@ -164,7 +165,7 @@ def test_an_image_path_stays_in_the_folder(path, tmp_path):
     file = tmp_path / "rows.json"
     file.write_text(json.dumps([change("data.1.content.0.image", path)]))
     with pytest.raises(BadRow, match="missing|stay"):
-        MonetDataset([file], root)
+        PublishedDataset([file], root, FORMAT)
 
 
 def test_an_image_bomb_in_a_zip_is_refused(tmp_path):
@@ -175,13 +176,13 @@ def test_an_image_bomb_in_a_zip_is_refused(tmp_path):
         for number in range(2):
             archive.writestr(f"images/{number:07}.png", big.getvalue())
     with pytest.raises(BadRow, match="million"):
-        MonetDataset([file], tmp_path)[0]
+        PublishedDataset([file], tmp_path, FORMAT)[0]
 
 
 def test_order_splits_and_random_numbers_depend_on_the_seed_alone(written):
     file, _ = written
     root = file.parents[1]
-    first, again, other = (MonetDataset([file], root, size=30, seed=seed, batch=4) for seed in (0, 0, 1))
+    first, again, other = (PublishedDataset([file], root, FORMAT, size=30, seed=seed, batch=4) for seed in (0, 0, 1))
     names = [[data[i][0].name for i in range(30)] for data in (first, pickle.loads(pickle.dumps(again)), other)]
     assert names[0] == names[1] != names[2]
     assert sorted(names[0][:12]) == sorted(names[0][12:24])  # whole epochs
@@ -193,7 +194,7 @@ def test_order_splits_and_random_numbers_depend_on_the_seed_alone(written):
 def test_train_and_val_share_no_row(tmp_path):
     example = glyphs.sample("find", 0, "train")
     file = write_rows([example] * 400, tmp_path, "glyphs")
-    train, val = (MonetDataset([file], tmp_path, split=split) for split in ("train", "val"))
+    train, val = (PublishedDataset([file], tmp_path, FORMAT, split=split) for split in ("train", "val"))
     assert {row.name for row in train.rows}.isdisjoint(row.name for row in val.rows)
     assert len(train) + len(val) == 400 and 0 < len(val) < 12
 
@@ -213,9 +214,9 @@ def test_the_command_line_writes_and_checks(tmp_path, capsys):
 def test_a_file_that_is_no_json_is_named(tmp_path):
     (tmp_path / "x.json").write_text("[{")
     with pytest.raises(ValueError, match=r"x\.json is not valid JSON"):
-        MonetDataset([tmp_path / "x.json"], tmp_path)
+        PublishedDataset([tmp_path / "x.json"], tmp_path, FORMAT)
     (tmp_path / "z.json").write_bytes(b"\x89PNG")
     with pytest.raises(ValueError, match=r"z\.json is no text"):
-        MonetDataset([tmp_path / "z.json"], tmp_path)
+        PublishedDataset([tmp_path / "z.json"], tmp_path, FORMAT)
     with pytest.raises(ValueError, match=r"y\.json cannot be read"):
-        MonetDataset([tmp_path / "y.json"], tmp_path)
+        PublishedDataset([tmp_path / "y.json"], tmp_path, FORMAT)

@@ -64,10 +64,13 @@ def main(argv: list[str] | None = None) -> int:
             case "data":
                 from trainers.data import commands
 
+                given = {"format": options.format}
                 if options.action == "write":
-                    print(commands.write(options.folder, options.families, options.n, options.split, options.seed))
+                    asked = options.folder, options.families, options.n, options.split, options.seed
+                    print(commands.write(*asked, **given))
                 else:
-                    print(commands.check(options.files, options.root, options.on_bad_row, pixels=options.pixels))
+                    asked = options.files, options.root, options.on_bad_row
+                    print(commands.check(*asked, pixels=options.pixels, **given))
             case "glyphs":
                 from trainers.build import build
 
@@ -109,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     bank.add_argument("checkpoint", help="an embedded name, a folder or a Hub id")
     bank.add_argument("--n", type=int, default=100, help="samples per family (default 100)")
     commands.add_parser("record", help="write the example traces that the page opens without a model")
-    data = commands.add_parser("data", help="write Glyphs as Monet-SFT-125K, or check files in that format")
+    data = commands.add_parser("data", help="write Glyphs in a published format, or check files in it")
     actions = data.add_subparsers(dest="action", required=True)
     write = actions.add_parser("write", help="Glyphs as a subset: FOLDER/glyphs/train.json and images.zip")
     write.add_argument("folder")
@@ -122,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--root", required=True, help="folder that the image paths start from")
     check.add_argument("--on-bad-row", choices=["error", "skip"], default="error")
     check.add_argument("--pixels", action="store_true", help="decode every image, too")
+    for action in (write, check):
+        action.add_argument("--format", choices=["monet", "lvr"], default="monet", help="(default monet)")
     glyphs = commands.add_parser("glyphs", help="rebuild the embedded checkpoints; goes on where it stopped")
     glyphs.add_argument("--n", type=int, default=500, help="samples per family in their studies (default 500)")
     return parser

@@ -17,7 +17,7 @@ from latent_core.glyphs.scene import SIZE
 from latent_core.settings import check
 from trainers.architectures import published
 from trainers.data.caps import shrink
-from trainers.data.monet import MonetDataset
+from trainers.data.rows import PublishedDataset
 from trainers.data.segments import segments
 from trainers.plan import (
     CONTEXT,
@@ -164,7 +164,7 @@ def read_rows(recipe: Recipe, arguments: TrainingArguments) -> tuple[list[Exampl
     """Some rows of the training data and a description; all published rows are checked. Raises ValueError."""
     data, _ = build_data(recipe, arguments, None)
     rows = [data[index][0] for index in range(min(SAMPLE, len(data)))]
-    if not isinstance(data, MonetDataset):
+    if not isinstance(data, PublishedDataset):
         return rows, f"Glyphs, {', '.join(f'{name} {weight:g}' for name, weight in recipe.mixture.items())}"
     counts = ", ".join(f"{name} {count:,}" for name, count in sorted(data.counts().items()))
     epochs = len(data) / len(data.rows)

@@ -54,8 +54,10 @@ class MonetOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataOptions:
-    """Rows of Monet-SFT-125K's format instead of Glyphs."""
+    """Rows of a published format instead of Glyphs."""
 
+    format: Literal["monet", "lvr"] = "monet"
+    """Monet-SFT-125K's, or LVR's rows with boxes."""
     files: list[str] = field(default_factory=list)
     """JSON files, one per subset."""
     root: str = ""

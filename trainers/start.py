@@ -24,10 +24,12 @@ from transformers.utils import logging
 
 from latent_core.checkpoints import find, load_model, save
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
+from latent_core.methods import build_method
 from latent_core.processor import Processor
 from latent_core.settings import check
+from trainers.data.formats import FORMATS
 from trainers.data.glyphs import GlyphsDataset
-from trainers.data.monet import MonetDataset
+from trainers.data.rows import PublishedDataset
 from trainers.recipe import Recipe, recipes
 from trainers.run import JsonlLog, MarkComplete, Progress, StageTrainer, StopAt, last_checkpoint
 from trainers.sft.latent import LatentStage
@@ -107,10 +109,11 @@ def build_data(recipe: Recipe, arguments: TrainingArguments, report: Path | None
     if recipe.mixture:
         val = GlyphsDataset(recipe.mixture, recipe.val_size * len(recipe.mixture), split="val")
         return GlyphsDataset(recipe.mixture, rows, batch=batch, seed=seed), val if evaluates else None
-    published = partial(MonetDataset, recipe.data.files, recipe.data.root, on_bad_row=recipe.data.on_bad_row)
+    data = recipe.data
+    published = partial(PublishedDataset, data.files, data.root, FORMATS[data.format], on_bad_row=data.on_bad_row)
     report = report if arguments.should_save else None
-    data = published(size=rows, batch=batch, split="train", seed=seed, report=report)
-    return data, published(size=recipe.val_size, split="val") if evaluates else None
+    learned = published(size=rows, batch=batch, split="train", seed=seed, report=report)
+    return learned, published(size=recipe.val_size, split="val") if evaluates else None
 
 
 def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) -> Path:
@@ -213,4 +216,10 @@ def save_final(
     model.load_state_dict(own, strict=False, assign=True)
     model.tie_weights()
     model.generation_config = stage.model.generation_config
-    save(run / FINAL, model=model, processor=stage.processor, config=config)
+    prefix = "method."
+    heads = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    method = None
+    if heads:
+        method = build_method(config, stage.processor.token_id)
+        method.load_state_dict(heads)
+    save(run / FINAL, model=model, processor=stage.processor, config=config, method=method)

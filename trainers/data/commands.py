@@ -1,4 +1,4 @@
-"""`python -m trainers data`: Glyphs in the published format, and a check of files in it."""
+"""`python -m trainers data`: Glyphs in a published format, and a check of files in it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,24 +6,25 @@ from typing import Literal
 
 from latent_core import glyphs
 from latent_core.settings import check as require
-from trainers.data.monet import BadRow, MonetDataset, write_rows
+from trainers.data.formats import FORMATS
+from trainers.data.rows import BadRow, PublishedDataset
 
 DATASET = "glyphs"
 
 
-def write(folder: str, families: Sequence[str], n: int, split: str, seed: int) -> str:
+def write(folder: str, families: Sequence[str], n: int, split: str, seed: int, format: str) -> str:
     """Writes n samples, families in turn; returns a sentence that says where."""
     require(n > 0, f"--n is {n}; it must be at least 1.")
     examples = (glyphs.sample(families[i % len(families)], seed + i // len(families), split) for i in range(n))
-    return f"Written: {write_rows(examples, Path(folder), DATASET)}, {n} rows; its root is {folder}."
+    return f"Written: {FORMATS[format].write_rows(examples, Path(folder), DATASET)}, {n} rows; its root is {folder}."
 
 
-def check(files: Sequence[str], root: str, on_bad_row: Literal["error", "skip"], *, pixels: bool) -> str:
+def check(files: Sequence[str], root: str, on_bad_row: Literal["error", "skip"], *, pixels: bool, format: str) -> str:
     """Checks every row; returns counts by dataset_name, and the rows left out.
 
     Raises BadRow for the first bad row unless they are skipped.
     """
-    data = MonetDataset(files, root, on_bad_row=on_bad_row)
+    data = PublishedDataset(files, root, FORMATS[format], on_bad_row=on_bad_row)
     bad = list(data.bad)
     good = data.counts()
     for row in data.rows if pixels else ():

@@ -10,28 +10,23 @@ before every assistant image ends in `<abs_vis_token></abs_vis_token>`, which ma
 `images.zip` of their subset, which is read as it is.
 """
 
-import hashlib
 import io
 import json
 import os
 import re
 import zipfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
-from typing import Literal
 
 from PIL import Image
-from torch.utils.data import Dataset
 
 from latent_core import answers
 from latent_core.example import Example, Step, Thought, Words
-from latent_core.files import write_file, write_folder
-from latent_core.images import ImageProblem
+from latent_core.files import write_folder
+from trainers.data.rows import BadRow, Format, field
 from trainers.data.segments import segments
-from trainers.data.store import ZIP, ImageStore
+from trainers.data.store import ZIP
 
 MARK = "<abs_vis_token></abs_vis_token>"
 TAIL = "\nPut your final answer within \\boxed{}."
@@ -39,17 +34,6 @@ TAIL = "\nPut your final answer within \\boxed{}."
 KEEPS_TAIL = "Zebra_CoT_count"
 SYSTEM = "You are a helpful assistant."
 _OBSERVATION = re.compile(r"<observation>(.*?)</observation>", re.DOTALL)
-
-
-class BadRow(ValueError):
-    """A row that cannot be used: its name and why."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"Row {name}: {reason}")
-        self.name, self.reason = name, reason
-
-    def __reduce__(self) -> tuple[type["BadRow"], tuple[str, str]]:
-        return BadRow, (self.name, self.reason)  # crosses the border of a loader's process
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +61,7 @@ def parse_row(row: object, place: str) -> MonetRow:
     Raises BadRow for a wrong type, wrong roles, no question image, images and marks that do not match, and for a
     response that observes nothing after its first thought.
     """
-    metadata, data = (_field(row, key, kind, place) for key, kind in (("metadata", dict), ("data", list)))
+    metadata, data = (field(row, key, kind, place) for key, kind in (("metadata", dict), ("data", list)))
     dataset, number = metadata.get("dataset_name"), metadata.get("sample_id")
     if not isinstance(dataset, str) or not isinstance(number, (str, int)):
         raise BadRow(place, "metadata needs a dataset_name and a sample_id.")
@@ -99,16 +83,9 @@ def parse_row(row: object, place: str) -> MonetRow:
     return MonetRow(name, dataset, images, question, tuple(_parts(assistant, name)))
 
 
-def _field(row: object, key: str, kind: type, place: str) -> object:
-    value = row.get(key) if isinstance(row, dict) else None
-    if not isinstance(value, kind):
-        raise BadRow(place, f"{key} is {type(value).__name__}; it has to be a {kind.__name__}.")
-    return value
-
-
 def _content(turn: dict[str, object], name: str) -> list[tuple[str, str]]:
     """(type, text or path) of a turn's items."""
-    items = _field(turn, "content", list, name)
+    items = field(turn, "content", list, name)
     found = []
     for item in items:
         kind = item.get("type") if isinstance(item, dict) else None
@@ -197,118 +174,6 @@ def _around(parts: Sequence[Words | str]) -> Iterator[tuple[str, str]]:
         yield "".join(before).strip(), "".join(after).strip()
 
 
-class MonetDataset(Dataset):
-    """Rows of one or several files, in an order that depends on the seed alone, with random numbers as GlyphsDataset.
-
-    on_bad_row "error" stops with BadRow; "skip" leaves a row out and lists it, name and reason, in `report` (JSON
-    lines). Every row and the presence of its images are checked at the start, pixels when they are needed.
-    """
-
-    def __init__(
-        self,
-        files: Sequence[str | os.PathLike[str]],
-        root: str | os.PathLike[str],
-        *,
-        size: int | None = None,
-        batch: int = 1,
-        split: Literal["train", "val", "all"] = "all",
-        seed: int = 0,
-        on_bad_row: Literal["error", "skip"] = "error",
-        report: Path | None = None,
-    ) -> None:
-        """size: number of items, over as many epochs as it takes; None: one epoch. batch: as in GlyphsDataset."""
-        self.store, self.batch, self.seed = ImageStore(root), batch, seed
-        self.skip, self.report = on_bad_row == "skip", report
-        self.bad: list[BadRow] = []
-        self.rows = [row for file in files for row in self._read(Path(file)) if in_split(row.name, split)]
-        if not self.rows:
-            raise ValueError(f"{', '.join(map(str, files))}: no usable row in split {split} (val is a hundredth).")
-        self.size = len(self.rows) if size is None else size
-        self._order: tuple[int, list[int]] = (-1, [])
-        if report is not None and self.bad:
-            lines = (json.dumps({"name": bad.name, "reason": bad.reason}) + "\n" for bad in self.bad)
-            write_file(report, "".join(lines).encode())
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> tuple[Example, Random]:
-        if not 0 <= index < self.size:
-            raise IndexError(index)
-        rng = Random(f"monet/{self.seed}/{index - index % self.batch}")
-        epoch, place = divmod(index, len(self.rows))
-        for step in range(len(self.rows)):
-            row = self.rows[self.order(epoch)[(place + step) % len(self.rows)]]
-            try:
-                return self.example(row), rng
-            except BadRow as error:
-                if not self.skip:
-                    raise
-                self._note(error)  # its place is taken by the next row
-        raise ValueError("No row of the data has images that can be read.")
-
-    def example(self, row: MonetRow) -> Example:
-        """A row with its pixels. Raises BadRow."""
-        try:
-            return to_example(row, [self.store.load(path) for path in row.paths])
-        except ImageProblem as error:
-            raise BadRow(row.name, str(error)) from error
-
-    def order(self, epoch: int) -> list[int]:
-        """Row numbers of an epoch."""
-        if self._order[0] != epoch:
-            order = list(range(len(self.rows)))
-            Random(f"order/{self.seed}/{epoch}").shuffle(order)
-            self._order = epoch, order
-        return self._order[1]
-
-    def counts(self) -> Counter[str]:
-        """Usable rows by dataset_name."""
-        return Counter(row.dataset for row in self.rows)
-
-    def _read(self, file: Path) -> Iterator[MonetRow]:
-        for number, raw in enumerate(read_json(file)):
-            try:
-                row = parse_row(raw, f"{file.name}[{number}]")
-                try:
-                    for path in row.paths:
-                        self.store.find(path)
-                except ImageProblem as error:
-                    raise BadRow(row.name, str(error)) from error
-            except BadRow as error:
-                if not self.skip:
-                    raise
-                self.bad.append(error)
-            else:
-                yield row
-
-    def _note(self, error: BadRow) -> None:
-        if self.report is not None:
-            with self.report.open("a") as file:
-                file.write(json.dumps({"name": error.name, "reason": error.reason}) + "\n")
-
-
-def in_split(name: str, split: Literal["train", "val", "all"]) -> bool:
-    """val is a hundredth of the rows, by a hash of their names."""
-    return split == "all" or (hashlib.sha256(name.encode()).digest()[0] * 100 < 256) == (split == "val")
-
-
-def read_json(file: Path) -> list[object]:
-    """The objects of a JSON list, or of a file with one object a line. Raises ValueError with the file's name."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text in UTF-8, so it is no JSON.") from error
-    try:
-        if text.lstrip().startswith("["):
-            return json.loads(text)
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}.") from error
-
-
 def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], dataset: str) -> Path:
     """Writes examples as a subset: folder/dataset/train.json and images.zip. Returns the JSON file.
 
@@ -359,3 +224,6 @@ def _row(example: Example, dataset: str, number: int, archive: zipfile.ZipFile) 
         "metadata": {"dataset_name": dataset, "sample_id": number},
         "data": [{"role": role, "content": content} for role, content in turns],
     }
+
+
+FORMAT = Format(parse_row, to_example, write_rows)

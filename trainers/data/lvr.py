@@ -1,0 +1,161 @@
+"""LVR's own format, read, checked and written: LLaVA-style rows with boxes.
+
+    {"dataset", "question_id", "image": [path], "conversations": [{"from": "human" | "gpt", "value"}, …],
+     "bboxes": [[x0, y0, x1, y1], …]}
+
+`<image>` in the human's turn stands for an image, `<lvr>` in the answer for a thought; the k-th looks at the k-th box,
+in shares of the image. As in the released code, newlines around `<image>` go, and so does what stands before the first
+`<lvr>` of an answer. Only the first question and answer of a row are read.
+"""
+
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from latent_core import answers
+from latent_core.example import Box, Example, Step, Thought, Words
+from latent_core.files import write_folder
+from trainers.data.rows import BadRow, Format, field
+from trainers.data.segments import segments
+from trainers.data.store import ZIP
+
+MARK = "<lvr>"
+IMAGE = "<image>"
+
+
+@dataclass(frozen=True, slots=True)
+class LvrRow:
+    """A checked row; its images are paths."""
+
+    name: str
+    """`dataset/question_id`."""
+    dataset: str
+    paths: tuple[str, ...]
+    question: str
+    parts: tuple[Words | Box, ...]
+    """The response word for word; what is no Words is a thought's box."""
+
+
+def parse_row(row: object, place: str) -> LvrRow:
+    """Checks a row without opening its images; `place` names it where it does not name itself.
+
+    Raises BadRow for a wrong type, for turns other than one question and one answer, for images, marks and boxes that
+    do not match, and for boxes that leave the image or are empty.
+    """
+    dataset = field(row, "dataset", str, place)
+    number = row.get("question_id")
+    if not isinstance(number, (str, int)):
+        raise BadRow(place, "question_id is missing.")
+    name = f"{dataset}/{number}"
+    images = row.get("image")
+    images = [images] if isinstance(images, str) else images
+    if not isinstance(images, list) or not images or not all(isinstance(path, str) for path in images):
+        raise BadRow(name, "image has to list the paths of one or more images.")
+    turns = field(row, "conversations", list, name)[:2]
+    if [turn.get("from") if isinstance(turn, dict) else None for turn in turns] != ["human", "gpt"]:
+        raise BadRow(name, "conversations have to begin with a turn of human and one of gpt.")
+    asked, said = (field(turn, "value", str, name) for turn in turns)
+    if asked.count(IMAGE) != len(images):
+        raise BadRow(name, f"{len(images)} images stand beside {asked.count(IMAGE)} marks {IMAGE}.")
+    question = re.sub(rf"\n?{IMAGE}\n?", "", asked)
+    if not question.strip():
+        raise BadRow(name, "the question is empty.")
+    boxes = row.get("bboxes") or []
+    if not isinstance(boxes, list) or said.count(MARK) != len(boxes):
+        raise BadRow(name, f"{len(boxes)} boxes stand beside {said.count(MARK)} marks {MARK} in the answer.")
+    if boxes and len(images) > 1:
+        raise BadRow(name, f"it has {len(images)} images; which one a box lies on cannot be told. Give it one.")
+    checked = [_box(box, name) for box in boxes]
+    if checked:
+        said = said[said.index(MARK) :]
+    parts: list[Words | Box] = []
+    for index, text in enumerate(said.split(MARK)):
+        if index:
+            parts.append(checked[index - 1])
+        if text:
+            parts.append(Words(text, "answer" if "<answer>" in text else "text"))
+    return LvrRow(name, dataset, tuple(images), question, tuple(parts))
+
+
+def _box(box: object, name: str) -> Box:
+    numbers = isinstance(box, list) and len(box) == 4 and all(type(edge) in (int, float) for edge in box)
+    if not numbers:
+        raise BadRow(name, f"{str(box)[:60]} is no box; [x0, y0, x1, y1] is needed.")
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise BadRow(
+            name, f"the box {box} is empty or leaves the image; 0 ≤ x0 < x1 ≤ 1 and 0 ≤ y0 < y1 ≤ 1 must hold."
+        )
+    return x0, y0, x1, y1
+
+
+def to_example(row: LvrRow, images: Sequence[Image.Image]) -> Example:
+    """The row with its images, in the order of `row.paths`."""
+    parts = tuple(
+        part if isinstance(part, Words) else Thought(Step(text="", observation="", region=part)) for part in row.parts
+    )
+    said = "".join(part.text for part in parts if isinstance(part, Words))
+    return Example(
+        images=tuple(images),
+        question=row.question,
+        steps=tuple(part.step for part in parts if isinstance(part, Thought)),
+        answer=answers.extract(said) or "",
+        name=row.name,
+        metadata={"family": row.dataset},
+        parts=parts,
+    )
+
+
+def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], dataset: str) -> Path:
+    """Writes examples as folder/dataset/train.json and images.zip; returns the JSON file.
+
+    Thoughts come first, as the format has it, each with the box that it looks at; the answer follows in `<answer>`.
+    Raises ValueError for a dataset name that is no plain file name and BadRow for a thought without a box.
+    """
+    if not re.fullmatch(r"[\w.-]+", dataset) or dataset.startswith("."):
+        raise ValueError(f"The dataset name {dataset!r} has to consist of letters, digits, '_', '-' and '.'.")
+    target = Path(folder) / dataset
+
+    def fill(draft: Path) -> None:
+        rows = []
+        with zipfile.ZipFile(draft / ZIP, "w") as archive:
+            for number, example in enumerate(examples):
+                rows.append(_row(example, dataset, number, archive))
+        (draft / "train.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+
+    write_folder(target, fill)
+    return target / "train.json"
+
+
+def _row(example: Example, dataset: str, number: int, archive: zipfile.ZipFile) -> dict[str, object]:
+    paths = []
+    for image in example.images:
+        data = io.BytesIO()
+        image.save(data, "PNG")
+        path = f"images/{len(archive.namelist()):07}.png"
+        archive.writestr(path, data.getvalue())
+        paths.append(f"{dataset}/{path}")
+    boxes = [part.step.region for part in segments(example) if isinstance(part, Thought)]
+    if not all(boxes):
+        raise BadRow(example.name, "a thought looks at no box, which the format needs.")
+    turns = {
+        "human": f"{IMAGE}\n" * len(paths) + example.question,
+        "gpt": f"{MARK * len(boxes)}\n<answer> {example.answer} </answer>",
+    }
+    return {
+        "dataset": dataset,
+        "question_id": number,
+        "image": paths,
+        "conversations": [{"from": who, "value": value} for who, value in turns.items()],
+        "bboxes": [list(box) for box in boxes],
+    }
+
+
+FORMAT = Format(parse_row, to_example, write_rows)

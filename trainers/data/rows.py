@@ -1,0 +1,178 @@
+"""Rows of published datasets, whatever their format: read, checked, ordered, skipped and reported.
+
+A format is a module (monet.py, lvr.py): `parse_row` checks a row of JSON, `to_example` puts its images in.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Literal, Protocol
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from latent_core.example import Example
+from latent_core.files import write_file
+from latent_core.images import ImageProblem
+from trainers.data.store import ImageStore
+
+
+class BadRow(ValueError):
+    """A row that cannot be used: its name and why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"Row {name}: {reason}")
+        self.name, self.reason = name, reason
+
+    def __reduce__(self) -> tuple[type["BadRow"], tuple[str, str]]:
+        return BadRow, (self.name, self.reason)  # crosses the border of a loader's process
+
+
+class Row(Protocol):
+    """A checked row."""
+
+    name: str
+    dataset: str
+    paths: tuple[str, ...]
+    """Its images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How rows are read."""
+
+    parse_row: Callable[[object, str], Row]
+    """A row of JSON and the name of its place; raises BadRow."""
+    to_example: Callable[[Row, Sequence[Image.Image]], Example]
+    """The row with its images, in the order of its paths."""
+    write_rows: Callable[[Iterable[Example], str | os.PathLike[str], str], Path]
+    """Writes examples into a folder, as a dataset of this name; returns the JSON file."""
+
+
+def field(row: object, key: str, kind: type, place: str) -> object:
+    """The value of a field. Raises BadRow where it is missing or of another type."""
+    value = row.get(key) if isinstance(row, dict) else None
+    if not isinstance(value, kind):
+        raise BadRow(place, f"{key} is {type(value).__name__}; it has to be a {kind.__name__}.")
+    return value
+
+
+class PublishedDataset(Dataset):
+    """Rows of one or several files of a published format.
+
+    Their order depends on the seed alone; random numbers come with them as in GlyphsDataset. on_bad_row "error" stops
+    with BadRow; "skip" leaves a row out and lists it, name and reason, in `report` (JSON lines). Every row and the
+    presence of its images are checked at the start, pixels when they are needed.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str | os.PathLike[str]],
+        root: str | os.PathLike[str],
+        format: Format,
+        *,
+        size: int | None = None,
+        batch: int = 1,
+        split: Literal["train", "val", "all"] = "all",
+        seed: int = 0,
+        on_bad_row: Literal["error", "skip"] = "error",
+        report: Path | None = None,
+    ) -> None:
+        """format: how rows are read. size: number of items, over as many epochs as it takes; None: one epoch.
+        batch: as in GlyphsDataset.
+        """
+        self.store, self.format, self.batch, self.seed = ImageStore(root), format, batch, seed
+        self.skip, self.report = on_bad_row == "skip", report
+        self.bad: list[BadRow] = []
+        self.rows = [row for file in files for row in self._read(Path(file)) if in_split(row.name, split)]
+        if not self.rows:
+            raise ValueError(f"{', '.join(map(str, files))}: no usable row in split {split} (val is a hundredth).")
+        self.size = len(self.rows) if size is None else size
+        self._order: tuple[int, list[int]] = (-1, [])
+        if report is not None and self.bad:
+            lines = (json.dumps({"name": bad.name, "reason": bad.reason}) + "\n" for bad in self.bad)
+            write_file(report, "".join(lines).encode())
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple[Example, Random]:
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        rng = Random(f"monet/{self.seed}/{index - index % self.batch}")
+        epoch, place = divmod(index, len(self.rows))
+        for step in range(len(self.rows)):
+            row = self.rows[self.order(epoch)[(place + step) % len(self.rows)]]
+            try:
+                return self.example(row), rng
+            except BadRow as error:
+                if not self.skip:
+                    raise
+                self._note(error)  # its place is taken by the next row
+        raise ValueError("No row of the data has images that can be read.")
+
+    def example(self, row: Row) -> Example:
+        """A row with its pixels. Raises BadRow."""
+        try:
+            return self.format.to_example(row, [self.store.load(path) for path in row.paths])
+        except ImageProblem as error:
+            raise BadRow(row.name, str(error)) from error
+
+    def order(self, epoch: int) -> list[int]:
+        """Row numbers of an epoch."""
+        if self._order[0] != epoch:
+            order = list(range(len(self.rows)))
+            Random(f"order/{self.seed}/{epoch}").shuffle(order)
+            self._order = epoch, order
+        return self._order[1]
+
+    def counts(self) -> Counter[str]:
+        """Usable rows by dataset_name."""
+        return Counter(row.dataset for row in self.rows)
+
+    def _read(self, file: Path) -> Iterator[Row]:
+        for number, raw in enumerate(read_json(file)):
+            try:
+                row = self.format.parse_row(raw, f"{file.name}[{number}]")
+                try:
+                    for path in row.paths:
+                        self.store.find(path)
+                except ImageProblem as error:
+                    raise BadRow(row.name, str(error)) from error
+            except BadRow as error:
+                if not self.skip:
+                    raise
+                self.bad.append(error)
+            else:
+                yield row
+
+    def _note(self, error: BadRow) -> None:
+        if self.report is not None:
+            with self.report.open("a") as file:
+                file.write(json.dumps({"name": error.name, "reason": error.reason}) + "\n")
+
+
+def in_split(name: str, split: Literal["train", "val", "all"]) -> bool:
+    """val is a hundredth of the rows, by a hash of their names."""
+    return split == "all" or (hashlib.sha256(name.encode()).digest()[0] * 100 < 256) == (split == "val")
+
+
+def read_json(file: Path) -> list[object]:
+    """The objects of a JSON list, or of a file with one object a line. Raises ValueError with the file's name."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8, so it is no JSON.") from error
+    try:
+        if text.lstrip().startswith("["):
+            return json.loads(text)
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}.") from error
