@@ -75,6 +75,13 @@ class Handlers:
                 self.history.add(session, value["run"], value["name"], path)
             yield value, gr.DownloadButton(value=path, interactive=True) if path else gr.skip()
 
+    def settle(self, checkpoint: str, latents: int | None, former: int) -> tuple[Any, int]:
+        """Another checkpoint is chosen: K follows its default unless the visitor has set it; the default, to compare
+        with next time.
+        """
+        default = self.runner.reasoner(checkpoint).config.latents.default
+        return (default if latents == former else gr.skip()), default
+
     def interrupt(self, request: gr.Request) -> None:
         """K, method or mode has changed: what runs is stopped, to start again."""
         self.runner.interrupt(session_of(request))

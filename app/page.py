@@ -76,13 +76,15 @@ def _ask(runner: Runner, handlers: Handlers) -> None:
     view.region(handlers.region, outputs=looking, **QUIET)
     stop.click(handlers.stop, queue=False, **QUIET)
     view.force(lambda: "forced", outputs=mode, **QUIET).then(handlers.ask, first, **running)
-    gr.on(
-        [method.input, mode.input, latents.input],
-        handlers.interrupt,
-        queue=False,
-        trigger_mode="always_last",
-        **QUIET,
-    ).then(handlers.ask, restart, **running)
+    usual = gr.State(settings["latents"].value)  # the chosen checkpoint's own K
+    interrupted = {"fn": handlers.interrupt, "queue": False, **QUIET}
+    gr.on([mode.input, latents.input], trigger_mode="always_last", **interrupted).then(
+        handlers.ask, restart, **running
+    )
+    settled = method.input(
+        handlers.settle, [method, latents, usual], [latents, usual], trigger_mode="always_last", **QUIET
+    )
+    settled.then(**interrupted).then(handlers.ask, restart, **running)
 
     fresh = {"outputs": [well, kept, question, scene, notice], **QUIET}
     another.click(handlers.scene, inputs=family, **fresh)

@@ -6,9 +6,13 @@ EMBEDDED = Path(__file__).parent.parent / "assets" / "checkpoints"
 """One folder per checkpoint."""
 
 
+FIRST = "glyph-monet"
+"""The checkpoint that a visitor meets first."""
+
+
 def offered() -> list[str]:
-    """Names that the page offers first: all but the earlier stages of another checkpoint."""
-    return [name for name in available() if "-stage" not in name]
+    """Names that the page offers, FIRST at the head: all but the earlier stages of another checkpoint."""
+    return sorted((name for name in available() if "-stage" not in name), key=lambda name: (name != FIRST, name))
 
 
 def available() -> list[str]:

@@ -1,6 +1,7 @@
 """The app's handlers called as generators, its runner, its page: no browser."""
 
 import copy
+import dataclasses
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +14,15 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from app.__main__ import main
-from app.asking import answer_stream, new_scene, true_answer
+from app.asking import answer_stream, method_label, new_scene, true_answer
 from app.components import as_files, paths
 from app.handlers import PHOTO, Handlers
 from app.history import History
 from app.page import build
 from app.runner import Ask, Runner, paced, throttled
 from app.server import serve
-from latent_core import glyphs
+from latent_core import embedded, glyphs
+from latent_core.config import LatentRange
 from latent_core.trace import Trace
 from tests.scripted import ScriptedReasoner
 
@@ -239,3 +241,21 @@ def test_a_program_can_do_what_the_page_does(runner, reasoner, tmp_path):
         assert set(public) == {"/ask", "/inspect", "/region", "/compare", "/scene", "/checkpoints"}
     finally:
         page.close()
+
+
+def test_k_follows_the_checkpoints_default_until_it_is_set(runner, reasoner):
+    handlers = Handlers(runner, History())
+    assert handlers.settle("scripted", 8, 8) == (8, 8)
+    reasoner.config = dataclasses.replace(reasoner.config, latents=LatentRange(default=4))
+    assert handlers.settle("scripted", 8, 8) == (4, 4)
+    kept, default = handlers.settle("scripted", 3, 8)
+    assert kept == gr.skip() and default == 4
+
+
+def test_methods_are_spelled_as_in_their_papers():
+    names = ("glyph-monet-faithful", "glyph-lvr", "someone/valr-7B", "runs/deeplatent/")
+    assert [method_label(name) for name in names] == ["Monet faithful", "LVR", "VaLR 7B", "DeepLatent"]
+
+
+def test_monet_is_met_first():
+    assert embedded.offered()[0] == "glyph-monet" and not any("-stage" in name for name in embedded.offered())

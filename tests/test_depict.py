@@ -13,6 +13,7 @@ from latent_core.depict import FILE, MOST, SIDE, Depicter
 from latent_core.embedded import EMBEDDED
 from latent_core.events import TokenEvent
 from trainers.bank import measure
+from trainers.build import PAINTED
 from trainers.depict import LABELS, _explained, rates, thoughts, train_classifier, train_depicter, truth
 
 BESIDE = [
@@ -159,7 +160,5 @@ def test_companions_that_ship_were_made_from_the_weights_that_ship(checkpoint, f
         assert Bank.load(folder / file).notes["fingerprint"] == wanted
 
 
-def test_both_checkpoints_with_latents_have_companions():
-    assert BESIDE == [
-        (name, file) for name in ("glyph-monet", "glyph-monet-faithful") for file in ("bank.safetensors", FILE)
-    ]
+def test_companions_ship_with_the_checkpoints_that_are_said_to_have_them():
+    assert BESIDE == [(name, file) for name in PAINTED for file in ("bank.safetensors", FILE)]

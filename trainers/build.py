@@ -32,9 +32,12 @@ STEPS = (
     "glyph-monet-faithful-stage1",
     "glyph-monet-faithful-stage2",
     "glyph-monet-faithful",
+    "glyph-lvr",
 )
-STUDIED = ("glyph-monet", "glyph-monet-faithful", "glyph-text")
+STUDIED = ("glyph-monet", "glyph-monet-faithful", "glyph-lvr", "glyph-text")
 """Checkpoints that ship with their measurements."""
+PAINTED = ("glyph-monet", "glyph-monet-faithful")
+"""Checkpoints that ship with a bank and a decoder: their latents are states after the final norm, as words are."""
 STAGES = ("glyph-monet-stage1", "glyph-monet-stage2")
 """Checkpoints that ship for comparison between stages."""
 
@@ -52,6 +55,7 @@ def build(*, n: int = 500) -> None:
         report = study(name, n=n)
         if load_recipe(name, [])[0].method != "text":
             ground(name)
+        if name in PAINTED:
             depict(name)
             bank(name)
         document(name, report)
@@ -80,7 +84,12 @@ def document(name: str, report: Path | None = None) -> None:
     if report is not None:
         shutil.copy(report / "metrics.json", folder / "metrics.json")
         measured = f"## Measurements\n\n{(report / 'metrics.md').read_text()}"
-    for title, file in (("Where the latents look", "grounding.md"), ("Ablations", "ablations.md")):
+    parts = (
+        ("Where the latents look", "grounding.md"),
+        ("What the latents depict", "depict.md"),
+        ("Ablations", "ablations.md"),
+    )
+    for title, file in parts:
         if (folder / file).is_file():
             measured += f"\n## {title}\n\n{(folder / file).read_text()}"
     card = (
@@ -95,9 +104,12 @@ def document(name: str, report: Path | None = None) -> None:
 
 def _latents(recipe: Recipe) -> str:
     """What the model card says about blocks."""
-    if recipe.stage not in ("latent", "monet2", "monet3"):
+    if recipe.stage not in ("latent", "monet2", "monet3", "lvr"):
         return ""
     text = f"K was drawn from {recipe.latents_min} to {recipe.latents_max} for every training batch. "
+    if recipe.stage == "lvr":
+        most = recipe.lvr.slots_max
+        text = f"Slots were the image tokens of a thought's box{f', at most {most} of them' if most else ''}. "
     text += f"Attention rule: `{recipe.rule}`"
     text += (
         f", for {recipe.everything_share:.0%} of the batches `everything`.\n\n" if recipe.everything_share else ".\n\n"

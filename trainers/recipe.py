@@ -117,7 +117,7 @@ class LvrOptions:
     loss: Literal["mse", "mae", "cosine"] = "mse"
     """Between a slot's embedding and the state before it, in float32."""
     slots_max: int = 0
-    """Most slots of a block, evenly thinned out above; 0: no cap, as released."""
+    """Most slots of a block, thinned out above, see `step_slots`; 0: no cap, as released."""
     switch_weight: float = 0.1
     """Of the mode-switch loss, where the method's exit is `mode_switch`."""
 

@@ -27,9 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def runner() -> Runner:
-    names = sorted(embedded.offered(), key=lambda name: name != "glyph-monet")
+    names = embedded.offered()
     assert names[0] == "glyph-monet", "the browser tests need the embedded checkpoint glyph-monet: make glyphs"
-    return Runner(names, checkpoints.load)
+    return Runner(names, checkpoints.load, others=embedded.available())
 
 
 @pytest.fixture(scope="session")

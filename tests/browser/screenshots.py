@@ -19,7 +19,7 @@ SHOTS = {
 def main() -> None:
     """Asks the first question at K = 8 and selects a latent, in light, dark and narrow; and inspects it."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    names = sorted(embedded.offered(), key=lambda name: name != "glyph-monet")
+    names = embedded.offered()
     page = serve(Runner(names, load), host="127.0.0.1", port=None, wait=False)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])

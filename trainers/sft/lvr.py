@@ -50,15 +50,18 @@ def box_slots(box: Box, grid: tuple[int, int], sample: str) -> list[int]:
 
 
 def step_slots(step: Step, grid: tuple[int, int], most: int, sample: str) -> list[int]:
-    """Image tokens of a step's places, each once, in raster order; `most` > 0 thins them out evenly.
+    """Image tokens of a step's places, each once, in raster order.
 
-    A step that shows nowhere (a count of none) looks everywhere.
+    `most` > 0 keeps so many: of several places each in turn gives one more of its tokens, spread over it. A step that
+    shows nowhere (a count of none) looks everywhere.
     """
     boxes = step.focus or ((step.region,) if step.region else ((0.0, 0.0, 1.0, 1.0),))
-    slots = sorted({slot for box in boxes for slot in box_slots(box, grid, sample)})
-    if not 0 < most < len(slots):
-        return slots
-    return [slots[i * len(slots) // most] for i in range(most)]
+    places = [box_slots(box, grid, sample) for box in boxes]
+    every = sorted({slot for place in places for slot in place})
+    if not 0 < most < len(every):
+        return every
+    shares = [most // len(places) + (i < most % len(places)) for i in range(len(places))]
+    return sorted({place[k * len(place) // n] for place, n in zip(places, shares, strict=True) for k in range(n)})
 
 
 def reconstruction(predicted: torch.Tensor, wanted: torch.Tensor, kind: Distance) -> torch.Tensor:
