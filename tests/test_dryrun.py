@@ -18,7 +18,9 @@ from latent_core.glyphs.model import build_image_processor, build_model, build_t
 from latent_core.processor import Processor
 from trainers.__main__ import main
 from trainers.architectures import published
+from trainers.data.formats import FORMATS
 from trainers.data.monet import write_rows
+from trainers.dryrun import find_source, length
 from trainers.plan import layer_activations, shape, state_memory
 from trainers.recipe import load_recipe
 from trainers.start import build_stage, train
@@ -211,3 +213,21 @@ def test_tokens_that_a_backbone_lacks_get_its_spare_rows_or_new_ones():
     after = model.get_input_embeddings().weight
     assert len(after) == len(tokenizer)
     assert torch.equal(after, model.get_output_embeddings().weight)
+
+
+def test_lvr_s_run_can_be_planned(tmp_path, capsys):
+    """A row's slots are the image tokens of its boxes; everything is one forward."""
+    examples = [glyphs.sample("relate", seed, "train") for seed in range(300)]
+    file = FORMATS["lvr"].write_rows(examples, tmp_path, "glyphs")
+    rows = [f"data.files=[{file}]", f"data.root={tmp_path}"]
+    assert main(["run", "lvr-7b", "--dry-run", "--config", ZERO2, *rows]) == 0
+    text = capsys.readouterr().out
+    assert "8,292,166,656, 7,615,616,512 of them trained, bfloat16" in text
+    assert "64 rows: 1 × 8 steps of accumulation × 8 processes (zero2)" in text and "teacher" not in text
+    recipe, _ = load_recipe("lvr-7b", rows)
+    source = find_source(recipe, tmp_path)
+    with_boxes, without = (
+        length(e, recipe, source) for e in (examples[0], dataclasses.replace(examples[0], steps=()))
+    )
+    # 96 pixels are 4 × 4 tokens of 28 pixels; a box of 26 touches 2 × 2 of them
+    assert with_boxes.ticks == 0 and with_boxes.student - without.student > 2 * (4 + 2)

@@ -4,6 +4,7 @@ Nothing is trained and no weights are loaded: the model exists as shapes alone.
 """
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from statistics import median
 
@@ -33,6 +34,7 @@ from trainers.plan import (
     step_time,
 )
 from trainers.recipe import Recipe, load_recipe, recipes
+from trainers.sft.lvr import step_slots
 from trainers.start import FINAL, build_data, check_run, checkpoints_activations
 
 SAMPLE = 200
@@ -184,9 +186,15 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
             said[part.role] += text_tokens(source, part.text)
     response, thoughts = sum(said.values()) + 1, len(example.steps)
     shown = recipe.stage in ("monet1", "monet2") and recipe.monet.aux_image
-    latents = thoughts * (recipe.latents_max + 2) if recipe.stage in ("latent", "monet2", "monet3") else 0
-
+    unrolled = recipe.stage in ("latent", "monet2", "monet3")
+    latents = thoughts * (recipe.latents_max + 2) if unrolled else 0
     limits = (SIZE**2, SIZE**2) if recipe.mixture else PIXELS
+    if recipe.stage == "lvr":
+        grids = [image_grid(image.size, side, *limits) for image in own.images]
+        slots = [
+            step_slots(step, grids[step.image_index], recipe.lvr.slots_max, example.name) for step in example.steps
+        ]
+        latents = sum(len(found) + 2 for found in slots)
 
     def images(row: Example, auxiliary: bool) -> int:
         seen = sum(image_tokens(image.size, side, *limits) for image in row.images)
@@ -198,7 +206,7 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
         learned=response,
         observed=said["observation"] if recipe.stage == "monet2" else latents,
         teacher=0 if recipe.teacher is None else prompt + response + images(theirs, True),
-        ticks=thoughts * (recipe.latents_max + 1) + 1 if latents else 0,
+        ticks=thoughts * (recipe.latents_max + 1) + 1 if unrolled and thoughts else 0,
     )
 
 
@@ -211,8 +219,13 @@ def text_tokens(source: Source, text: str) -> int:
 
 def image_tokens(size: tuple[int, int], side: int, low: int, high: int) -> int:
     """Merged tokens of an image (width, height) that is brought to between low and high pixels."""
+    return prod(image_grid(size, side, low, high))
+
+
+def image_grid(size: tuple[int, int], side: int, low: int, high: int) -> tuple[int, int]:
+    """(rows, columns) of the same."""
     height, width = smart_resize(size[1], size[0], factor=side, min_pixels=low, max_pixels=high)
-    return height * width // side**2
+    return height // side, width // side
 
 
 def micro_batch(lengths: list[Length], rows: int, recipe: Recipe) -> Load:
