@@ -226,8 +226,7 @@ def test_lvr_s_run_can_be_planned(tmp_path, capsys):
     assert "64 rows: 1 × 8 steps of accumulation × 8 processes (zero2)" in text and "teacher" not in text
     recipe, _ = load_recipe("lvr-7b", rows)
     source = find_source(recipe, tmp_path)
-    with_boxes, without = (
-        length(e, recipe, source) for e in (examples[0], dataclasses.replace(examples[0], steps=()))
-    )
+    bare = dataclasses.replace(examples[0], steps=())
+    with_boxes, without = (length(example, recipe, source) for example in (examples[0], bare))
     # 96 pixels are 4 × 4 tokens of 28 pixels; a box of 26 touches 2 × 2 of them
     assert with_boxes.ticks == 0 and with_boxes.student - without.student > 2 * (4 + 2)
