@@ -53,7 +53,15 @@ def inspect_view(**options: Any) -> gr.HTML:
 
     Events: `open`, `rename`, `remove`, `read` with the run's id; `upload` with the path of a trace.
     """
-    scripts = ("heat.js", "link.js", "figures.js", "inspect_figures.js", "inspect_readings.js", "inspect.js")
+    scripts = (
+        "heat.js",
+        "link.js",
+        "track.js",
+        "figures.js",
+        "inspect_figures.js",
+        "inspect_readings.js",
+        "inspect.js",
+    )
     return static(read("inspect.html"), read(*scripts), **options)
 
 
@@ -62,7 +70,7 @@ def compare_view(**options: Any) -> gr.HTML:
 
     Events: `pair` with two ids; `again` with an id and changed settings.
     """
-    return static(read("compare.html"), read("heat.js", "link.js", "compare.js"), **options)
+    return static(read("compare.html"), read("heat.js", "link.js", "track.js", "compare.js"), **options)
 
 
 def examples_row(value: Sequence[dict[str, Any]], **options: Any) -> gr.HTML:

@@ -25,7 +25,7 @@ function mapAt(s, n) {
 
 function drawSide(s) {
   const side = state.value.sides[s], view = side.view, words = state.value.words[s];
-  let at = 0, stretch = 0, within = 0;
+  let stretch = 0, within = 0;
   const track = make("div", { class: "ins-track", role: "group", "aria-label": `Run ${"AB"[s]}: latents and words` });
   let last = null;
   view.items.forEach((item, n) => {
@@ -34,33 +34,16 @@ function drawSide(s) {
       for (let left = item.t.length; left > 0 && words[stretch];) {
         const room = words[stretch].text.length - within, used = Math.min(left, room);
         changed ||= !words[stretch].same && item.t.slice(item.t.length - left, item.t.length - left + used).trim() !== "";
-        left -= used; within += used; at += used;
+        left -= used; within += used;
         if (within === words[stretch].text.length) { stretch += 1; within = 0; }
       }
       if (!item.t.trim()) return;
     } else if (item.k !== "latent") return;
     if (item.k === "latent" && last !== item.b) track.append(make("span", {}, `block ${item.b + 1}`));
     if (item.k === "latent") last = item.b;
-    const node = make("button", { type: "button", "data-n": n, "aria-pressed": "false", tabindex: "-1", class: item.k === "latent" ? "ins-mini" : changed ? "ins-changed" : "",
-      "aria-label": calledAt(item) + (changed ? ", differs" : ""), onclick: () => choose(s, n) });
-    if (item.k === "latent") {
-      const canvas = make("canvas", { "aria-hidden": "true" }), image = state.images[s][0];
-      if (item.m && view.grids.length === 1 && image?.naturalWidth) {
-        const group = view.items.filter((other) => other.k === "latent" && other.b === item.b && other.m).flatMap((other) => other.m);
-        drawHeat(canvas, image, view.grids[0], item.m, 44, { low: Math.min(...group), high: Math.max(...group), dim: 0.34, gamma: 1.2 });
-      }
-      node.append(canvas, make("b", {}, String(item.i + 1)));
-    } else node.append(item.t.trim());
-    track.append(node);
+    track.append(item.k === "latent" ? miniCard(view.items, n, state.images[s][0], view.grids, () => choose(s, n)) : wordButton(item, n, changed, () => choose(s, n)));
   });
-  track.onkeydown = (event) => {
-    const buttons = [...track.querySelectorAll("button")], here = buttons.indexOf(document.activeElement);
-    const to = { ArrowRight: here + 1, ArrowDown: here + 1, ArrowLeft: here - 1, ArrowUp: here - 1, Home: 0, End: buttons.length - 1 }[event.key];
-    if (to === undefined || !buttons[to]) return;
-    event.preventDefault();
-    choose(s, Number(buttons[to].dataset.n));
-    buttons[to].focus();
-  };
+  walk(track, (n) => choose(s, n));
   const canvas = make("canvas", { role: "img", "data-big": s });
   return make("section", { class: "ins-panel", "aria-label": `Run ${"AB"[s]}` }, make("header", { class: "ins-head" }, make("h2", {}, `${"AB"[s]}  ${side.name}`)),
     make("p", { class: "ins-says" }, view.question), track, make("div", { class: "ins-answer" }, make("span", { class: "ins-label" }, "Answer"), make("span", { class: "ins-big" }, view.finish.answer ?? "none")),
@@ -72,11 +55,7 @@ function take(place) {
   state.place = place;
   for (const s of [0, 1]) {
     const n = stepAt(s, place), view = state.value.sides[s].view, panel = part("sides").children[s];
-    for (const node of all(".ins-track button", panel)) {
-      node.setAttribute("aria-pressed", String(Number(node.dataset.n) === n));
-      node.tabIndex = Number(node.dataset.n) === n ? 0 : -1;
-    }
-    if (n < 0) { const first = one(".ins-track button", panel); if (first) first.tabIndex = 0; }
+    press(one(".ins-track", panel), n);
     const canvas = one("canvas[data-big]", panel), caption = one("[data-caption]", panel), image = state.images[s][0], map = n < 0 ? null : mapAt(s, n);
     if (image?.naturalWidth && view.grids.length) {
       const cells = view.grids[0][0] * view.grids[0][1], own = map?.slice(0, cells);
@@ -99,11 +78,6 @@ function drawNumbers() {
   part("numbers").replaceChildren(table(["", "A", "B"], rows));
   part("numbers-panel").hidden = false;
 }
-function table(head, rows) {
-  return make("div", { class: "ins-table-wrap", tabindex: "0", role: "group", "aria-label": "Table" }, make("table", { class: "ins-table" }, make("thead", {}, make("tr", {}, ...head.map((cell) => make("th", { scope: "col" }, cell)))),
-    make("tbody", {}, ...rows.map(([first, ...cells]) => make("tr", {}, make("th", { scope: "row" }, first), ...cells.map((cell) => make("td", {}, cell)))))));
-}
-
 function drawChips(value) {
   const busy = value.busy ?? false, chip = (words, changes) => make("button", { type: "button", class: "ins-chip", disabled: busy || !state.value, onclick: () => { part("note").textContent = "Running…"; for (const node of all("button", part("again"))) node.disabled = true; trigger("again", { id: part("a").value, changes }); } }, words);
   part("again").replaceChildren(...[0, 1, 2, 4, 8, 12, 16].map((k) => chip(`K ${k}`, { latents: k, mode: "latent" })), chip("Text only", { mode: "text" }), chip("Forced", { mode: "forced" }), chip("Markers only", { mode: "markers" }),

@@ -11,7 +11,7 @@ const matrixBlocks = make("div", {}), normChoice = make("div", {}), ranks = make
 const key = (pairs) => make("div", { class: "ins-key" }, ...pairs.map(([name, tint]) => { const dot = make("i", {}); dot.style.background = tint; return make("span", {}, dot, name); }));
 const ready = () => Boolean(state.value) && !state.value.blind;
 const redraw = (name, value) => { state[name] = value; if (ready()) space.draw(); };
-const space = figure("space", "Trajectories", "Each numbered point is one latent, joined in the order in which it was fed back; thumbnails are this image’s patches, grey words the response, all states after the final norm.", buildSpace, {
+const space = figure("space", "Trajectories", "Each numbered point is one latent, joined in the order in which it was fed back, as it was fed; thumbnails are this image’s patches and grey words the response, both states after the final norm.", buildSpace, {
   height: 480, pick: choose,
   controls: [choice("Map", [["pca", "PCA"], ["umap", "UMAP"]], "pca", (v) => redraw("map", v)), choice("Axes", [[2, "2-D"], [3, "3-D"]], 2, (v) => redraw("axes", v)),
     check("Direction only", true, (v) => redraw("scaled", v)), check("Patches", true, (v) => redraw("patches", v)), check("Words", true, (v) => redraw("words", v)), check("Bank", true, (v) => redraw("bank", v)),
@@ -38,11 +38,7 @@ function take(n) {
   if (!ready() || rowOf(n) < 0) return;
   state.selected = n;
   if (isLatent(n) && items()[n].b !== state.block) { state.block = items()[n].b; drawBlocks(); }
-  for (const node of part("track").querySelectorAll("button")) {
-    const on = Number(node.dataset.n) === n;
-    node.setAttribute("aria-pressed", String(on));
-    node.tabIndex = on ? 0 : -1;
-  }
+  press(part("track"), n);
   part("chosen").textContent = `${called(n)[0].toUpperCase()}${called(n).slice(1)} is selected in every figure.`;
   drawAll();
 }
@@ -62,26 +58,12 @@ function drawTrack() {
     if (item.k === "latent") {
       if (last !== item.b) nodes.push(make("span", {}, `block ${item.b + 1}`));
       last = item.b;
-      const canvas = make("canvas", { "aria-hidden": "true" });
-      const node = make("button", { type: "button", class: "ins-mini", "data-n": n, tabindex: "-1", "aria-pressed": "false", "aria-label": `Latent ${item.i + 1} of block ${item.b + 1}`, onclick: () => choose(n) }, canvas, make("b", {}, String(item.i + 1)));
-      const grids = state.value.view.grids, image = state.images[0];
-      if (item.m && grids.length === 1 && image?.naturalWidth) {
-        const group = items().filter((other) => other.k === "latent" && other.b === item.b && other.m).flatMap((other) => other.m);
-        drawHeat(canvas, image, grids[0], item.m, 44, { low: Math.min(...group), high: Math.max(...group), dim: 0.34, gamma: 1.2 });
-      }
-      nodes.push(node);
-    } else if (item.t.trim()) nodes.push(make("button", { type: "button", "data-n": n, tabindex: "-1", "aria-pressed": "false", "aria-label": `Word ${item.t.trim()}`, onclick: () => choose(n) }, item.t.trim()));
+      nodes.push(miniCard(items(), n, state.images[0], state.value.view.grids, () => choose(n)));
+    } else if (item.t.trim()) nodes.push(wordButton(item, n, false, () => choose(n)));
     return nodes;
   }));
 }
-part("track").onkeydown = (event) => {
-  const buttons = [...part("track").querySelectorAll("button")], at = buttons.findIndex((b) => Number(b.dataset.n) === state.selected);
-  const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: buttons.length - 1 }[event.key];
-  if (to === undefined || !buttons[to]) return;
-  event.preventDefault();
-  choose(Number(buttons[to].dataset.n));
-  buttons[to].focus();
-};
+walk(part("track"), choose);
 
 function drawBlocks() {
   const { blocks } = state.value.homogeneity;

@@ -5,11 +5,6 @@ function panel(name, title, says, ...children) {
     make("p", { class: "ins-says" }, says), ...children, formula);
   return { node, explain: (functions) => explainIn(one("div", formula), functions) };
 }
-function table(head, rows) {
-  return make("div", { class: "ins-table-wrap", tabindex: "0", role: "group", "aria-label": "Table" }, make("table", { class: "ins-table" },
-    make("thead", {}, make("tr", {}, ...head.map((cell) => make("th", { scope: "col" }, cell)))),
-    make("tbody", {}, ...rows.map(([first, ...cells]) => make("tr", {}, make("th", { scope: "row" }, first), ...cells.map((cell) => make("td", {}, cell)))))));
-}
 
 const lensBox = make("div", {});
 const lens = panel("lens", "Read as words", "What the selected latent or word resembles when it is read as language: the nearest states of words in the bank, and the likeliest tokens after each block.", lensBox);

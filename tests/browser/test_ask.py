@@ -352,3 +352,16 @@ def test_every_picture_and_button_has_a_name(page):
             && !node.title && !node.getAttribute("alt")).map((node) => node.outerHTML.slice(0, 120))"""
     )
     assert not nameless
+
+
+def test_another_method_brings_its_own_k_until_one_is_set(page):
+    field = page.locator("#ins-k input[type='number']")
+    page.get_by_label("LVR", exact=True).check(force=True)
+    expect(field).to_have_value("4")
+    ask(page)
+    expect(page.locator(CARD)).to_have_count(4)
+    expect(page.locator(".ins-answer")).to_contain_text("truth of the scene")
+    set_k(page, 3)
+    page.get_by_label("Monet", exact=True).check(force=True)
+    ask(page)
+    expect(page.locator(CARD)).to_have_count(3)

@@ -170,7 +170,7 @@ def test_the_same_question_again_and_side_by_side(page):
     page.locator(".ins-sides section").nth(1).locator(".ins-mini").nth(1).click()
     for side in (0, 1):
         pressed = page.locator(".ins-sides section").nth(side).locator("[aria-pressed='true']")
-        expect(pressed).to_have_attribute("aria-label", "latent 2 of block 1")
+        expect(pressed).to_have_attribute("aria-label", "Latent 2 of block 1")
     expect(page.locator("#ins-compare-view [data-part='note']")).to_contain_text("Cosine of the two latents")
     page.locator(".ins-sides section").nth(0).locator(".ins-mini").nth(7).click()
     expect(page.locator("[data-caption='1']")).to_have_text("This run has nothing at this place.")

@@ -8,23 +8,19 @@ in shares of the image. As in the released code, newlines around `<image>` go, a
 `<lvr>` of an answer. Only the first question and answer of a row are read.
 """
 
-import io
-import json
 import os
 import re
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from latent_core import answers
 from latent_core.example import Box, Example, Step, Thought, Words
-from latent_core.files import write_folder
-from trainers.data.rows import BadRow, Format, field
+from trainers.data.rows import BadRow, Format, field, write_dataset
 from trainers.data.segments import segments
-from trainers.data.store import ZIP
 
 MARK = "<lvr>"
 IMAGE = "<image>"
@@ -119,29 +115,11 @@ def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], data
     Thoughts come first, as the format has it, each with the box that it looks at; the answer follows in `<answer>`.
     Raises ValueError for a dataset name that is no plain file name and BadRow for a thought without a box.
     """
-    if not re.fullmatch(r"[\w.-]+", dataset) or dataset.startswith("."):
-        raise ValueError(f"The dataset name {dataset!r} has to consist of letters, digits, '_', '-' and '.'.")
-    target = Path(folder) / dataset
-
-    def fill(draft: Path) -> None:
-        rows = []
-        with zipfile.ZipFile(draft / ZIP, "w") as archive:
-            for number, example in enumerate(examples):
-                rows.append(_row(example, dataset, number, archive))
-        (draft / "train.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-
-    write_folder(target, fill)
-    return target / "train.json"
+    return write_dataset(examples, folder, dataset, partial(_row, dataset))
 
 
-def _row(example: Example, dataset: str, number: int, archive: zipfile.ZipFile) -> dict[str, object]:
-    paths = []
-    for image in example.images:
-        data = io.BytesIO()
-        image.save(data, "PNG")
-        path = f"images/{len(archive.namelist()):07}.png"
-        archive.writestr(path, data.getvalue())
-        paths.append(f"{dataset}/{path}")
+def _row(dataset: str, example: Example, number: int, put: Callable[[Image.Image], str]) -> dict[str, object]:
+    paths = [put(image) for image in example.images]
     boxes = [part.step.region for part in segments(example) if isinstance(part, Thought)]
     if not all(boxes):
         raise BadRow(example.name, "a thought looks at no box, which the format needs.")

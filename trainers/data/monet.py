@@ -10,23 +10,19 @@ before every assistant image ends in `<abs_vis_token></abs_vis_token>`, which ma
 `images.zip` of their subset, which is read as it is.
 """
 
-import io
-import json
 import os
 import re
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from latent_core import answers
 from latent_core.example import Example, Step, Thought, Words
-from latent_core.files import write_folder
-from trainers.data.rows import BadRow, Format, field
+from trainers.data.rows import BadRow, Format, field, write_dataset
 from trainers.data.segments import segments
-from trainers.data.store import ZIP
 
 MARK = "<abs_vis_token></abs_vis_token>"
 TAIL = "\nPut your final answer within \\boxed{}."
@@ -180,28 +176,12 @@ def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], data
     Raises ValueError for a dataset name that is no plain file name and BadRow for an example without thoughts or with
     a thought without an image.
     """
-    if not re.fullmatch(r"[\w.-]+", dataset) or dataset.startswith("."):
-        raise ValueError(f"The dataset name {dataset!r} has to consist of letters, digits, '_', '-' and '.'.")
-    target = Path(folder) / dataset
-
-    def fill(draft: Path) -> None:
-        rows = []
-        with zipfile.ZipFile(draft / ZIP, "w") as archive:
-            for number, example in enumerate(examples):
-                rows.append(_row(example, dataset, number, archive))
-        (draft / "train.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-
-    write_folder(target, fill)
-    return target / "train.json"
+    return write_dataset(examples, folder, dataset, partial(_row, dataset))
 
 
-def _row(example: Example, dataset: str, number: int, archive: zipfile.ZipFile) -> dict[str, object]:
+def _row(dataset: str, example: Example, number: int, store: Callable[[Image.Image], str]) -> dict[str, object]:
     def put(image: Image.Image) -> dict[str, str]:
-        data = io.BytesIO()
-        image.save(data, "PNG")
-        path = f"images/{len(archive.namelist()):07}.png"
-        archive.writestr(path, data.getvalue())
-        return {"type": "image", "image": f"{dataset}/{path}"}
+        return {"type": "image", "image": store(image)}
 
     user = [*map(put, example.images), {"type": "text", "text": example.question + TAIL}]
     said: list[dict[str, str]] = []

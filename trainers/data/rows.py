@@ -4,8 +4,11 @@ A format is a module (monet.py, lvr.py): `parse_row` checks a row of JSON, `to_e
 """
 
 import hashlib
+import io
 import json
 import os
+import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +20,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from latent_core.example import Example
-from latent_core.files import write_file
+from latent_core.files import write_file, write_folder
 from latent_core.images import ImageProblem
-from trainers.data.store import ImageStore
+from trainers.data.store import ZIP, ImageStore
 
 
 class BadRow(ValueError):
@@ -176,3 +179,35 @@ def read_json(file: Path) -> list[object]:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is not valid JSON: {error}.") from error
+
+
+def write_dataset(
+    examples: Iterable[Example],
+    folder: str | os.PathLike[str],
+    dataset: str,
+    row: Callable[[Example, int, Callable[[Image.Image], str]], object],
+) -> Path:
+    """Writes examples as a subset: folder/dataset/train.json and images.zip; returns the JSON file.
+
+    row: the example, its number, and a function that stores an image and returns its path → a row of JSON. Raises
+    ValueError for a dataset name that is no plain file name.
+    """
+    if not re.fullmatch(r"[\w.-]+", dataset) or dataset.startswith("."):
+        raise ValueError(f"The dataset name {dataset!r} has to consist of letters, digits, '_', '-' and '.'.")
+    target = Path(folder) / dataset
+
+    def fill(draft: Path) -> None:
+        with zipfile.ZipFile(draft / ZIP, "w") as archive:
+
+            def put(image: Image.Image) -> str:
+                data = io.BytesIO()
+                image.save(data, "PNG")
+                path = f"images/{len(archive.namelist()):07}.png"
+                archive.writestr(path, data.getvalue())
+                return f"{dataset}/{path}"
+
+            rows = [row(example, number, put) for number, example in enumerate(examples)]
+        (draft / "train.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+
+    write_folder(target, fill)
+    return target / "train.json"
