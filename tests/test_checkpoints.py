@@ -208,7 +208,8 @@ def test_damaged_files_are_named(folder, name, damage):
         ({"sampling": {"beams": 4}}, "unknown field 'beams'"),
         ({"image": {"min_pixels": 10, "max_pixels": 5}}, "0 < min ≤ max"),
         ({"close_token": None}, "give both or neither"),
-        ({"method": "lvr"}, "'lvr'"),
+        ({"method": "mirage"}, "'mirage'"),
+        ({"method": "lvr", "options": {"heads": "mlp"}}, "options has an unknown field 'heads'"),
         ({"open_token": "<nothing>"}, "no control token <nothing>"),
     ],
 )
