@@ -8,7 +8,19 @@ from latent_core.backbone import Backbone
 from latent_core.engine import decode
 from latent_core.events import FinishEvent, LatentEvent, StartEvent, TokenEvent
 from latent_core.settings import Settings
-from tests.tiny import CLOSE, EOS, IMAGE, OPEN, PAD_LATENT, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import (
+    CLOSE,
+    EOS,
+    IMAGE,
+    OPEN,
+    PAD_LATENT,
+    eager_attention,
+    of_row,
+    scripted,
+    tiny_method,
+    tiny_model,
+    tiny_prompt,
+)
 
 PROMPTS = [
     tiny_prompt(0),
@@ -250,16 +262,8 @@ def test_attention_recorder(backbone):
     for (_, position), weights in recorder.maps.items():
         assert weights.shape == (1, 4, position + 1)
         torch.testing.assert_close(weights.sum(-1), torch.ones(1, 4))
-    eager = tiny_model()
-    eager.set_attn_implementation("eager")
-    out = eager(
-        input_ids=prompt.input_ids[None],
-        mm_token_type_ids=(prompt.input_ids[None] == IMAGE).int(),
-        pixel_values=prompt.pixel_values,
-        image_grid_thw=prompt.grid_thw,
-        output_attentions=True,
-    )
-    torch.testing.assert_close(recorder.maps[0, length - 1][0], out.attentions[1][0, :, -1], atol=1e-5, rtol=0)
+    wanted = eager_attention(prompt)[1][0, :, -1]
+    torch.testing.assert_close(recorder.maps[0, length - 1][0], wanted, atol=1e-5, rtol=0)
 
 
 def test_events_tell_where_words_and_latents_attended(backbone):

@@ -11,7 +11,7 @@ from latent_core.backbone import Backbone
 from latent_core.events import LatentEvent
 from latent_core.replay import lens_by_layer, replay
 from latent_core.unroll import Row, splice
-from tests.tiny import IMAGE, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import eager_attention, tiny_method, tiny_model, tiny_prompt
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,16 @@ def test_last_level_is_what_the_run_recorded(reasoner, example, rule, mode):
     assert found.rollout.shape == (len(trace.steps), trace.start.image_states.shape[1])
     for state, step in zip(found.states[-1], trace.steps, strict=True):
         torch.testing.assert_close(state, step.hidden, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed"])
+def test_runs_whose_model_closes_its_blocks_itself(example, rule):
+    reasoner = load("glyph-lvr")
+    for latents in (4, 9):  # at 9 it need not close its blocks at all
+        trace = reasoner.run(example.images, example.question, latents=latents, rule=rule, max_new_tokens=60)
+        found = replay(reasoner, trace)
+        for state, step in zip(found.states[-1], trace.steps, strict=True):
+            torch.testing.assert_close(state, step.hidden, atol=5e-4, rtol=1e-3)
 
 
 def test_a_run_cut_off_inside_a_block_can_be_replayed(reasoner, example):
@@ -62,17 +72,8 @@ def test_rollout_against_eager_attention():
     prompt = tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9)
     rollout = Rollout(2)
     splice(Backbone(tiny_model()), tiny_method(), [Row(prompt, ())], [[]], rule="everything", recorder=rollout)
-    eager = tiny_model()
-    eager.set_attn_implementation("eager")
-    out = eager(
-        input_ids=prompt.input_ids[None],
-        mm_token_type_ids=(prompt.input_ids[None] == IMAGE).int(),
-        pixel_values=prompt.pixel_values,
-        image_grid_thw=prompt.grid_thw,
-        output_attentions=True,
-    )
     wanted = np.eye(len(prompt.input_ids))
-    for layer in out.attentions:
+    for layer in eager_attention(prompt):
         wanted = 0.5 * (layer[0].detach().numpy().mean(0) + np.eye(len(wanted))) @ wanted
     found = rollout.take()[0].detach().numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -111,3 +111,17 @@ def scripted(*rows: Sequence[int]):
 def of_row(events, row: int, kind: type | None = None) -> list:
     """The events of one row, of one kind if given."""
     return [e for e in events if e.row == row and (kind is None or isinstance(e, kind))]
+
+
+def eager_attention(prompt: Prompt) -> tuple[torch.Tensor, ...]:
+    """What transformers' eager attention of the tiny model does with a prompt: per layer (1, heads, T, T)."""
+    eager = tiny_model()
+    eager.set_attn_implementation("eager")
+    with torch.no_grad():
+        return eager(
+            input_ids=prompt.input_ids[None],
+            mm_token_type_ids=(prompt.input_ids[None] == IMAGE).int(),
+            pixel_values=prompt.pixel_values,
+            image_grid_thw=prompt.grid_thw,
+            output_attentions=True,
+        ).attentions

@@ -11,10 +11,18 @@ const matrixBlocks = make("div", {}), normChoice = make("div", {}), ranks = make
 const key = (pairs) => make("div", { class: "ins-key" }, ...pairs.map(([name, tint]) => { const dot = make("i", {}); dot.style.background = tint; return make("span", {}, dot, name); }));
 const ready = () => Boolean(state.value) && !state.value.blind;
 const redraw = (name, value) => { state[name] = value; if (ready()) space.draw(); };
+const mapChoice = make("div", {}), bankCheck = check("Bank", true, (v) => redraw("bank", v));
+// Without a bank there is no UMAP: the choice is then not offered, rather than answered with something else.
+function offerMaps() {
+  const hasBank = state.value.space.labels.length > 0;
+  if (!hasBank) state.map = "pca";
+  bankCheck.hidden = !hasBank;
+  mapChoice.replaceChildren(choice("Map", hasBank ? [["pca", "PCA"], ["umap", "UMAP"]] : [["pca", "PCA"]], state.map, (v) => redraw("map", v)));
+}
 const space = figure("space", "Trajectories", "Each numbered point is one latent, joined in the order in which it was fed back, as it was fed; thumbnails are this image’s patches and grey words the response, both states after the final norm.", buildSpace, {
   height: 480, pick: choose,
-  controls: [choice("Map", [["pca", "PCA"], ["umap", "UMAP"]], "pca", (v) => redraw("map", v)), choice("Axes", [[2, "2-D"], [3, "3-D"]], 2, (v) => redraw("axes", v)),
-    check("Direction only", true, (v) => redraw("scaled", v)), check("Patches", true, (v) => redraw("patches", v)), check("Words", true, (v) => redraw("words", v)), check("Bank", true, (v) => redraw("bank", v)),
+  controls: [mapChoice, choice("Axes", [[2, "2-D"], [3, "3-D"]], 2, (v) => redraw("axes", v)),
+    check("Direction only", true, (v) => redraw("scaled", v)), check("Patches", true, (v) => redraw("patches", v)), check("Words", true, (v) => redraw("words", v)), bankCheck,
     key([["latents", "var(--ins-latent)"], ["words", "var(--body-text-color-subdued)"], ["patches", "#b0416f"]])] });
 const shares = figure("shares", "Attention along the response", "Where each position sends its attention, mean of the heads of one block.", buildShares, {
   height: 320, pick: choose, controls: [layerSlider.box, key([["image", "#b0416f"], ["question", "#8a93a0"], ["latents", "var(--ins-latent)"], ["text", "var(--ins-words)"], ["markers", "var(--border-color-primary)"]])] });
@@ -117,6 +125,7 @@ function update() {
   rollout.explain(value.formulas.shares.filter(({ name }) => name === "Rollout"));
   measured.explain(value.formulas.region.filter(({ name }) => name === "nearest_patch"));
   labelLayer();
+  offerMaps();
   drawBlocks();
   drawTrack();
   take(state.selected);

@@ -18,7 +18,7 @@ function places(layout, name) {
 function layoutNow() {
   const { layouts } = state.value.space, kind = state.scaled ? "unit" : "raw";
   const wanted = state.map === "umap" ? `umap${state.axes}.${kind}` : `pca.${kind}`;
-  return layouts.find((layout) => layout.key === wanted) ?? layouts.find((layout) => layout.key === `pca.${kind}`);
+  return layouts.find((layout) => layout.key === wanted);
 }
 
 // ---- trajectories

@@ -255,3 +255,17 @@ def test_every_control_has_a_name(inspected):
             .map((node) => node.outerHTML.slice(0, 80))"""
     )
     assert unnamed == []
+
+
+def test_without_a_bank_no_umap_is_offered(page):
+    page.get_by_label("LVR", exact=True).check(force=True)
+    expect(page.locator("#ins-k input[type='number']")).to_have_value("4")
+    ask(page)
+    tab(page, "Inspect")
+    page.wait_for_selector(DRAWN)
+    expect(page.get_by_role("radio", name="UMAP")).to_have_count(0)
+    expect(page.locator(".ins-check", has_text="Bank")).to_be_hidden()
+    expect(page.locator(".ins-figure-space")).to_contain_text("No reference bank for this checkpoint")
+    page.select_option(f"{VIEW} [data-part='runs']", label="Recorded: find, glyph-monet")
+    page.get_by_role("radio", name="UMAP").check(force=True)
+    expect(page.locator(".ins-figure-space .xtitle")).to_have_text("UMAP 1")
