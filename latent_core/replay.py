@@ -40,7 +40,7 @@ def replay(reasoner: Reasoner, trace: Trace) -> Replay:
     prompt = reasoner.prompt(pictures, trace.question)
     row = Row(prompt, tuple(_segments(trace)))
     rollout = Rollout(backbone.num_layers)
-    unrolled, kept = splice(
+    unrolled = splice(
         backbone,
         method,
         [row],
@@ -51,7 +51,7 @@ def replay(reasoner: Reasoner, trace: Trace) -> Replay:
     )
     kinds = unrolled.layout.kinds[0]
     slots = _slots(trace, kinds, len(prompt.input_ids))
-    states = torch.stack([level[0, slots] for level in kept])
+    states = torch.stack([level[0, slots] for level in unrolled.levels])
     on_image = rollout.take()[0][slots][:, kind_class(kinds) == IMAGE]
     return Replay(states.float().cpu(), on_image.float().cpu())
 

@@ -98,6 +98,8 @@ class Unrolled:
     off from it."""
     ticks: int
     """Forwards of the backbone."""
+    levels: list[torch.Tensor]
+    """The levels asked for, (B, L, D) each."""
 
     def learned(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(M, D) states and (M,) the ids that they have to predict, for cross-entropy over all rows."""
@@ -223,13 +225,15 @@ def unroll(
     features: Features | None = None,
     intervene: Sequence[Intervention | None] | None = None,
     ticks: int = 0,
+    levels: Sequence[int] = (),
 ) -> Unrolled:
     """Feeds every row's segments, its latents generated on the way, with gradients if they are enabled.
 
     rule: one for all rows, one per row, or None for the checkpoint's own. flow: who may look at auxiliary images.
     detach_feedback cuts the gradient at what is fed back, not the one through keys and values. features: what `look`
     returned for these rows. ticks: at least so many forwards, where parameters are sharded; those without rows change
-    no result. Rows may differ in prompt, images, text, blocks and K.
+    no result. levels: states after these decoder blocks are kept, too. Rows may differ in prompt, images, text, blocks
+    and K.
     """
     features = features or look(backbone, rows)
     rules = _rules(method, rows, rule)
@@ -248,7 +252,7 @@ def unroll(
     lockstep = Lockstep(backbone, GradientCache(backbone.num_layers, len(rows), backbone.device), rules, flow)
     requests: list[Feed | None] = [next(run) for run in runs]
     latents: list[list[list[torch.Tensor]]] = [[[] for s in row.segments if isinstance(s, Block)] for row in rows]
-    outputs: list[torch.Tensor] = []
+    outputs: list[list[torch.Tensor]] = [[] for _ in range(1 + len(levels))]  # the states, then the levels
     columns: list[list[int]] = [[] for _ in rows]  # where each slot of a row stands in the concatenated outputs
     width = done = 0
     while done < ticks or any(request is not None for request in requests):
@@ -259,8 +263,9 @@ def unroll(
                 if detach_feedback:
                     # sharded parameters are let go in the backward pass once the input's gradient is there
                     feed.embeds = feed.embeds.detach().requires_grad_(ticks > 0)
-        states, _ = lockstep.feed(feeds)
-        outputs.append(states)
+        states, kept = lockstep.feed(feeds, levels=levels)
+        for all_of_it, new in zip(outputs, (states, *kept), strict=True):
+            all_of_it.append(new)
         for index, (feed, answer) in enumerate(zip(feeds, split(states, feeds), strict=True)):
             if feed is None:
                 continue
@@ -268,16 +273,17 @@ def unroll(
             requests[index] = _next(runs[index], answer)
         width += states.shape[1]
         done += 1
-    states = torch.cat(outputs, 1)
+    states, *kept = (_gather(torch.cat(o, 1), columns, layout.ids.shape[1]) for o in outputs)
     # parameters are gathered for the backward pass of a forward when the gradient of its output comes; keys and values
     # alone do not call for them. So every latent depends on all outputs, by nothing
-    tie = (0 * states).sum() if ticks else 0
+    tie = (0 * torch.cat(outputs[0], 1)).sum() if ticks else 0
     none = states.new_zeros(0, backbone.width)
     return Unrolled(
-        states=_gather(states, columns, layout.ids.shape[1]),
+        states=states,
         layout=layout,
         latents=[[torch.cat(block) + tie if block else none for block in row] for row in latents],
         ticks=done,
+        levels=kept,
     )
 
 
@@ -344,10 +350,10 @@ def splice(
     levels: Sequence[int] = (),
     features: Features | None = None,
     recorder: Rollout | None = None,
-) -> tuple[Unrolled, list[torch.Tensor]]:
-    """One full forward with given latents, per row and block (K, D), in the slots; also levels asked for, (B, L, D).
+) -> Unrolled:
+    """One full forward with given latents, per row and block (K, D), in the slots.
 
-    rule, flow and features as in `unroll`. A recorder is shown the attention of all layers.
+    rule, flow, levels and features as in `unroll`. A recorder is shown the attention of all layers.
 
     Raises ValueError where latents and segments do not match.
     """
@@ -380,7 +386,7 @@ def splice(
     plain = all(r == "everything" for r in rules) and (flow == PLAIN or not features.pictures)
     mask = None if plain else attend(layout.kinds, tables(rules, backbone.device), slots, flow)
     states, kept = backbone(embeds, backbone.rotary(layout.positions), mask=mask, levels=levels, recorder=recorder)
-    return Unrolled(states, layout, [list(blocks) for blocks in latents], 1), kept
+    return Unrolled(states, layout, [list(blocks) for blocks in latents], 1, kept)
 
 
 def _stretch(embeds: torch.Tensor, length: int) -> torch.Tensor:

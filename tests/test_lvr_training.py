@@ -113,7 +113,7 @@ def test_decoding_feeds_exactly_what_training_compares(head, rule):
     fed = torch.stack([event.fed for event in of_row(events, 0, LatentEvent)])
     row = Row(prompt, (Tokens((5,)), Block(3, learn_close=True), Tokens((6, 7))))
     with torch.no_grad():
-        unrolled, _ = splice(built.backbone, built.method, [row], [[fed]])
+        unrolled = splice(built.backbone, built.method, [row], [[fed]])
         predicted, wanted = built.pairs(unrolled)
     torch.testing.assert_close(predicted, fed, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(wanted, fed)

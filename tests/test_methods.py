@@ -70,7 +70,7 @@ def test_what_was_decoded_unrolls_and_splices_to_the_same_states(name, rule):
         rows = [Row(prompt, (Tokens((1, 2)), first, Tokens((3,)), second, Tokens((4, 5, EOS))))]
         with torch.no_grad():
             unrolled = unroll(BACKBONE, method, rows)
-            spliced, _ = splice(BACKBONE, method, rows, unrolled.latents)
+            spliced = splice(BACKBONE, method, rows, unrolled.latents)
         torch.testing.assert_close(spliced.states, unrolled.states, atol=1e-5, rtol=0)
         fed = torch.stack([e.fed for e in of_row(events, 0, LatentEvent)])
         torch.testing.assert_close(torch.cat(unrolled.latents[0]), fed, atol=1e-5, rtol=0)

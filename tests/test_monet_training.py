@@ -33,8 +33,8 @@ def gradients(stage: MonetStage, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 def aligned(stage: MonetStage) -> tuple[torch.Tensor, torch.Tensor]:
     """Stage 2's alignment loss on the fixture's row, and the stacked latents."""
     wanted = stage.targets(rows_of(SECTION, "teacher"), RULES)
-    spliced, levels, latents = stage.think(rows_of(SECTION), RULES)
-    return alignment(wanted, gather(levels, stage.aligned(spliced.layout))).mean(), latents
+    spliced, latents = stage.think(rows_of(SECTION), RULES)
+    return alignment(wanted, gather(spliced.levels, stage.aligned(spliced.layout))).mean(), latents
 
 
 def live_chain(stage: MonetStage, detach: bool) -> list[torch.Tensor]:
@@ -46,7 +46,7 @@ def live_chain(stage: MonetStage, detach: bool) -> list[torch.Tensor]:
     for number in range(sum(blocks)):
         fed = [latent.detach() if detach else latent for latent in made]
         slots = torch.stack(fed + [torch.zeros(stage.backbone.width)] * (sum(blocks) - number))
-        whole, _ = splice(stage.backbone, stage.method, rows, unstack(slots, like), rule=RULES, flow=stage.flow())
+        whole = splice(stage.backbone, stage.method, rows, unstack(slots, like), rule=RULES, flow=stage.flow())
         places = (kind_class(whole.layout.kinds[0]) == LATENT).nonzero()[:, 0]
         made.append(whole.states[0, places[number] - 1])
     return made
@@ -73,7 +73,7 @@ def test_gradients_at_the_states_that_make_latents_would_count_twice():
     stage = build(AlignObservations, detach_feedback=False, **OURS)
     states = live_chain(stage, detach=False)
     latents = torch.stack(states)
-    spliced, levels = splice(
+    spliced = splice(
         stage.backbone,
         stage.method,
         rows_of(SECTION),
@@ -83,7 +83,7 @@ def test_gradients_at_the_states_that_make_latents_would_count_twice():
         levels=stage.levels(),
     )
     wanted = stage.targets(rows_of(SECTION, "teacher"), RULES)
-    loss = alignment(wanted, gather(levels, stage.aligned(spliced.layout))).mean()
+    loss = alignment(wanted, gather(spliced.levels, stage.aligned(spliced.layout))).mean()
     (right,) = torch.autograd.grad(loss, latents, retain_graph=True)
     twice = torch.stack(torch.autograd.grad(loss, states, retain_graph=True))
     assert (twice - right).norm() > 0.2 * right.norm()
@@ -208,7 +208,7 @@ def test_student_of_stage_3_never_sees_an_auxiliary_image(world):
     stage = stage_of(AlignLatents, world)
     batch = stage.collate([(glyphs.sample("find", 3, "train"), Random(0))])
     assert not batch["rows"][0].pictures and batch["teacher"][0].pictures
-    spliced, _, _ = stage.think(batch["rows"], batch["rules"])
+    spliced, _ = stage.think(batch["rows"], batch["rules"])
     assert not (kind_class(spliced.layout.kinds) == AUX).any()
 
 

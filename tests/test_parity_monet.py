@@ -71,7 +71,7 @@ def test_unrolled_and_spliced_equal_the_reference(backbone, section):
     rows = [row(section)]
     with torch.no_grad():
         unrolled = unroll(backbone, method(section), rows)
-        spliced, levels = splice(
+        spliced = splice(
             backbone, method(section), rows, unrolled.latents, levels=range(backbone.num_layers + 1)
         )
     assert torch.equal(unrolled.layout.positions[:, 0], golden(section, "position_ids"))
@@ -81,7 +81,7 @@ def test_unrolled_and_spliced_equal_the_reference(backbone, section):
     if SECTIONS[section] == "start_fed":
         slots = CASE["sections"][section]["latent_positions"]
         torch.testing.assert_close(unrolled.states[0], golden(section, "final_states"), **TOLERANCE)
-        found = torch.stack([level[0, slots] for level in levels])
+        found = torch.stack([level[0, slots] for level in spliced.levels])
         torch.testing.assert_close(found, golden(section, "latent_slot_states"), **TOLERANCE)
 
 
@@ -174,7 +174,7 @@ def test_nothing_but_latents_leads_from_the_prompt_to_the_answer(rule):
     def answer(seed: int, count: int) -> torch.Tensor:
         words = (Tokens((11 + seed, 12 + seed)), Block(count), Tokens((5, 6)))
         this = Row(tiny_prompt(seed), words)
-        result, _ = splice(backbone, monet, [this], [[latents[:count]]])
+        result = splice(backbone, monet, [this], [[latents[:count]]])
         return backbone.logits(result.states[0, -3:])  # closing token, 5, 6
 
     torch.testing.assert_close(answer(0, 0), answer(1, 0), atol=1e-5, rtol=0)
@@ -190,7 +190,7 @@ def test_sealed_answers_follow_the_latents():
     backbone, monet = Backbone(tiny_model()), tiny_method(rule="sealed")
     rows = [Row(tiny_prompt(), (Block(3), Tokens((5,))))]
     one, two = (
-        splice(backbone, monet, rows, [[torch.randn(3, 32, generator=torch.Generator().manual_seed(s))]])[0]
+        splice(backbone, monet, rows, [[torch.randn(3, 32, generator=torch.Generator().manual_seed(s))]])
         for s in (0, 1)
     )
     assert (one.states[0, -2:] - two.states[0, -2:]).abs().max() > 1e-3

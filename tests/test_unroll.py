@@ -49,7 +49,7 @@ def test_ragged_batch_equals_single_rows_and_splice(backbone, convention, rule):
     method = tiny_method(convention=convention)
     together = unroll(backbone, method, ROWS, rule=rule)
     assert together.ticks == 1 + (7 + 1) + (2 + 1)
-    spliced, _ = splice(backbone, method, ROWS, together.latents, rule=rule)
+    spliced = splice(backbone, method, ROWS, together.latents, rule=rule)
     filled = together.layout.kinds != PAD
     torch.testing.assert_close(together.states[filled], spliced.states[filled], atol=1e-5, rtol=0)
     for index, row in enumerate(ROWS):
@@ -84,7 +84,7 @@ def test_auxiliary_images_in_a_ragged_batch(backbone, flow, rule):
     ]
     method = tiny_method()
     together = unroll(backbone, method, rows, rule=rule, flow=flow)
-    spliced, _ = splice(backbone, method, rows, together.latents, rule=rule, flow=flow)
+    spliced = splice(backbone, method, rows, together.latents, rule=rule, flow=flow)
     filled = together.layout.kinds != PAD
     torch.testing.assert_close(together.states[filled], spliced.states[filled], atol=1e-5, rtol=0)
     for index, row in enumerate(rows):
@@ -145,9 +145,9 @@ def test_gradient_equals_that_of_one_splice_with_live_latents(backbone):
     latents: list[torch.Tensor] = []
     for _ in range(3):
         slots = latents + [torch.zeros(1, 32)] * (3 - len(latents))
-        full, _ = splice(backbone, method, [row], [[torch.cat(slots)]], rule="latents_only")
+        full = splice(backbone, method, [row], [[torch.cat(slots)]], rule="latents_only")
         latents.append(full.states[0, start + len(latents)][None])
-    full, _ = splice(backbone, method, [row], [[torch.cat(latents)]], rule="latents_only")
+    full = splice(backbone, method, [row], [[torch.cat(latents)]], rule="latents_only")
     states, labels = full.learned()
     torch.nn.functional.cross_entropy(backbone.logits(states), labels).backward()
     assert gradients.keys() == {name for name, p in backbone.named_parameters() if p.grad is not None}
@@ -198,4 +198,4 @@ def test_gradient_checkpointing_is_refused_where_it_would_drop_the_cache(backbon
     with pytest.raises(ValueError, match="Gradient checkpointing drops the cache"):
         unroll(backbone, tiny_method(), ROWS[:1])
     latents = [[torch.zeros(4, 32), torch.zeros(2, 32)]]
-    splice(backbone, tiny_method(), ROWS[:1], latents)[0].states.sum().backward()
+    splice(backbone, tiny_method(), ROWS[:1], latents).states.sum().backward()

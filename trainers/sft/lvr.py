@@ -135,7 +135,7 @@ class LvrStage(nn.Module):
             [self._inputs(seen[torch.tensor(block, device=seen.device)]) for block in blocks]
             for seen, blocks in zip(features.prompts, slots, strict=True)
         ]
-        return splice(self.backbone, self.method, rows, given, features=features)[0]
+        return splice(self.backbone, self.method, rows, given, features=features)
 
     def _inputs(self, embeddings: torch.Tensor) -> torch.Tensor:
         if self.method.options.exit != "latent_end":

@@ -140,7 +140,7 @@ class WarmUp(MonetStage):
     student = "images"
 
     def forward(self, rows: list[Row], rules: list[Rule], families: list[str]) -> dict[str, object]:
-        spliced, _ = splice(self.backbone, self.method, rows, [[] for _ in rows], rule="everything")
+        spliced = splice(self.backbone, self.method, rows, [[] for _ in rows], rule="everything")
         loss, metrics = self.cross_entropy(spliced, families)
         return {"loss": loss, "metrics": metrics}
 
@@ -164,9 +164,9 @@ class AlignObservations(MonetStage):
         # the teacher's rows show all images that the student's do
         shown = seen.pictures if any(row.pictures for row in rows) else []
         own = Features(seen.prompts, shown) if self._same_sight else look(self.backbone, rows)
-        spliced, levels, latents = self.think(rows, rules, own)
+        spliced, latents = self.think(rows, rules, own)
         loss, metrics = self.cross_entropy(spliced, families)
-        given = gather(levels, self.aligned(spliced.layout))
+        given = gather(spliced.levels, self.aligned(spliced.layout))
         aligned = alignment(wanted, given, self.options.align_axis).mean()
         metrics["alignment"] = aligned.item()
         if self.options.align_weight:
@@ -176,7 +176,7 @@ class AlignObservations(MonetStage):
     @torch.no_grad()
     def targets(self, teacher: list[Row], rules: list[Rule], seen: Features | None = None) -> list[torch.Tensor]:
         """Per row (E, N, D), the teacher's states at the words of observations, the auxiliary images in view."""
-        read, levels = splice(
+        read = splice(
             self.teacher_backbone,
             self.method,
             teacher,
@@ -185,7 +185,7 @@ class AlignObservations(MonetStage):
             levels=self.levels(),
             features=seen,
         )
-        return gather(levels, self.aligned(read.layout))
+        return gather(read.levels, self.aligned(read.layout))
 
     def aligned(self, layout: Layout) -> torch.Tensor:
         """(B, L) bool, the slots that are aligned."""
@@ -193,8 +193,8 @@ class AlignObservations(MonetStage):
 
     def think(
         self, rows: list[Row], rules: list[Rule], features: Features | None = None
-    ) -> tuple[Unrolled, list[torch.Tensor], torch.Tensor]:
-        """Generates the latents, then one pass with them in their slots: states, levels, latents (N, D) stacked."""
+    ) -> tuple[Unrolled, torch.Tensor]:
+        """Generates the latents, then one pass with them in their slots; also the latents (N, D), stacked."""
         features, heads = features or look(self.backbone, rows), [until_last_block(row) for row in rows]
         unrolled = unroll(
             self.backbone,
@@ -207,7 +207,7 @@ class AlignObservations(MonetStage):
             ticks=common_ticks(self, heads),
         )
         stacked = torch.cat([block for blocks in unrolled.latents for block in blocks])
-        spliced, levels = splice(
+        spliced = splice(
             self.backbone,
             self.method,
             rows,
@@ -217,7 +217,7 @@ class AlignObservations(MonetStage):
             levels=self.levels(),
             features=features,
         )
-        return spliced, levels, stacked
+        return spliced, stacked
 
     def guide(self, loss: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """The alignment loss, or under latent-only backpropagation its surrogate Σ⟨Z, stopgrad(∂loss/∂Z)⟩.
@@ -250,7 +250,7 @@ class AlignLatents(AlignObservations):
             flow=self.flow(latent_pass=True) if masked else PLAIN,
             features=seen,
         )
-        read, levels = splice(
+        read = splice(
             self.teacher_backbone,
             self.method,
             teacher,
@@ -260,7 +260,7 @@ class AlignLatents(AlignObservations):
             levels=self.levels(),
             features=seen,
         )
-        return gather(levels, self.aligned(read.layout))
+        return gather(read.levels, self.aligned(read.layout))
 
     def aligned(self, layout: Layout) -> torch.Tensor:
         """(B, L) bool, the latents' slots."""
