@@ -57,6 +57,11 @@ def main(argv: list[str] | None = None) -> int:
                 from trainers.bank import bank
 
                 print(f"Written: {bank(options.checkpoint, n=options.n)}")
+            case "teachers":
+                from trainers.teachers import KINDS, teach
+
+                for name in KINDS:
+                    teach(name)
             case "record":
                 from trainers.record import record
 
@@ -111,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     bank = commands.add_parser("bank", help="the reference bank that trajectories are drawn on")
     bank.add_argument("checkpoint", help="an embedded name, a folder or a Hub id")
     bank.add_argument("--n", type=int, default=100, help="samples per family (default 100)")
+    commands.add_parser("teachers", help="train the small frozen encoders that VaLR aligns with on Glyphs")
     commands.add_parser("record", help="write the example traces that the page opens without a model")
     data = commands.add_parser("data", help="write Glyphs in a published format, or check files in it")
     actions = data.add_subparsers(dest="action", required=True)

@@ -6,6 +6,7 @@ ZeRO-3) every forward gathers them, so that all processes have to call the backb
 
 import os
 
+import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
 
@@ -27,6 +28,18 @@ def shard_on_cpu(accelerator: Accelerator) -> None:
         # both states: the accelerator's own takes over what the other says whenever somebody asks for it anew
         accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+
+
+def batch_mean(losses: torch.Tensor) -> torch.Tensor:
+    """Mean of losses (M,) whose average over processes is the mean over all processes' losses, however many each has.
+
+    In one process the plain mean; 0 without losses.
+    """
+    count = float(len(losses))
+    if PartialState().num_processes > 1:
+        counts = gather_object([count])
+        count = sum(counts) / len(counts)
+    return losses.sum() / max(count, 1e-8)
 
 
 def common_ticks(stage: object, rows: list[Row]) -> int:

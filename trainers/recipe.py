@@ -15,7 +15,7 @@ from latent_core.settings import MAX_LATENTS, Rule, check
 
 OBSERVATION_TAGS = "<observation>", "</observation>"
 RECIPES = Path(__file__).parent / "recipes"
-Stage = Literal["vision", "text", "latent", "monet1", "monet2", "monet3", "lvr"]
+Stage = Literal["vision", "text", "latent", "monet1", "monet2", "monet3", "lvr", "valr"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +96,9 @@ def _check_options(options: object, name: str) -> None:
         what = f"{name}.{item.name} is {value!r}"
         if item.type == list[str]:
             check(isinstance(value, list) and all(isinstance(v, str) for v in value), f"{what}; it must list paths.")
+        elif item.type == int | None:
+            ok = value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+            check(ok, f"{what}; it must be a whole number of at least 0, or null.")
         elif item.type is str:
             check(isinstance(value, str), f"{what}; it must be a path.")
         elif allowed:
@@ -125,7 +128,30 @@ class LvrOptions:
         _check_options(self, "lvr")
 
 
-NESTED = {"monet": MonetOptions, "lvr": LvrOptions, "data": DataOptions, "caps": CapOptions}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValrOptions:
+    """What VaLR's stage 2 leaves open."""
+
+    weight: float = 0.5
+    """λ of the alignment beside the cross-entropy; 0 leaves it out (an ablation of the paper)."""
+    encoders: list[str] = field(default_factory=list)
+    """Names, folders or Hub ids of vision encoders; `self` is the model's own tower. Several: mean of their losses."""
+    layer: int | None = None
+    """The decoder block, 0-based, whose states are aligned; none: block 12 of 28, as far down in other models."""
+    states: Literal["producers", "slots"] = "producers"
+    """producers: positions whose outputs become the latents. slots: the latents' own."""
+    upsample: Literal["2d", "1d"] = "2d"
+    """From K states to the encoder's patches: as a square (K is then a square number) or as a line."""
+    projector: int = 2048
+    """Width inside ψ."""
+    blocks: Literal["each_step", "first_step"] = "each_step"
+    """Before which steps a block stands."""
+
+    def __post_init__(self) -> None:
+        _check_options(self, "valr")
+
+
+NESTED = {"monet": MonetOptions, "lvr": LvrOptions, "valr": ValrOptions, "data": DataOptions, "caps": CapOptions}
 """Fields that hold fields."""
 
 
@@ -155,6 +181,8 @@ class Recipe:
     """Options of stages monet1, monet2 and monet3."""
     lvr: LvrOptions = field(default_factory=LvrOptions)
     """Options of stage lvr."""
+    valr: ValrOptions = field(default_factory=ValrOptions)
+    """Options of stage valr."""
     method_options: dict[str, object] = field(default_factory=dict)
     """What the method itself leaves open (method.json's `options`)."""
     mixture: dict[str, float] = field(default_factory=dict)
@@ -225,7 +253,7 @@ class Recipe:
                 close_token=self.close_token,
                 pad_token=self.pad_token,
                 rule=self.rule,
-                latents=LatentRange(default=self.latents_default),
+                latents=LatentRange(default=self.latents_default, max=max(16, self.latents_default)),
                 options=self.method_options,
             )
         world = "glyphs" if self.mixture else None

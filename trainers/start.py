@@ -36,6 +36,7 @@ from trainers.sft.latent import LatentStage
 from trainers.sft.lvr import LvrStage
 from trainers.sft.monet import AlignLatents, AlignObservations, WarmUp
 from trainers.sft.text import TextStage
+from trainers.sft.valr import ValrStage
 from trainers.sft.vision import VisionStage
 from trainers.vocabulary import add_tokens
 
@@ -46,6 +47,7 @@ STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
     "text": TextStage,
     "latent": LatentStage,
     "lvr": LvrStage,
+    "valr": ValrStage,
     "monet1": WarmUp,
     "monet2": AlignObservations,
     "monet3": AlignLatents,
@@ -94,7 +96,7 @@ def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
         f"warmup_steps is {arguments.warmup_steps}, the whole run {arguments.max_steps} steps; warm up for fewer.",
     )
     check(
-        not (checkpoints_activations(arguments) and recipe.stage in ("latent", "monet2", "monet3")),
+        not (checkpoints_activations(arguments) and recipe.stage in ("latent", "monet2", "monet3", "valr")),
         f"activation_checkpointing drops the cache that latents of stage {recipe.stage} are generated with; turn it "
         "off and shard the model instead.",
     )

@@ -15,7 +15,8 @@ from latent_core.glyphs.families import BUILDERS, COUNTS, Draft
 from latent_core.glyphs.scene import HELD_OUT, MARKS, SIZE, Scene, Thing, looks_like
 
 FAMILIES = ("find", "relate", "count", "trace")
-"""The question families; `list` (captions, for pre-training) can be sampled too."""
+"""The question families about one image; `views` (several images) and `list` (captions, for pre-training) can be
+sampled too."""
 SPLITS = ("train", "val", "test", "compose")
 _SHARES = {"train": range(20, 256), "val": range(10, 20), "test": range(0, 10)}
 """Which first bytes of the hash belong to which split."""
@@ -44,7 +45,7 @@ def sample(family: str, seed: int, split: str = "test") -> Example:
     """The sample of `family` with this seed.
 
     Args:
-        family: find, relate, count, trace, or list (captions).
+        family: find, relate, count, trace, views (several images), or list (captions).
         seed: any whole number ≥ 0.
         split: train, val, test, or compose (a colour–shape pair that no other split holds).
 
@@ -52,11 +53,11 @@ def sample(family: str, seed: int, split: str = "test") -> Example:
         ValueError: for an unknown family or split, or a negative seed.
     """
     draft = _draft(family, seed, split)
-    image = draft.scene.render()
+    images = tuple(scene.render() for scene in draft.views or (draft.scene,))
     return Example(
-        images=(image,),
+        images=images,
         question=draft.question,
-        steps=draft.steps(image),
+        steps=draft.steps(*images),
         answer=draft.answer,
         name=f"{family}/{split}/{seed}",
         metadata={"family": family, "seed": seed, "split": split, "scene": draft.scene},

@@ -4,7 +4,7 @@ Every family draws the answer first, uniformly, and builds a scene around it, so
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from PIL import Image
@@ -37,8 +37,10 @@ class Draft:
     """What is asked, however it is worded."""
     question: str
     answer: str
-    steps: Callable[[Image.Image], tuple[Step, ...]]
-    """Makes the steps, with their auxiliary images, from the rendered scene."""
+    steps: Callable[..., tuple[Step, ...]]
+    """Makes the steps, with their auxiliary images, from the rendered images."""
+    views: tuple[Scene, ...] = ()
+    """What the images show, where it is not the whole scene."""
 
 
 def _thing(rng: Random, pair: tuple[str, str], cell: tuple[int, int], mark: str | None = None) -> Thing:
@@ -220,10 +222,47 @@ def listing(rng: Random, compose: bool) -> Draft:
     return Draft(Scene(things), question, question, "; ".join(lines) + ".", lambda image: ())
 
 
+def views(rng: Random, compose: bool) -> Draft:
+    """Several views: windows of three columns, shifted by two each, on one wide scene; one shows what is named."""
+    windows = rng.randint(2, 3)
+    shown = rng.randrange(windows)
+    answer = rng.choice(MARKS)
+    # columns that two windows share would show the thing twice
+    own = [
+        column
+        for column in range(2 * shown, 2 * shown + 3)
+        if sum(2 * w <= column < 2 * w + 3 for w in range(windows)) == 1
+    ]
+    target_cell = rng.randrange(3), rng.choice(own)
+    cells = [(row, column) for row in range(3) for column in range(2 * windows + 1) if (row, column) != target_cell]
+    total = rng.randint(2 * windows, 3 * windows)
+    pairs = _pairs(rng, total, compose)
+    target = _thing(rng, pairs[0], target_cell, answer)
+    others = [_thing(rng, pair, cell) for pair, cell in zip(pairs[1:], rng.sample(cells, total - 1), strict=True)]
+    things = _sorted([target, *others])
+    scenes = tuple(_window(things, 2 * w) for w in range(windows))
+    name = f"{target.colour} {target.shape}"
+    question = rng.choice((f"Which view shows the {name}, and which mark?", f"Which mark is on the {name}?"))
+
+    def steps(*images: Image.Image) -> tuple[Step, ...]:
+        seen = replace(target, column=target.column - 2 * shown)
+        found = f"View {shown + 1} shows it: its mark is {target.mark}; it is in the {seen.place}."
+        step = _look(images[shown], seen, f"I look for the {name}.", found)
+        return (replace(step, image_index=shown),)
+
+    return Draft(Scene(things), f"{windows} {name}", question, answer, steps, scenes)
+
+
+def _window(things: tuple[Thing, ...], start: int) -> Scene:
+    """Three columns of a wide scene, from `start` on."""
+    return Scene(tuple(replace(t, column=t.column - start) for t in things if start <= t.column < start + 3))
+
+
 BUILDERS: dict[str, Callable[[Random, bool], Draft]] = {
     "find": find,
     "relate": relate,
     "count": count,
     "trace": trace,
     "list": listing,
+    "views": views,
 }

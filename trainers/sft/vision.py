@@ -27,6 +27,19 @@ WEIGHTS = {"colour": 1.0, "shape": 1.0, "mark": 1.0, "line": 1.0, "place": 0.2}
 """Weight of each label's loss. Every token has a place, so that at full weight it takes half of the features'
 variance, which searching by colour and shape then has to look past."""
 
+LABELS = [len(values) for values in CLASSES.values()]
+"""Scores of each label."""
+
+
+def label_loss(scores: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Weighted sum of the labels' cross-entropies, and the scores apart; scores (T, ΣLABELS), labels (T, 5)."""
+    apart = scores.split(LABELS, dim=-1)
+    losses = [
+        weight * F.cross_entropy(score.float(), labels[:, i])
+        for i, (score, weight) in enumerate(zip(apart, WEIGHTS.values(), strict=True))
+    ]
+    return torch.stack(losses).sum(), list(apart)
+
 
 def token_labels(scene: Scene, rows: int, columns: int) -> torch.Tensor:
     """(rows · columns, 5) int64: colour, shape, mark of the thing in the token's cell; line or not; which cell."""
@@ -53,7 +66,7 @@ class VisionStage(nn.Module):
         super().__init__()
         self.model, self.processor = model, processor
         width = model.config.vision_config.out_hidden_size
-        self.head = nn.Linear(width, sum(len(values) for values in CLASSES.values()))
+        self.head = nn.Linear(width, sum(LABELS))
         model.requires_grad_(False)
         model.model.visual.requires_grad_(True)
 
@@ -71,13 +84,9 @@ class VisionStage(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, labels: torch.Tensor) -> dict[str, object]:
         features = self.model.model.visual(pixel_values, grid_thw=grid_thw).pooler_output
-        scores = self.head(features).split([len(values) for values in CLASSES.values()], dim=-1)
-        losses = [
-            weight * F.cross_entropy(score.float(), labels[:, i])
-            for i, (score, weight) in enumerate(zip(scores, WEIGHTS.values(), strict=True))
-        ]
+        loss, scores = label_loss(self.head(features), labels)
         metrics = {}
         for i, (name, score) in enumerate(zip(CLASSES, scores, strict=True)):
             there = labels[:, i] > 0  # accuracy counts tokens that show something; the ground is easy
             metrics[f"accuracy_{name}"] = (score.argmax(-1) == labels[:, i])[there].float().mean().item()
-        return {"loss": torch.stack(losses).sum(), "metrics": metrics}
+        return {"loss": loss, "metrics": metrics}

@@ -1,0 +1,207 @@
+"""VaLR, stage 2 (arXiv 2602.04476, section 3): latents before every reasoning step, aligned with vision encoders.
+
+    L = L_CE + λ · L_REPA,  L_REPA = − mean over segments and patches of cos(ψ(upsample(F)), F_encoder)
+
+F are a block's states after one decoder block in the middle: those of the positions whose outputs become the latents.
+The encoders are frozen and are needed here alone; ψ is thrown away. Stage 1 is stage `text`.
+
+Shapes: M segments (blocks of all rows), K latents, P patches, D model width, E width of the encoder.
+"""
+
+from collections.abc import Sequence
+from math import isqrt
+from random import Random
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from latent_core.attention import LATENT, kind_class
+from latent_core.drive import Block, Segment, Tokens
+from latent_core.example import Example, Step
+from latent_core.processor import Processor
+from latent_core.settings import check
+from latent_core.unroll import NO_LABEL, Row, Unrolled, unroll
+from trainers.data.segments import Words, segments
+from trainers.encoders import OWN, Encoder, OwnTower, load_encoder
+from trainers.parallel import batch_mean, common_ticks
+from trainers.recipe import Recipe
+from trainers.sft.latent import LatentStage
+from trainers.sft.text import exact
+
+Upsampling = Literal["2d", "1d"]
+
+
+def upsample(states: torch.Tensor, grid: tuple[int, int], kind: Upsampling) -> torch.Tensor:
+    """(M, P, D) from states (M, K, D) on a grid of P = rows · columns patches, linear, corners not aligned.
+
+    2d: the K states are a square, row by row; raises ValueError where K is no square number. 1d: they are a line.
+    """
+    segments, count, width = states.shape
+    if kind == "1d":
+        return F.interpolate(states.mT, size=grid[0] * grid[1], mode="linear", align_corners=False).mT
+    side = isqrt(count)
+    check(side * side == count, f"K is {count}, no square number; valr.upsample 2d needs one, or take 1d.")
+    square = states.mT.reshape(segments, width, side, side)
+    return F.interpolate(square, size=grid, mode="bilinear", align_corners=False).flatten(2).mT
+
+
+def projector(width: int, inner: int, out: int) -> nn.Sequential:
+    """ψ, one per encoder: Linear, SiLU, Linear, SiLU, Linear."""
+    return nn.Sequential(
+        nn.Linear(width, inner), nn.SiLU(), nn.Linear(inner, inner), nn.SiLU(), nn.Linear(inner, out)
+    )
+
+
+def repa(
+    states: torch.Tensor,
+    targets: Sequence[torch.Tensor],
+    grids: Sequence[tuple[int, int]],
+    head: nn.Module,
+    kind: Upsampling,
+) -> torch.Tensor:
+    """(M,) − mean cosine over the patches of every segment, in −1…1, best −1.
+
+    states (M, K, D); per segment targets (P, E) and the grid of its patches.
+    """
+    losses = states.new_zeros(len(states), dtype=torch.float32)
+    for grid in set(grids):
+        chosen = [i for i, other in enumerate(grids) if other == grid]
+        index = torch.tensor(chosen, device=states.device)
+        given = head(upsample(states[index], grid, kind))
+        wanted = torch.stack([targets[i] for i in chosen])
+        cosine = F.cosine_similarity(given.float(), wanted.float(), dim=-1)
+        losses = losses.index_add(0, index, -cosine.mean(1))
+    return losses
+
+
+class ValrStage(LatentStage):
+    """Cross-entropy over words and opening tokens, and the alignment of every block."""
+
+    def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
+        super().__init__(model, processor, recipe)
+        options = recipe.valr
+        self.options, layers = options, self.backbone.num_layers
+        self.layer = round(12 / 28 * layers) if options.layer is None else options.layer
+        check(
+            bool(options.encoders) == bool(options.weight),
+            f"valr.weight is {options.weight}, valr.encoders {options.encoders}; name an encoder, or set the weight to 0.",
+        )
+        check(self.layer < layers, f"valr.layer is {self.layer}; the model's blocks are 0 to {layers - 1}.")
+        check(
+            not recipe.train_vision or OWN not in options.encoders,
+            f"valr.encoders names {OWN!r}, the model's own tower; it must be frozen (train_vision: false).",
+        )
+        # in a tuple, so that nobody trains, saves or wraps them
+        self._encoders: tuple[Encoder, ...] = tuple(
+            OwnTower(self.backbone, processor) if name == OWN else load_encoder(name) for name in options.encoders
+        )
+        width = self.backbone.width
+        self.heads = nn.ModuleList(projector(width, options.projector, e.width) for e in self._encoders)
+        self.sizes = [
+            k
+            for k in range(recipe.latents_min, recipe.latents_max + 1)
+            if options.upsample == "1d" or not self._encoders or isqrt(k) ** 2 == k
+        ]
+        check(
+            bool(self.sizes),
+            f"latents_min {recipe.latents_min} to latents_max {recipe.latents_max} holds no square number; "
+            "valr.upsample 2d needs one, or take 1d.",
+        )
+
+    def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
+        rng = items[0][1]
+        latents = rng.choice(self.sizes)
+        rule = "everything" if rng.random() < self.recipe.everything_share else self.recipe.rule
+        rows, images = [], []
+        for example, _ in items:
+            response, seen = self.respond(example, latents)
+            rows.append(Row(self.processor(example.images, example.question), tuple(response)))
+            images += seen
+        return {
+            "rows": rows,
+            "rules": [rule] * len(rows),
+            "families": [example.metadata.get("family", "all") for example, _ in items],
+            "targets": [encoder.prepare(images) for encoder in self._encoders] if images else [],
+        }
+
+    def respond(self, example: Example, latents: int) -> tuple[list[Segment], list[Image.Image]]:
+        """The response, a block before each step (or the first), and what each block is to see.
+
+        That is the view which its step speaks of. In interleaved data a block stands where an image was inserted, and
+        sees it.
+        """
+        interleaved = example.parts is not None
+        response: list[Segment] = []
+        seen: list[Image.Image] = []
+
+        def think(step: Step) -> None:
+            if seen and self.options.blocks == "first_step":
+                return
+            response.append(Block(latents))
+            inserted = step.image if interleaved else None
+            seen.append(inserted or example.images[step.image_index])
+
+        steps = iter(example.steps)
+        for part in segments(example):
+            if isinstance(part, Words):
+                # a block goes before the words that lead to its thought
+                if not interleaved and part.role == "text":
+                    think(next(steps))
+                response.append(Tokens(tuple(self.processor.encode(part.text))))
+            elif interleaved:
+                think(part.step)
+            elif not part.step.text:
+                think(next(steps))
+        response.append(Tokens((self.processor.eos_id,)))
+        return response, seen
+
+    def forward(
+        self, rows: list[Row], rules: list[str], families: list[str], targets: list[dict[str, torch.Tensor]]
+    ) -> dict[str, object]:
+        unrolled = unroll(
+            self.backbone,
+            self.method,
+            rows,
+            rule=rules,
+            detach_feedback=self.recipe.detach_feedback,
+            ticks=common_ticks(self, rows),
+            levels=(self.layer + 1,),
+        )
+        states, wanted = unrolled.learned()
+        logits = self.backbone.logits(states).float()
+        learned = unrolled.layout.labels != NO_LABEL
+        right = torch.ones_like(learned)
+        right[learned] = logits.argmax(-1) == wanted
+        loss = batch_mean(F.cross_entropy(logits, wanted, reduction="none"))
+        metrics = {"ce": loss.item(), **exact(families, right.all(1).tolist())}
+        if self.options.weight:
+            aligned = self.alignment(unrolled, targets)
+            loss = loss + self.options.weight * aligned
+            metrics["repa"] = aligned.item()
+        return {"loss": loss, "metrics": metrics}
+
+    def alignment(self, unrolled: Unrolled, targets: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """L_REPA, the mean over encoders; 0 for rows without segments, in which ψ has nothing to learn."""
+        states = self.segments(unrolled)
+        # a process without segments takes part in the mean all the same
+        nothing = sum(p.float().sum() for p in self.heads.parameters()) * 0 + unrolled.levels[0].float().sum() * 0
+        losses = []
+        for number, head in enumerate(self.heads):
+            found = states.new_zeros(0, dtype=torch.float32)
+            if len(states):
+                found = repa(states, *self._encoders[number].features(targets[number]), head, self.options.upsample)
+            losses.append(batch_mean(found))
+        return torch.stack(losses).mean() + nothing if losses else nothing
+
+    def segments(self, unrolled: Unrolled) -> torch.Tensor:
+        """(M, K, D) states of every block after the aligned decoder block, at the producers or at the slots."""
+        is_latent = kind_class(unrolled.layout.kinds) == LATENT
+        rows, slots = is_latent.nonzero(as_tuple=True)
+        if self.options.states == "producers":
+            slots = slots - 1  # the slot before a latent is where it came from
+        blocks = sum(len(blocks) for blocks in unrolled.latents)
+        level = unrolled.levels[0]
+        return level[rows, slots].view(blocks, -1, level.shape[-1]) if blocks else level.new_zeros(0, 1, level.shape[-1])
