@@ -15,7 +15,7 @@ from latent_core.attention import AFTER, AUX_END, AUX_START, CLOSE, CONTROL, LAT
 from latent_core.events import Reason
 from latent_core.feed import Context, Feed, Sample
 from latent_core.methods.base import LatentMethod
-from latent_core.settings import Rule, Settings
+from latent_core.settings import Rule, Settings, check
 
 Run = Generator[Feed | Sample, torch.Tensor | int, Reason]
 """Yields a Feed and receives its states, or yields a Sample and receives an id; returns why it ended."""
@@ -44,6 +44,13 @@ class Block:
     """Whether the closing token is one: where the model itself closes its blocks."""
     closed: bool = True
     """False in a recorded run whose model went on without the closing token."""
+    grid: tuple[int, int] | None = None
+    """(rows, columns) where the latents are parallel; their product is `latents`."""
+
+    def __post_init__(self) -> None:
+        if self.grid is not None:
+            rows, columns = self.grid
+            check(rows * columns == self.latents, f"A grid of {rows} × {columns} is no block of {self.latents}.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +97,8 @@ class Sampled:
     ) -> Generator[Feed | Sample, torch.Tensor | int, Context | Reason]:
         """See Words."""
         method, settings = self.method, self.settings
-        may_open = method.has_latents and settings.mode != "text" and blocks < settings.max_blocks
+        most = min(settings.max_blocks, method.most_blocks)
+        may_open = method.has_latents and settings.mode != "text" and blocks < most
         force = method.open_id if may_open and settings.mode == "forced" and blocks == 0 else None
         may_close = isinstance(first, torch.Tensor)
         states = first if may_close else (yield first)
@@ -103,7 +111,9 @@ class Sampled:
             if token == method.open_id:
                 latents = 0 if settings.mode == "markers" else settings.latents
                 if not method.overwrites_start(latents) and self.room > 0:
-                    states = yield Feed(then=(token,), kinds=(numbered(OPEN, blocks),), block=blocks)
+                    steer = method.steering(latents)
+                    states = yield opening(Feed(then=(token,)), steer, blocks)
+                    return Context(states[-max(1, count(steer)) :], latents)
                 return Context(states[-1:], latents)
             if self.room > 0:
                 kind = numbered(CLOSE, blocks - 1) if closed else TEXT if blocks == 0 else AFTER
@@ -139,7 +149,7 @@ class Forced:
             first = Feed(is_latent=False)
         ids: list[int] = []
         kinds: list[int] = []
-        block = None
+        block = steer = None
         for segment in self._segments:
             if isinstance(segment, Block):
                 block = segment
@@ -155,11 +165,28 @@ class Forced:
             kinds += [TEXT if blocks == 0 else AFTER] * len(segment.ids)
         if block is not None and not self.method.overwrites_start(block.latents):
             ids.append(self.method.open_id)
-            kinds.append(numbered(OPEN, blocks))
-        feed = replace(first, then=(*first.then, *ids), kinds=(*first.kinds, *kinds))
+            steer = self.method.steering(block.latents)
+            feed = replace(first, then=(*first.then, *ids), kinds=(*first.kinds, *kinds))
+            feed = opening(feed, steer, blocks)
+        else:
+            feed = replace(first, then=(*first.then, *ids), kinds=(*first.kinds, *kinds))
         if feed.size:
             states = yield feed
-        return "stop" if block is None else Context(states[-1:], block.latents, free=False, closed=block.closed)
+        if block is None:
+            return "stop"
+        hidden = states[-max(1, count(steer)) :]
+        return Context(hidden, block.latents, free=False, closed=block.closed, grid=block.grid)
+
+
+def opening(feed: Feed, controls: torch.Tensor | None, block: int) -> Feed:
+    """The feed that ends with the opening token of a block, with its control vectors behind it."""
+    kinds = (numbered(OPEN, block), *(numbered(CONTROL, block),) * count(controls))
+    return replace(feed, kinds=(*feed.kinds, *kinds), tail=controls, block=block)
+
+
+def count(vectors: torch.Tensor | None) -> int:
+    """Rows of a tensor that may be missing."""
+    return 0 if vectors is None else len(vectors)
 
 
 def drive(
@@ -179,7 +206,9 @@ def drive(
         start = yield from words.write(feed, blocks)
         if not isinstance(start, Context):
             return start
+        start = replace(start, prompt=prompt)
         think, states, fed, index, said = method.block(start), None, [], 0, None
+        riding: Feed | None = None
         while True:
             try:
                 feed = think.send(states)
@@ -192,30 +221,48 @@ def drive(
             if words.room < size:
                 return "length"
             words.room -= size
-            kind = numbered(LATENT if feed.is_latent else CONTROL, blocks)
-            feed.kinds, feed.block, feed.index, feed.num_latents = (kind,) * size, blocks, index, start.num_latents
-            if feed.is_latent:
-                if intervene is not None:
-                    feed = intervene(feed)
-                fed.append(feed.embeds)
-                index += size
+            feed.kinds, feed.block, feed.index = (numbered(LATENT, blocks),) * size, blocks, index
+            feed.num_latents = start.num_latents
+            if feed.grid is not None:
+                feed.num_latents, feed.positions = size, method.places(feed.grid)
+            if intervene is not None:
+                feed = intervene(feed)
+            fed.append(feed.embeds)
+            index += size
+            if feed.ends and len(fed) == 1:  # copies of earlier feeds could not ride along
+                riding = feed
+                think.close()
+                break
             states = yield feed
         blocks += 1
         goes_on = not start.closed
         if words.samples and method.samples_close and rule != "sealed":
             goes_on = bool(fed) and said != method.close_id
         if goes_on:
-            feed = states
+            feed = states if riding is None else riding
             continue
         if words.room == 0:
+            if riding is not None:
+                yield riding
             return "length"
         words.room -= 1
-        feed = closing(method, fed if rule == "sealed" else [], blocks - 1)
+        feed = closing(method, fed if rule == "sealed" else [], blocks - 1, riding)
 
 
-def closing(method: LatentMethod, sealed: list[torch.Tensor], block: int) -> Feed:
-    """The closing token, behind the block's vectors once more where they are to be sealed."""
-    vectors = torch.cat(sealed) if sealed else None
-    count = 0 if vectors is None else len(vectors)
-    kinds = (numbered(SEALED, block),) * count + (numbered(CLOSE, block),)
-    return Feed(vectors, (method.close_id,), kinds=kinds, block=block, echo=count, closes=True)
+def closing(method: LatentMethod, sealed: list[torch.Tensor], block: int, riding: Feed | None = None) -> Feed:
+    """The closing token, behind the block's vectors once more where they are to be sealed.
+
+    `riding`: the block's last latents, which have not been fed; the closing token rides along with them.
+    """
+    copies = torch.cat(sealed) if sealed else None
+    kinds = (numbered(SEALED, block),) * count(copies) + (numbered(CLOSE, block),)
+    ends = dict(then=(method.close_id,), echo=count(copies), closes=True)
+    if riding is None:
+        return Feed(copies, kinds=kinds, block=block, **ends)
+    if copies is not None:
+        places = riding.positions
+        if places is None:
+            places = torch.arange(len(copies)).expand(3, -1)
+        ends["positions"] = torch.cat([places, places], 1)
+        ends["embeds"] = torch.cat([riding.embeds, copies])
+    return replace(riding, kinds=(*riding.kinds, *kinds), **ends)

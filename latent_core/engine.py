@@ -190,7 +190,7 @@ class _Batch:
         if choices is not None:
             for row, choice in zip(asking, choices, strict=True):
                 events += self._chosen(row, choice, now)
-        events += [self._closed(row, now) for row in rows if _closes(row.request)]
+        events += [self._closed(row, now, row.position, row.hidden) for row in rows if _closes(row.request)]
         events += [row.finish() for row in rows if row.request is None]
         running = [index for index, row in enumerate(rows) if row.request is not None]
         if len(running) < len(rows):
@@ -231,12 +231,13 @@ class _Batch:
     ) -> tuple[list[torch.Tensor | None], list[list[float]] | None]:
         """Everything the host needs of this tick, in one copy.
 
-        Per row (1 or 2N, D): its last state, or all latents fed and all their states; and the choices.
+        Per row its last state (1, D), or all N latents fed and the states of all that was fed; and the choices.
         """
         parts: list[torch.Tensor] = []
         if self.record:
             for feed, state in zip(feeds, states, strict=True):
-                parts.append(torch.cat([feed.embeds, state]) if _is_thought(feed) else state[-1:])
+                thoughts = feed.latents
+                parts.append(torch.cat([feed.embeds[:thoughts], state]) if thoughts else state[-1:])
         sizes = [len(part) for part in parts]
         if choices is not None:
             parts.append(choices)
@@ -247,15 +248,15 @@ class _Batch:
         vectors = [part.view(size, -1) for part, size in zip(pieces, sizes, strict=False)] or [None] * len(feeds)
         return vectors, None if choices is None else pieces[-1].view(-1, 3).tolist()
 
-    def _entered(self, row: _Row, feed: Feed, vectors: torch.Tensor | None, now: float) -> Iterator[LatentEvent]:
-        """Counts a feed's slots, and tells of the latents in it."""
+    def _entered(
+        self, row: _Row, feed: Feed, vectors: torch.Tensor | None, now: float
+    ) -> Iterator[LatentEvent | TokenEvent]:
+        """Counts a feed's slots, and tells of the latents in it and of the closing token that rode along."""
+        start, count = row.position, feed.latents
         if vectors is not None:
             row.hidden = vectors[-1].clone()  # a clone outside of inference mode is an ordinary tensor
-        start = row.position
         row.position += feed.size - feed.echo
-        if not _is_thought(feed):
-            return
-        for n in range(feed.size):
+        for n in range(count):
             row.latents += 1
             yield LatentEvent(
                 row=row.number,
@@ -263,11 +264,15 @@ class _Batch:
                 block=feed.block,
                 index=feed.index + n,
                 fed=None if vectors is None else vectors[n].clone(),
-                hidden=None if vectors is None else vectors[feed.size + n].clone(),
-                look=row.look if n + 1 == feed.size else None,
+                hidden=None if vectors is None else vectors[count + n].clone(),
+                look=row.look if n + 1 == count else None,
                 grid=feed.grid,
                 seconds=row.lap(now),
             )
+        if count and feed.closes:
+            row.look = None  # of the last latent, not of the closing token
+            hidden = None if vectors is None else vectors[2 * count - 1].clone()
+            yield self._closed(row, now, position=start + count, hidden=hidden)
 
     def _chosen(self, row: _Row, choice: list[float], now: float) -> Iterator[TokenEvent]:
         """Tells the row what was sampled; ids inside a block are nobody else's business."""
@@ -293,18 +298,18 @@ class _Batch:
         with torch.inference_mode():
             row.answer(token_id)
 
-    def _closed(self, row: _Row, now: float) -> TokenEvent:
-        """The runtime puts the closing token."""
+    def _closed(self, row: _Row, now: float, position: int, hidden: torch.Tensor | None) -> TokenEvent:
+        """The runtime puts the closing token behind a latent of this state."""
         row.tokens += 1
         return TokenEvent(
             row=row.number,
-            position=row.position,
+            position=position,
             token_id=self.method.close_id,
             kind="close",
             forced=True,
             logprob=0.0,
             p_open=0.0,
-            hidden=row.hidden,
+            hidden=hidden,
             seconds=row.lap(now),
         )
 
@@ -337,7 +342,7 @@ class _Batch:
             if length < len(kind):
                 weights, kind = weights[..., :length], kind[:length]
             if self.whole:
-                self.recorder.maps[row.number, row.position + feed.size - feed.echo - 1] = weights.clone()
+                self.recorder.maps[row.number, row.position + (feed.latents or feed.size - feed.echo) - 1] = weights.clone()
                 looks.append(None)
                 continue
             if row.image_slots is None:
@@ -347,10 +352,6 @@ class _Batch:
         return looks
 
 
-def _is_thought(feed: Feed) -> bool:
-    """Whether the feed's vectors are latents of a block (and not a prompt, control vectors or sealed copies)."""
-    return feed.embeds is not None and feed.is_latent and not feed.echo
-
-
 def _closes(request: Feed | Sample | None) -> bool:
-    return isinstance(request, Feed) and request.closes
+    """Whether a closing token comes next that rides along with no latents."""
+    return isinstance(request, Feed) and request.closes and not request.latents

@@ -104,4 +104,13 @@ def _give(blocks: Sequence[torch.Tensor]) -> Intervention:
 def only(latents: Sequence[tuple[int, int]], intervention: Intervention) -> Intervention:
     """Applies an intervention to the (block, index) pairs listed and leaves the others alone."""
     chosen = set(latents)
-    return lambda feed: intervention(feed) if (feed.block, feed.index) in chosen else feed
+
+    def apply(feed: Feed) -> Feed:
+        vectors = feed.embeds
+        listed = torch.tensor([(feed.block, feed.index + n) in chosen for n in range(len(vectors))])
+        if not listed.any():
+            return feed
+        changed = intervention(feed)
+        return replace(changed, embeds=torch.where(listed.to(vectors.device)[:, None], changed.embeds, vectors))
+
+    return apply

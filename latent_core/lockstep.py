@@ -133,7 +133,10 @@ class Lockstep:
             classes = set(map(kind_class, feed.kinds))
             if (CLOSE in classes and self.rules[row] != "everything") or (AUX in classes and self.flow != PLAIN):
                 self._hides[row] = True
-        watch = None if recorder is None else torch.tensor(counts, device=self.backbone.device).clamp(min=1) - 1
+        watch = None
+        if recorder is not None:
+            watched = [max(1, 0 if feed is None else feed.latents or feed.size) - 1 for feed in feeds]
+            watch = torch.tensor(watched, device=self.backbone.device)
         mask = self._mask(first, size)
         return self.backbone(
             embeds, rotary, cache=self.cache, mask=mask, levels=levels, recorder=recorder, watch=watch
@@ -164,7 +167,7 @@ class Lockstep:
         if size == 1 and all(feed is not None and feed.embeds is not None for feed in feeds):
             return torch.stack([feed.embeds for feed in feeds])
         ids = [i for feed in feeds if feed is not None for i in feed.then]
-        vectors = [feed.embeds for feed in feeds if feed is not None and feed.embeds is not None]
+        vectors = [v for feed in feeds if feed is not None for v in (feed.embeds, feed.tail) if v is not None]
         embedded = self.backbone.embed(torch.tensor(ids, dtype=torch.long, device=device))
         everything = torch.cat([*vectors, embedded, embedded.new_zeros(1, self.backbone.width)])
         next_vector, next_id = 0, sum(len(v) for v in vectors)
@@ -173,9 +176,10 @@ class Lockstep:
         for feed in feeds:
             row = []
             if feed is not None:
-                n = 0 if feed.embeds is None else len(feed.embeds)
+                n, end = (0 if v is None else len(v) for v in (feed.embeds, feed.tail))
                 row = [*range(next_vector, next_vector + n), *range(next_id, next_id + len(feed.then))]
-                next_vector += n
+                row += range(next_vector + n, next_vector + n + end)
+                next_vector += n + end
                 next_id += len(feed.then)
             index.append(row + [zero] * (size - len(row)))
         return everything[torch.tensor(index, device=device)]
@@ -206,13 +210,13 @@ class Lockstep:
         for row, feed in enumerate(feeds):
             if feed is None:
                 continue
-            start, given = self.positions[row], 0
+            start, given, echo = self.positions[row], 0, feed.echo
             if feed.positions is not None:
-                given = feed.positions.shape[1]
+                given, echo = feed.positions.shape[1], 0
                 positions[:, row, :given] = feed.positions + start
                 start += int(feed.positions.max()) + 1
-            positions[:, row, given : feed.size] = torch.arange(start, start + feed.size - given) - feed.echo
-            self.positions[row] = start + feed.size - given - feed.echo
+            positions[:, row, given : feed.size] = torch.arange(start, start + feed.size - given) - echo
+            self.positions[row] = start + feed.size - given - echo
         return self.backbone.rotary(positions.to(self.backbone.device))
 
     def _extend(self, end: int) -> None:

@@ -102,7 +102,9 @@ def _segments(trace: Trace) -> list[Segment]:
         if not isinstance(step, TokenEvent):
             continue
         if step.kind == "open":
-            segments += [Tokens(tuple(words)), Block(len(next(blocks).latents))]
+            block = next(blocks)
+            grid = block.events[0].grid if block.events else None
+            segments += [Tokens(tuple(words)), Block(len(block.latents), grid=grid)]
             words, thinking = [], True
             continue
         if step.kind == "text":

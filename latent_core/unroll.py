@@ -23,6 +23,7 @@ from latent_core.attention import (
     AUX_END,
     AUX_START,
     CLOSE,
+    CONTROL,
     IMAGE,
     LATENT,
     OPEN,
@@ -40,7 +41,7 @@ from latent_core.attention import (
 )
 from latent_core.backbone import Backbone
 from latent_core.cache import GradientCache
-from latent_core.drive import Block, Forced, Intervention, Picture, Run, Segment, Tokens, drive
+from latent_core.drive import Block, Forced, Intervention, Picture, Run, Segment, Tokens, count, drive
 from latent_core.feed import Feed
 from latent_core.lockstep import Lockstep, picture_feed, prompt_feeds, see, split
 from latent_core.methods.base import LatentMethod
@@ -166,13 +167,17 @@ def _lay_out(
         if not method.overwrites_start(segment.latents):
             put(method.open_id, numbered(OPEN, block))
             start += 1
-        first = start
-        for _ in range(segment.latents):
-            put(-1, numbered(LATENT, block))
+        for _ in range(count(method.steering(segment.latents))):
+            put(-1, numbered(CONTROL, block))
             start += 1
-        if rule == "sealed":
-            for place in range(first, start):
-                put(-1, numbered(SEALED, block), place)
+        places_of = method.places(segment.grid) if segment.grid else None
+        if places_of is None:
+            places_of = torch.arange(segment.latents).expand(3, -1)
+        spots = (places_of + start).T.tolist()
+        for kind in (LATENT, SEALED) if rule == "sealed" else (LATENT,):
+            for place in spots:
+                put(-1, numbered(kind, block), place)
+        start = max((max(place) for place in spots), default=start - 1) + 1
         if segment.closed:
             if segment.learn_close:
                 labels[-1] = method.close_id
@@ -258,8 +263,8 @@ def unroll(
     while done < ticks or any(request is not None for request in requests):
         feeds = _turn(requests)
         for index, feed in enumerate(feeds):
-            if feed is not None and feed.num_latents > 0 and feed.is_latent:
-                latents[index][feed.block].append(feed.embeds)
+            if feed is not None and feed.latents:
+                latents[index][feed.block].append(feed.embeds[: feed.latents])
                 if detach_feedback:
                     # sharded parameters are let go in the backward pass once the input's gradient is there
                     feed.embeds = feed.embeds.detach().requires_grad_(ticks > 0)
@@ -322,13 +327,13 @@ def count_ticks(backbone: Backbone, method: LatentMethod, rows: Sequence[Row]) -
         for row in rows
     ]
     requests: list[Feed | None] = [next(run) for run in runs]
-    count = 0
+    forwards = 0
     while any(request is not None for request in requests):
         for index, feed in enumerate(_turn(requests)):
             if feed is not None:
                 requests[index] = _next(runs[index], zeros(feed.size))
-        count += 1
-    return count
+        forwards += 1
+    return forwards
 
 
 def _gather(states: torch.Tensor, columns: Sequence[Sequence[int]], length: int) -> torch.Tensor:
@@ -378,6 +383,11 @@ def splice(
         for blocks, row_rule in zip(latents, rules, strict=True)
         for block in blocks
     ]
+    controls = method.controls()
+    if controls is not None:
+        steered = (classes == CONTROL)[..., None]
+        blocks = int(steered.sum()) // len(controls)
+        embeds = embeds.masked_scatter(steered, controls.to(embeds.dtype).repeat(blocks, 1))
     if vectors:
         slots = ((classes == LATENT) | (classes == SEALED))[..., None]
         embeds = embeds.masked_scatter(slots, torch.cat(vectors).to(embeds.dtype))

@@ -39,9 +39,25 @@ class LatentMethod(nn.Module):
         ids = (self.pad_id, None if may_open else self.open_id, None if may_close else self.close_id)
         return tuple(i for i in ids if i is not None)
 
+    most_blocks: ClassVar[int] = 64
+    """Blocks per response; then the opening token is banned."""
+
+    def controls(self) -> torch.Tensor | None:
+        """(C, D) vectors that steer a block, fed right behind its opening token; none by default."""
+        return None
+
+    def steering(self, num_latents: int) -> torch.Tensor | None:
+        """The same for a block of so many latents: an empty one needs none."""
+        return self.controls() if num_latents else None
+
+    def places(self, grid: tuple[int, int]) -> torch.Tensor | None:
+        """(3, N) positions of a grid of parallel latents, counted from the first; None: they count on by one."""
+        return None
+
     def overwrites_start(self, num_latents: int) -> bool:
         """Whether the opening token's slot holds latent 1; without latents it is an ordinary token."""
-        return self.config.convention == "start_overwritten" and num_latents > 0
+        overwritten = self.config.convention == "start_overwritten" and num_latents > 0
+        return overwritten and self.controls() is None
 
     def block(self, context: Context) -> Generator[Feed, torch.Tensor, None]:
         """One block: yields what to feed, receives the states (N, D) that come back."""
