@@ -181,7 +181,7 @@ class Forced:
 def opening(feed: Feed, controls: torch.Tensor | None, block: int) -> Feed:
     """The feed that ends with the opening token of a block, with its control vectors behind it."""
     kinds = (numbered(OPEN, block), *(numbered(CONTROL, block),) * count(controls))
-    return replace(feed, kinds=(*feed.kinds, *kinds), tail=controls, block=block)
+    return replace(feed, kinds=(*feed.kinds, *kinds), tail=controls)
 
 
 def count(vectors: torch.Tensor | None) -> int:

@@ -10,7 +10,8 @@ of the response (off-policy). markers: blocks hold no latents (K = 0), only the 
 Rule = Literal["everything", "no_image", "latents_only", "sealed"]
 """What text after a block may attend to, see attention.py."""
 
-MAX_LATENTS = 64
+MAX_LATENTS = 576
+"""A grid of 24 × 24; the published methods use at most 256."""
 
 
 def check(condition: bool, sentence: str) -> None:

@@ -96,10 +96,17 @@ def tiny_prompt(seed: int = 0, *, grids: Sequence[tuple[int, int]] = ((4, 6),), 
     )
 
 
+NEEDED = {"deeplatent": {"width": 32, "heads": 2}}
+"""Options without which a method cannot be built."""
+
+
 def tiny_method(name: str = "monet", **config) -> LatentMethod:
-    """A method over the tiny vocabulary."""
+    """A method over the tiny vocabulary, in evaluation mode; its own parameters are always the same."""
     tokens = {} if name == "text" else dict(zip(("pad_token", "open_token", "close_token"), TOKENS, strict=True))
-    return build_method(MethodConfig(method=name, **tokens, **config), TOKENS.__getitem__)
+    config["options"] = NEEDED.get(name, {}) | config.get("options", {})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_method(MethodConfig(method=name, **tokens, **config), TOKENS.__getitem__).eval()
 
 
 def scripted(*rows: Sequence[int]):

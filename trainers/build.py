@@ -104,7 +104,7 @@ def document(name: str, report: Path | None = None) -> None:
 
 def _latents(recipe: Recipe) -> str:
     """What the model card says about blocks."""
-    if recipe.stage not in ("latent", "monet2", "monet3", "lvr"):
+    if recipe.method == "text" or recipe.stage in ("monet1", "deeplatent1"):
         return ""
     text = f"K was drawn from {recipe.latents_min} to {recipe.latents_max} for every training batch. "
     if recipe.stage == "lvr":

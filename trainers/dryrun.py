@@ -33,7 +33,7 @@ from trainers.plan import (
     state_memory,
     step_time,
 )
-from trainers.recipe import Recipe, load_recipe, recipes
+from trainers.recipe import UNROLLED, Recipe, load_recipe, recipes
 from trainers.sft.lvr import step_slots
 from trainers.start import FINAL, build_data, check_run, checkpoints_activations
 
@@ -186,7 +186,7 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
             said[part.role] += text_tokens(source, part.text)
     response, thoughts = sum(said.values()) + 1, len(example.steps)
     shown = recipe.stage in ("monet1", "monet2") and recipe.monet.aux_image
-    unrolled = recipe.stage in ("latent", "monet2", "monet3")
+    unrolled = recipe.stage in UNROLLED
     latents = thoughts * (recipe.latents_max + 2) if unrolled else 0
     limits = (SIZE**2, SIZE**2) if recipe.mixture else PIXELS
     if recipe.stage == "lvr":

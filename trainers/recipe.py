@@ -15,7 +15,13 @@ from latent_core.settings import MAX_LATENTS, Rule, check
 
 OBSERVATION_TAGS = "<observation>", "</observation>"
 RECIPES = Path(__file__).parent / "recipes"
-Stage = Literal["vision", "text", "latent", "monet1", "monet2", "monet3", "lvr", "valr"]
+Stage = Literal[
+    "vision", "text", "latent", "monet1", "monet2", "monet3", "lvr", "valr", "deeplatent1", "deeplatent2"
+]
+TAUGHT: tuple[Stage, ...] = ("monet2", "monet3", "deeplatent2")
+"""Stages with a frozen teacher."""
+UNROLLED: tuple[Stage, ...] = ("latent", "monet2", "monet3", "valr", "deeplatent2")
+"""Stages that generate latents while training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +157,31 @@ class ValrOptions:
         _check_options(self, "valr")
 
 
-NESTED = {"monet": MonetOptions, "lvr": LvrOptions, "valr": ValrOptions, "data": DataOptions, "caps": CapOptions}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeepLatentOptions:
+    """What DeepLatent's supervised stages leave open."""
+
+    align_weight: float = 4.0
+    """Of the alignment with the teacher's states; 0 leaves it out (an ablation of the paper)."""
+    align_levels: Literal["all", "last"] = "all"
+    """Which levels of hidden states are aligned."""
+    scale_weight: float = 0.5
+    """Of the scale head's cross-entropy, where the grid is dynamic."""
+    words: bool = True
+    """False trains on thoughts and answers alone, without text between them (an ablation of the paper)."""
+
+    def __post_init__(self) -> None:
+        _check_options(self, "deeplatent")
+
+
+NESTED = {
+    "monet": MonetOptions,
+    "lvr": LvrOptions,
+    "valr": ValrOptions,
+    "deeplatent": DeepLatentOptions,
+    "data": DataOptions,
+    "caps": CapOptions,
+}
 """Fields that hold fields."""
 
 
@@ -176,13 +206,15 @@ class Recipe:
     init: str | None = None
     """A recipe (its finished run), a checkpoint's name or folder; None starts the tiny Glyphs model from scratch."""
     teacher: str | None = None
-    """The frozen model of stages monet2 and monet3: a recipe, or a checkpoint's folder."""
+    """The frozen model of the stages in TAUGHT: a recipe, or a checkpoint's folder."""
     monet: MonetOptions = field(default_factory=MonetOptions)
     """Options of stages monet1, monet2 and monet3."""
     lvr: LvrOptions = field(default_factory=LvrOptions)
     """Options of stage lvr."""
     valr: ValrOptions = field(default_factory=ValrOptions)
     """Options of stage valr."""
+    deeplatent: DeepLatentOptions = field(default_factory=DeepLatentOptions)
+    """Options of stages deeplatent1 and deeplatent2."""
     method_options: dict[str, object] = field(default_factory=dict)
     """What the method itself leaves open (method.json's `options`)."""
     mixture: dict[str, float] = field(default_factory=dict)
@@ -190,7 +222,7 @@ class Recipe:
     data: DataOptions = field(default_factory=DataOptions)
     """Published data, instead of a mixture."""
     caps: CapOptions = field(default_factory=CapOptions)
-    """How large images may be (stages monet1, monet2 and monet3)."""
+    """How large images may be (Monet's and DeepLatent's stages)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights."""
     train_vision: bool = True
@@ -233,10 +265,10 @@ class Recipe:
             f"latents_min is {self.latents_min} and latents_max {self.latents_max}; "
             f"1 ≤ latents_min ≤ latents_max ≤ {MAX_LATENTS} must hold.",
         )
-        needs_teacher = self.stage in ("monet2", "monet3")
+        needs_teacher = self.stage in TAUGHT
         check(
             needs_teacher == (self.teacher is not None),
-            f"teacher is {self.teacher!r} in a {self.stage} stage; monet2 and monet3 need one, others have none.",
+            f"teacher is {self.teacher!r} in a {self.stage} stage; {', '.join(TAUGHT)} need one, others have none.",
         )
         check(0 <= self.everything_share <= 1, f"everything_share is {self.everything_share}; it is a share, 0 to 1.")
 

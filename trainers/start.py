@@ -30,8 +30,9 @@ from latent_core.settings import check
 from trainers.data.formats import FORMATS
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.rows import PublishedDataset
-from trainers.recipe import Recipe, recipes
+from trainers.recipe import UNROLLED, Recipe, recipes
 from trainers.run import JsonlLog, MarkComplete, Progress, StageTrainer, StopAt, last_checkpoint
+from trainers.sft.deeplatent import Distil, Interleaved
 from trainers.sft.latent import LatentStage
 from trainers.sft.lvr import LvrStage
 from trainers.sft.monet import AlignLatents, AlignObservations, WarmUp
@@ -48,6 +49,8 @@ STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
     "latent": LatentStage,
     "lvr": LvrStage,
     "valr": ValrStage,
+    "deeplatent1": Interleaved,
+    "deeplatent2": Distil,
     "monet1": WarmUp,
     "monet2": AlignObservations,
     "monet3": AlignLatents,
@@ -96,7 +99,7 @@ def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
         f"warmup_steps is {arguments.warmup_steps}, the whole run {arguments.max_steps} steps; warm up for fewer.",
     )
     check(
-        not (checkpoints_activations(arguments) and recipe.stage in ("latent", "monet2", "monet3", "valr")),
+        not (checkpoints_activations(arguments) and recipe.stage in UNROLLED),
         f"activation_checkpointing drops the cache that latents of stage {recipe.stage} are generated with; turn it "
         "off and shard the model instead.",
     )

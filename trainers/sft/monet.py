@@ -21,13 +21,13 @@ from torch import nn
 from latent_core.attention import LATENT, PLAIN, Flow, kind_class
 from latent_core.backbone import Backbone
 from latent_core.drive import Picture, Segment
-from latent_core.example import Example
+from latent_core.example import Example, Step, Thought, Words
 from latent_core.methods import build_method
 from latent_core.processor import Processor
 from latent_core.settings import Rule
 from latent_core.unroll import NO_LABEL, Block, Features, Layout, Row, Tokens, Unrolled, look, splice, unroll
 from trainers.data.caps import shrink
-from trainers.data.segments import Thought, segments
+from trainers.data.segments import segments
 from trainers.parallel import common_ticks
 from trainers.recipe import Recipe
 from trainers.sft.losses import alignment, row_cross_entropy
@@ -92,12 +92,12 @@ class MonetStage(nn.Module):
         """An example as prompt and response."""
         tags = self.options.observation_tags == "context"
         response: list[Segment] = []
-        for piece in segments(example):
+        for piece in self.pieces(example):
             if isinstance(piece, Thought):
                 if part != "latents" and piece.step.image is not None:
                     response.append(Picture(*self.processor.patches(piece.step.image)))
                 if part != "images":
-                    response.append(Block(latents))
+                    response.append(self.block(piece.step, latents, example.name))
                 continue
             ids, observed = tuple(self.processor.encode(piece.text)), piece.role == "observation"
             if observed and tags:
@@ -109,6 +109,14 @@ class MonetStage(nn.Module):
                 response.append(Tokens(ids, observation=observed))
         response.append(Tokens((self.processor.eos_id,)))
         return Row(self.processor(example.images, example.question), tuple(response))
+
+    def pieces(self, example: Example) -> list[Words | Thought]:
+        """The response in order."""
+        return segments(example)
+
+    def block(self, step: Step, latents: int, sample: str) -> Block:
+        """The block of a thought, K latents."""
+        return Block(latents)
 
     def cross_entropy(self, unrolled: Unrolled, families: list[str]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean of the rows' weighted cross-entropies, and accuracy_<family>."""

@@ -1,0 +1,80 @@
+"""One batch with rows in text, in blocks fed one by one and in blocks fed at once gives every row what it gives alone."""
+
+from collections.abc import Generator
+
+import pytest
+import torch
+
+from latent_core.backbone import Backbone
+from latent_core.engine import decode
+from latent_core.events import LatentEvent, TokenEvent
+from latent_core.feed import Context, Feed
+from latent_core.interventions import only, zero
+from latent_core.methods import METHODS, LatentMethod
+from latent_core.settings import Settings
+from tests.tiny import OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+
+
+class Mixed(LatentMethod):
+    """An even number of latents enters at once, as a grid of two rows; an odd one by one."""
+
+    name = "mixed"
+
+    def block(self, context: Context) -> Generator[Feed, torch.Tensor, None]:
+        hidden, latents = context.hidden, context.num_latents
+        if latents % 2 == 0:
+            yield Feed(hidden * torch.linspace(0.5, 2, latents)[:, None], grid=(2, latents // 2), ends=True)
+            return
+        for _ in range(latents):
+            hidden = yield Feed(hidden)
+
+
+SCRIPTS = ([1, OPEN, 3, OPEN, 4], [2, 2, 2, 2, 2, 2, 2, 2], [OPEN, 5, 6], [1, OPEN, OPEN, 7], [OPEN])
+LATENTS = (6, 4, 3, 5, 8)
+
+
+@pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed"])
+def test_batched_equals_single(monkeypatch, rule):
+    monkeypatch.setitem(METHODS, "mixed", Mixed)
+    backbone, method = Backbone(tiny_model()), tiny_method("mixed", rule=rule)
+    prompts = [tiny_prompt(i, text=5 + i, grids=[(4, 6)] * (1 + i % 2)) for i in range(len(SCRIPTS))]
+    settings = [Settings(latents=k) for k in LATENTS]
+    hooks = [None, None, zero(), only([(0, 2)], zero()), only([(0, 3)], zero())]
+    together = list(decode(backbone, method, prompts, settings, sampler=scripted(*SCRIPTS), intervene=hooks))
+    for row, script in enumerate(SCRIPTS):
+        sampler, hook = scripted(script), [hooks[row]]
+        alone = list(decode(backbone, method, [prompts[row]], [settings[row]], sampler=sampler, intervene=hook))
+        first, second = of_row(alone, 0), of_row(together, row)
+        assert [type(e) for e in first] == [type(e) for e in second]
+        for a, b in zip(first, second, strict=True):
+            if isinstance(a, (LatentEvent, TokenEvent)):
+                assert a.position == b.position
+                torch.testing.assert_close(a.hidden, b.hidden, atol=2e-5, rtol=0)
+            if isinstance(a, LatentEvent):
+                assert (a.block, a.index, a.grid) == (b.block, b.index, b.grid)
+                torch.testing.assert_close(a.fed, b.fed, atol=2e-5, rtol=0)
+    only_one = [bool(e.fed.any()) for e in of_row(together, 4, LatentEvent)]
+    assert only_one == [n != 3 for n in range(8)]
+
+
+def test_events_of_a_block_fed_at_once_come_in_order(monkeypatch):
+    monkeypatch.setitem(METHODS, "mixed", Mixed)
+    method = tiny_method("mixed")
+    settings = [Settings(latents=4, max_new_tokens=12)]
+    events = list(decode(Backbone(tiny_model()), method, [tiny_prompt()], settings, sampler=scripted([1, OPEN, 3])))
+    steps = [e for e in events if isinstance(e, (TokenEvent, LatentEvent))]
+    kinds = [e.kind if isinstance(e, TokenEvent) else "latent" for e in steps]
+    assert kinds == ["text", "open", *["latent"] * 4, "close", "text", "text"]
+    start = steps[0].position
+    assert [e.position for e in steps] == list(range(start, start + 9))
+    torch.testing.assert_close(steps[6].hidden, steps[5].hidden)  # the closing token follows the last latent
+
+
+@pytest.mark.parametrize("room", range(1, 9))
+def test_a_run_ends_where_its_room_ends(monkeypatch, room):
+    monkeypatch.setitem(METHODS, "mixed", Mixed)
+    method, settings = tiny_method("mixed"), [Settings(latents=4, max_new_tokens=room)]
+    events = list(decode(Backbone(tiny_model()), method, [tiny_prompt()], settings, sampler=scripted([OPEN, 3, 3, 3])))
+    finish = events[-1]
+    assert finish.tokens + finish.latents <= room and finish.latents == (4 if room >= 5 else 0)
+    assert finish.reason == ("stop" if room >= 10 else "length")
