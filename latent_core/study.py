@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from latent_core import interventions
+from latent_core.events import LatentEvent
 from latent_core.example import Example
 from latent_core.reasoner import Reasoner
 from latent_core.trace import Trace
@@ -125,7 +126,7 @@ class Study:
             shape = [len(block.latents) for block in trace.blocks]
             given = clean[others[i]] if condition.replace == "donor" else trace
             # runs without a block, cut off inside one, or whose donor has others cannot be replaced and do not count
-            whole = condition.latents and shape == [condition.latents] * len(shape)
+            whole = all(shape) and not isinstance(trace.steps[-1], LatentEvent)
             if shape and whole and shape == [len(block.latents) for block in given.blocks]:
                 chosen.append(i)
                 hooks.append(_hook(condition.replace, given, seed=i))
@@ -221,8 +222,8 @@ def conditions(reasoner: Reasoner, families: Sequence[str]) -> Iterator[Conditio
             yield dataclasses.replace(base, wrong_image=True)
             yield dataclasses.replace(base, mode="text")
             yield dataclasses.replace(base, mode="markers")
-        sweep = range(1, 17) if family == "find" else (1, 2, 4, 6, 8, 10, 12, 16)
-        for latents in sweep:
+        sweep = {*range(1, 17)} if family == "find" else {1, 2, 4, 6, 8, 10, 12, 16}
+        for latents in sorted(sweep | {k for k in (25, 36) if k <= config.latents.max}):
             if latents != default:
                 yield Condition(family=family, latents=latents, rule=config.rule)
 

@@ -1,6 +1,6 @@
 """What every process of a distributed test runs: `torchrun … tests/distributed.py FOLDER ROWS`.
 
-Trains Monet's three stages for 20 steps with ROWS rows in this process's share of every batch.
+Trains a stage of every method for some steps, Monet's all, with ROWS rows in this process's share of every batch.
 """
 
 import sys
@@ -12,16 +12,28 @@ sys.path.insert(0, str(ROOT))
 from trainers.recipe import load_recipe  # noqa: E402 (the repository's root has to be importable first)
 from trainers.start import train  # noqa: E402
 
-RECIPES = ("glyph-monet-stage1", "glyph-monet-stage2", "glyph-monet")
+RECIPES = {
+    "glyph-monet-stage1": (),
+    "glyph-monet-stage2": (f"teacher={ROOT / 'assets/checkpoints/glyph-text'}", "latents_max=4"),
+    "glyph-monet": (f"teacher={ROOT / 'assets/checkpoints/glyph-text'}", "latents_max=4"),
+    "glyph-lvr": ("lvr.slots_max=3",),
+    "glyph-valr": ("valr.upsample=1d", "latents_min=1", "latents_max=4", "mixture={find: 1, relate: 2, views: 1}"),
+    # processes draw other noise than one does
+    "glyph-deeplatent": (
+        f"teacher={ROOT / 'assets/checkpoints/glyph-text'}",
+        "method_options={width: 128, noise: 0, noise_floor: 0}",
+    ),
+}
+"""Recipe → its overrides."""
 START = ROOT / "assets/checkpoints/glyph-text"
 
 
 def overrides(folder: Path, name: str, rows: int) -> list[str]:
     """Short, quick to learn, with a learning rate at which rounding does not grow."""
-    given = [f"output_dir={folder / name}", f"init={START}", f"per_device_train_batch_size={rows}", "max_steps=20"]
-    given += ["logging_steps=1", "eval_strategy=no", "save_strategy=no", "latents_max=4", "warmup_steps=2"]
-    given += ["use_cpu=true", "learning_rate=1e-4", "mixture={find: 1, relate: 1, count: 1, trace: 1}"]
-    return given if name == RECIPES[0] else [*given, f"teacher={START}"]
+    given = [f"output_dir={folder / name}", f"init={START}", f"per_device_train_batch_size={rows}"]
+    given += [f"max_steps={20 if 'monet' in name else 10}", "warmup_steps=2", "use_cpu=true", "learning_rate=1e-4"]
+    given += ["logging_steps=1", "eval_strategy=no", "save_strategy=no", "latents_default=4"]
+    return [*given, "mixture={find: 1, relate: 1, count: 1, trace: 1}", *RECIPES[name]]
 
 
 if __name__ == "__main__":

@@ -1,16 +1,29 @@
-"""The arithmetic of the ablation table, on made-up counts."""
+"""The arithmetic of the ablation tables, on made-up counts; every variant's fields are fields of its recipe."""
 
 import pytest
 
-from latent_core import glyphs
-from latent_core.study import REPLACEMENTS, Condition, Row, wilson
-from trainers.ablations import VARIANTS, WHOLE, Result, difference, table, verdict
+from latent_core.study import Row, wilson
+from trainers.ablations import (
+    ABLATIONS,
+    BUDGETS,
+    DEEPLATENT,
+    LVR,
+    MONET,
+    Ablation,
+    Result,
+    Variant,
+    ablate,
+    conditions,
+    difference,
+    table,
+    verdict,
+)
 from trainers.recipe import load_recipe
 
+EVERY = [(ablation, variant) for ablation in ABLATIONS.values() for variant in ablation.variants]
 
-def result(variant, accuracy: float, n: int = 100) -> Result:
-    conditions = [Condition(family="find", replace=by) for by in ("", *REPLACEMENTS)]
-    conditions += [Condition(family=family) for family in glyphs.FAMILIES if family != "find"]
+
+def result(ablation: Ablation, variant: Variant, accuracy: float, n: int = 100) -> Result:
     rows = [
         Row(
             condition=condition,
@@ -25,14 +38,14 @@ def result(variant, accuracy: float, n: int = 100) -> Result:
             donor=0.9 if condition.replace == "donor" else None,
             donor_interval=wilson(round(0.9 * n), n) if condition.replace == "donor" else None,
         )
-        for condition in conditions
+        for condition in conditions(ablation, variant, "latents_only")
     ]
     return Result(variant, rows)
 
 
 def test_difference_has_newcombes_interval():
     """Newcombe 1998, method 10, table II (a): 56/70 against 48/80 gives 0.2000 [0.0524, 0.3339]."""
-    first, second = result(WHOLE, 0), result(WHOLE, 0)
+    first, second = (result(MONET, MONET.variants[0], 0) for _ in range(2))
     first.rows[:] = [first.rows[0].__class__(**fields(first.rows[0], 56, 70))]
     second.rows[:] = [second.rows[0].__class__(**fields(second.rows[0], 48, 80))]
     assert difference(first, second) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
@@ -48,22 +61,51 @@ def fields(row: Row, right: int, n: int) -> dict:
 
 
 def test_verdict_says_whether_the_sign_agrees_and_when_nothing_can_be_said():
-    assert verdict(-0.2, -0.3, -0.1, 46.07) == "lower: agrees"
-    assert verdict(0.2, 0.1, 0.3, 46.07) == "higher: disagrees"
-    assert verdict(-0.02, -0.1, 0.05, 46.07) == "no difference beyond chance"
-    assert "not at hand" in verdict(-0.2, -0.3, -0.1, None)
+    whole, worse = Variant(name="whole", paper=82.2), Variant(name="less", paper=46.07)
+    assert verdict(-0.2, -0.3, -0.1, worse, whole) == "lower: agrees"
+    assert verdict(0.2, 0.1, 0.3, worse, whole) == "higher: disagrees"
+    assert verdict(-0.02, -0.1, 0.05, worse, whole) == "no difference beyond chance"
+    assert "not at hand" in verdict(-0.2, -0.3, -0.1, Variant(name="?"), whole)
+    assert verdict(-0.2, -0.3, -0.1, Variant(name="collapses", lower=True), whole) == "lower: agrees"
+    assert verdict(-0.2, -0.3, -0.1, Variant(name="same", paper=82.2), whole) == "lower: in the paper equal"
 
 
-def test_table_names_every_variant():
-    text = table([result(variant, 0.9 if variant is WHOLE else 0.5) for variant in VARIANTS])
-    for variant in VARIANTS:
+def test_monets_table_names_every_variant():
+    text = table(MONET, [result(MONET, v, 0.9 if v is MONET.variants[0] else 0.5) for v in MONET.variants])
+    for variant in MONET.variants:
         assert f"| {variant.name} |" in text
     assert text.count("lower: agrees") == 3 and "-40.0 [-45" in text
-    assert "| whole method | 100.0 | 90.0 [82.6, 94.5] | 60.0 | 30.0 | 30.0 | 0.50 |" in text
+    assert "| whole method | 100.0 | 8.0 | 90.0 [82.6, 94.5] | 60.0 | 30.0 | 30.0 | 0.50 |" in text
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_options_of_every_variant_are_fields_of_the_recipe(variant):
-    whole, _ = load_recipe("glyph-monet-stage2", [])
-    recipe, _ = load_recipe("glyph-monet-stage2", list(variant.options))
-    assert (recipe.monet == whole.monet) == (variant is WHOLE)
+def test_a_variant_may_be_compared_with_another_than_the_first():
+    accuracies = (0.4, 0.9, 0.9, 0.5, 0.9)
+    text = table(LVR, [result(LVR, v, a) for v, a in zip(LVR.variants, accuracies, strict=True)])
+    vector, switch = (line for line in text.splitlines() if line.startswith("| exit") and "against" in line)
+    assert "-40.0 [" in vector and "(against an MLP head) | worse | lower: agrees" in vector
+    assert "+0.0 [" in switch and "no difference beyond chance" in switch
+    assert "| an MLP head | 90.0 | 90.0 | 90.0 | 90.0 [86.1, 92.9] | +50.0 [" in text and "higher: disagrees" in text
+
+
+def test_sweeps_have_a_column_per_budget_and_text_no_latents():
+    results = [result(DEEPLATENT, variant, 0.5) for variant in DEEPLATENT.variants]
+    text = table(DEEPLATENT, results)
+    header = next(line for line in text.splitlines() if "| K = " in line)
+    assert header == "| variant | " + " | ".join(f"K = {k}" for k in BUDGETS) + " |"
+    assert text.count("fixed grids, one by one |") == 3 and text.count("| text only |") == 1
+
+
+@pytest.mark.parametrize(("ablation", "variant"), EVERY, ids=lambda value: getattr(value, "name", ""))
+def test_options_of_every_variant_are_fields_of_the_recipe(ablation, variant):
+    name, _ = ablation.stages[0]
+    whole, _ = load_recipe(variant.recipe or name, list(ablation.shared))
+    recipe, _ = load_recipe(variant.recipe or name, [*ablation.shared, *variant.options])
+    changed = recipe != whole
+    assert changed == bool(variant.options) or variant.name == "K = 9" or variant.name == "an MLP head"
+    names = [other.name for other in ablation.variants]
+    assert len(set(names)) == len(names) and (variant.against is None or variant.against in names)
+
+
+def test_unknown_checkpoints_are_refused():
+    with pytest.raises(ValueError, match="no ablations of 'glyph-text'; choose one of glyph-monet"):
+        ablate("glyph-text")

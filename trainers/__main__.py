@@ -41,8 +41,9 @@ def main(argv: list[str] | None = None) -> int:
             case "ablations":
                 from trainers.ablations import ablate
 
-                out = ablate(n=options.n, split=options.split)
-                print(f"{out.read_text()}\nWritten: {out}")
+                for name in options.checkpoints:
+                    out = ablate(name, n=options.n, split=options.split)
+                    print(f"{out.read_text()}\nWritten: {out}")
             case "ground":
                 from trainers.ground import ground
 
@@ -104,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--split", default="test", help="train, val, test or compose (default test)")
     study.add_argument("--families", nargs="+", default=["find", "relate", "count", "trace"])
     study.add_argument("--batch", type=int, default=64, help="samples decoded at once (default 64)")
-    ablations = commands.add_parser("ablations", help="Monet without one part at a time, on equal short budgets")
+    ablations = commands.add_parser("ablations", help="methods without one part at a time, on equal short budgets")
+    ablations.add_argument("checkpoints", nargs="*", default=["glyph-monet"], help="(default glyph-monet)")
     ablations.add_argument("--n", type=int, default=500, help="samples per family (default 500)")
     ablations.add_argument("--split", default="test", help="train, val, test or compose (default test)")
     ground = commands.add_parser("ground", help="how often latents look at the thing that they are about")

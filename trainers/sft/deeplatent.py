@@ -78,6 +78,13 @@ class DeepLatentStage(MonetStage):
             max(rows, columns) <= SIDE,
             f"{sample}: an assistant image has {rows} × {columns} tokens; at most {SIDE} × {SIDE} are possible.",
         )
+        if self.method.options.grid == "fixed":
+            wanted = squarest(latents)
+            check(
+                (rows, columns) == wanted,
+                f"K is {latents}, a grid of {wanted}, but the image processor makes {rows} × {columns} tokens of an "
+                "assistant image of that size; choose another K.",
+            )
         parallel = self.method.options.generation == "parallel"
         return Block(rows * columns, grid=(rows, columns) if parallel else None)
 

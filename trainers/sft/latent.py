@@ -17,7 +17,7 @@ from latent_core.methods import build_method
 from latent_core.processor import Processor
 from latent_core.unroll import NO_LABEL, Row, unroll
 from trainers.data.segments import Words, segments
-from trainers.parallel import common_ticks
+from trainers.parallel import batch_mean, common_ticks
 from trainers.recipe import Recipe
 from trainers.sft.text import exact
 
@@ -65,4 +65,5 @@ class LatentStage(nn.Module):
         learned = unrolled.layout.labels != NO_LABEL
         right = torch.ones_like(learned)
         right[learned] = logits.argmax(-1) == targets
-        return {"loss": F.cross_entropy(logits, targets), "metrics": exact(families, right.all(1).tolist())}
+        loss = batch_mean(F.cross_entropy(logits, targets, reduction="none"))
+        return {"loss": loss, "metrics": exact(families, right.all(1).tolist())}

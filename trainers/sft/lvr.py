@@ -25,6 +25,7 @@ from latent_core.processor import Processor
 from latent_core.settings import check
 from latent_core.unroll import NO_LABEL, Row, Unrolled, look, splice
 from trainers.data.segments import Words, segments
+from trainers.parallel import batch_mean
 from trainers.recipe import Recipe
 from trainers.sft.text import exact
 
@@ -66,16 +67,12 @@ def step_slots(step: Step, grid: tuple[int, int], most: int, sample: str) -> lis
 
 def reconstruction(predicted: torch.Tensor, wanted: torch.Tensor, kind: Distance) -> torch.Tensor:
     """Mean distance of what states (M, D) feed from the embeddings (M, D) in the slots; 0 without slots. Best 0."""
-    if not len(wanted):
-        return predicted.float().sum() * 0
-    return distance(predicted, wanted, kind).mean()
+    return batch_mean(distance(predicted, wanted, kind))
 
 
 def mode_switch(logits: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy of the closing token's raw logit (M,) with whether it comes next (M,) bool; 0 for none."""
-    if not len(ends):
-        return logits.float().sum() * 0
-    return F.binary_cross_entropy_with_logits(logits.float(), ends.float())
+    return batch_mean(F.binary_cross_entropy_with_logits(logits.float(), ends.float(), reduction="none"))
 
 
 class LvrStage(nn.Module):
@@ -119,7 +116,7 @@ class LvrStage(nn.Module):
         learned = unrolled.layout.labels != NO_LABEL
         right = torch.ones_like(learned)
         right[learned] = logits.argmax(-1) == targets
-        options, words = self.recipe.lvr, F.cross_entropy(logits, targets)
+        options, words = self.recipe.lvr, batch_mean(F.cross_entropy(logits, targets, reduction="none"))
         seen = reconstruction(*self.pairs(unrolled), options.loss)
         loss = words + options.weight * seen
         metrics = {"ce": words.item(), "reconstruction": seen.item()}

@@ -11,6 +11,7 @@ from torch import nn
 from latent_core.example import Example
 from latent_core.processor import Processor
 from trainers.data.segments import Words, segments
+from trainers.parallel import batch_mean
 from trainers.recipe import Recipe
 
 IGNORE = -100
@@ -69,7 +70,8 @@ class TextStage(nn.Module):
         logits = self.model.lm_head(states[learned]).float()
         right = torch.ones_like(targets, dtype=torch.bool)
         right[learned] = logits.argmax(-1) == targets[learned]
-        return {"loss": F.cross_entropy(logits, targets[learned]), "metrics": exact(families, right.all(1).tolist())}
+        loss = batch_mean(F.cross_entropy(logits, targets[learned], reduction="none"))
+        return {"loss": loss, "metrics": exact(families, right.all(1).tolist())}
 
 
 def exact(families: Iterable[str], right: Iterable[bool]) -> dict[str, float]:
