@@ -37,6 +37,11 @@ MODES = {"latent": "K {}", "text": "text only", "forced": "forced K {}", "marker
 log = logging.getLogger("inscape")
 
 
+def k_label(caps: bool) -> str:
+    """What K is called: `caps` where a block may hold fewer."""
+    return "K, most latents per block" if caps else "K, latents per block"
+
+
 def answer_stream(
     runner: Runner,
     session: str,

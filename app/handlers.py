@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.asking import Scene, answer_stream, new_scene, run_name, save_trace
+from app.asking import Scene, answer_stream, k_label, new_scene, run_name, save_trace
 from app.companions import Companions
 from app.components import Files, as_files, paths
 from app.history import History
@@ -76,11 +76,15 @@ class Handlers:
             yield value, gr.DownloadButton(value=path, interactive=True) if path else gr.skip()
 
     def settle(self, checkpoint: str, latents: int | None, former: int) -> tuple[Any, int]:
-        """Another checkpoint is chosen: K follows its default unless the visitor has set it; the default, to compare
-        with next time.
+        """Another checkpoint is chosen: K goes as far as it allows and follows its default unless the visitor has set
+        it; the default, to compare with next time.
         """
-        default = self.runner.reasoner(checkpoint).config.latents.default
-        return (default if latents == former else gr.skip()), default
+        reasoner = self.runner.reasoner(checkpoint)
+        given = reasoner.config.latents
+        update = {"maximum": given.max, "label": k_label(reasoner.method.caps)}
+        if latents is None or latents == former or latents > given.max:
+            update["value"] = given.default
+        return gr.update(**update), given.default
 
     def interrupt(self, request: gr.Request) -> None:
         """K, method or mode has changed: what runs is stopped, to start again."""

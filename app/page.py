@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from app.api import add_endpoints
-from app.asking import OWN_RULE, method_label, new_scene
+from app.asking import OWN_RULE, k_label, method_label, new_scene
 from app.companions import Companions
 from app.components import (
     Files,
@@ -138,7 +138,7 @@ def _settings_column(runner: Runner) -> dict[str, gr.components.Component]:
     fields: dict[str, gr.components.Component] = {
         "checkpoint": gr.Radio(methods, value=runner.names[0], label="Method", elem_classes="ins-seg"),
         "mode": gr.Radio(MODES, value="latent", label="Mode", elem_classes="ins-seg"),
-        "latents": gr.Slider(0, 16, 8, step=1, label="K, latents per block", elem_id="ins-k", buttons=[]),
+        "latents": gr.Slider(0, 16, 8, step=1, label=k_label(False), elem_id="ins-k", buttons=[]),
         "speed": gr.Radio(
             [("Real", "real"), ("Slow, 25 a second", "slow")], value="slow", label="Speed", elem_classes="ins-seg"
         ),

@@ -245,11 +245,19 @@ def test_a_program_can_do_what_the_page_does(runner, reasoner, tmp_path):
 
 def test_k_follows_the_checkpoints_default_until_it_is_set(runner, reasoner):
     handlers = Handlers(runner, History())
-    assert handlers.settle("scripted", 8, 8) == (8, 8)
+    assert settled(handlers, 8) == {"value": 8, "maximum": 16, "label": "K, latents per block"}
     reasoner.config = dataclasses.replace(reasoner.config, latents=LatentRange(default=4))
-    assert handlers.settle("scripted", 8, 8) == (4, 4)
-    kept, default = handlers.settle("scripted", 3, 8)
-    assert kept == gr.skip() and default == 4
+    assert settled(handlers, 8)["value"] == 4
+    assert handlers.settle("scripted", 3, 8)[1] == 4 and "value" not in settled(handlers, 3)
+    reasoner.config = dataclasses.replace(reasoner.config, latents=LatentRange(default=36, max=36))
+    assert settled(handlers, 3)["maximum"] == 36
+    reasoner.config = dataclasses.replace(reasoner.config, latents=LatentRange(default=4, max=6))
+    assert settled(handlers, 7)["value"] == 4  # set, but beyond what this checkpoint allows
+
+
+def settled(handlers, latents: int) -> dict:
+    update, _ = handlers.settle("scripted", latents, 8)
+    return {name: value for name, value in update.items() if name != "__type__"}
 
 
 def test_methods_are_spelled_as_in_their_papers():

@@ -16,14 +16,15 @@ from latent_core import glyphs
 from latent_core.backbone import Backbone
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.processor import Processor
+from latent_core.unroll import lay_out, unroll
 from trainers.__main__ import main
 from trainers.architectures import published
 from trainers.data.formats import FORMATS
 from trainers.data.monet import write_rows
-from trainers.dryrun import find_source, length
+from trainers.dryrun import Source, find_source, length
 from trainers.plan import layer_activations, shape, state_memory
 from trainers.recipe import load_recipe
-from trainers.start import build_stage, train
+from trainers.start import STAGES, build_stage, train
 from trainers.vocabulary import add_tokens
 
 ZERO2 = "trainers/accelerate/zero2.yaml"
@@ -230,3 +231,34 @@ def test_lvr_s_run_can_be_planned(tmp_path, capsys):
     with_boxes, without = (length(example, recipe, source) for example in (examples[0], bare))
     # 96 pixels are 4 × 4 tokens of 28 pixels; a box of 26 touches 2 × 2 of them
     assert with_boxes.ticks == 0 and with_boxes.student - without.student > 2 * (4 + 2)
+
+
+@pytest.mark.parametrize("recipe", ["valr-7b-stage1", "valr-7b", "deeplatent-7b-stage1", "deeplatent-7b"])
+def test_valrs_and_deeplatents_runs_can_be_planned(recipe, rows, capsys):
+    assert main(["run", recipe, "--dry-run", "--config", ZERO2, *rows]) == 0
+    text = capsys.readouterr().out
+    assert "128 rows: 1 × 16 steps of accumulation × 8 processes (zero2)" in text
+    former = 8 * 3584**2 + 8 * 3584  # two attentions; biases
+    former += 2 * (4 * 3584**2 + 4 * 3584) + 3 * 3584 + 256 * 3584 + 3 * 3584 + 32 * 3585
+    own = former if "deeplatent" in recipe else 0  # modulations, norms, template, control vectors, scale head
+    assert f"{8_292_166_656 + own:,}, {7_615_616_512 + own:,} of them trained" in text
+    assert ("teacher" in text) == (recipe == "deeplatent-7b")
+    assert ("frozen, not counted" in text) == (recipe == "valr-7b")
+
+
+@pytest.mark.parametrize("name", ["glyph-valr", "glyph-deeplatent"])
+@pytest.mark.parametrize("family", ["find", "relate", "count"])
+def test_planned_rows_are_as_long_as_the_rows_that_are_trained(name, family):
+    recipe, _ = load_recipe(name, ["init=null", "latents_max=4"])
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    stage = STAGES[recipe.stage](model, Processor(tokenizer, build_image_processor()), recipe)
+    example = glyphs.sample(family, 3, "train")
+    (row,) = stage.collate([(example, Random(0))])["rows"]
+    layout = lay_out(stage.backbone, stage.method, [row], ["everything"])
+    source = Source(model.config, tokenizer, "tiny")
+    planned = length(example, recipe, source)
+    overhead = length(dataclasses.replace(example, steps=(), answer=""), recipe, source).student
+    text = len(row.prompt.input_ids) + 1  # the prompt's template is estimated, the rest is exact
+    assert planned.student - overhead == layout.ids.shape[1] - text
+    assert planned.ticks == unroll(stage.backbone, stage.method, [row]).ticks

@@ -9,7 +9,8 @@ from PIL import Image
 from latent_core import glyphs
 from latent_core.glyphs.scene import COLOURS, HELD_OUT, MARKS, Scene
 
-ALL = (*glyphs.FAMILIES, "list")
+ASKED = (*glyphs.FAMILIES, "views")
+ALL = (*ASKED, "list")
 PIXEL_SUM = 1401410
 """Sum over the pixels of one scene, written down once."""
 
@@ -37,7 +38,7 @@ def test_pixels_are_the_same_on_every_machine():
     assert total == PIXEL_SUM
 
 
-@pytest.mark.parametrize("family", glyphs.FAMILIES)
+@pytest.mark.parametrize("family", ASKED)
 def test_splits_share_no_sample(family):
     found = {split: {key(glyphs.sample(family, seed, split)) for seed in range(150)} for split in glyphs.SPLITS}
     splits = list(found)
@@ -59,7 +60,7 @@ def test_only_compose_holds_the_held_out_pairs(family):
     assert all(scene & set(HELD_OUT) for scene in pairs("compose"))
 
 
-@pytest.mark.parametrize("family", glyphs.FAMILIES)
+@pytest.mark.parametrize("family", ASKED)
 def test_answers_are_balanced(family):
     n = 600
     counts = Counter(glyphs.sample(family, seed).answer for seed in range(n))
@@ -69,7 +70,7 @@ def test_answers_are_balanced(family):
     assert all(abs(count - share) < 4.5 * share**0.5 for count in counts.values())
 
 
-@pytest.mark.parametrize("family", glyphs.FAMILIES)
+@pytest.mark.parametrize("family", ASKED)
 def test_a_question_alone_does_not_tell_the_answer(family):
     blind = glyphs.blind_accuracy(family, n=600, train=4000)
     assert blind < 1 / len(glyphs.answers(family)) + 0.07
@@ -78,10 +79,10 @@ def test_a_question_alone_does_not_tell_the_answer(family):
 def solve(example) -> str:
     """The answer, worked out from scene and question by other means than the generator's."""
     scene: Scene = example.metadata["scene"]
-    words = example.question.lower().replace("?", "").replace(".", "").split()
+    words = example.question.lower().replace("?", "").replace(".", "").replace(",", "").split()
     named = [t for t in scene.things if t.colour in words and t.shape in words]
     match example.metadata["family"]:
-        case "find":
+        case "find" | "views":
             (thing,) = named
             return thing.mark
         case "relate":
@@ -99,7 +100,7 @@ def solve(example) -> str:
 
 
 @pytest.mark.parametrize("split", ["train", "test", "compose"])
-@pytest.mark.parametrize("family", glyphs.FAMILIES)
+@pytest.mark.parametrize("family", ASKED)
 def test_answers_are_true(family, split):
     for seed in range(80):
         example = glyphs.sample(family, seed, split)
@@ -143,3 +144,19 @@ def test_scenes_are_recognised_and_photos_are_not():
 def test_bad_arguments_are_named(arguments, words):
     with pytest.raises(ValueError, match=words):
         glyphs.sample(*arguments)
+
+
+def test_views_are_windows_of_which_one_shows_what_is_asked():
+    for seed in range(60):
+        example = glyphs.sample("views", seed)
+        scene, (step,) = example.metadata["scene"], example.steps
+        assert len(example.images) in (2, 3) and 0 <= step.image_index < len(example.images)
+        words = example.question.lower().replace("?", "").replace(".", "").replace(",", "").split()
+        (thing,) = [t for t in scene.things if t.colour in words and t.shape in words]
+        shown = [w for w in range(len(example.images)) if 2 * w <= thing.column < 2 * w + 3]
+        assert shown == [step.image_index]
+        assert step.observation.startswith(f"View {shown[0] + 1} shows it: its mark is {thing.mark}")
+        x0, y0, x1, y1 = (round(edge * glyphs.SIZE) for edge in step.region)
+        colours = np.asarray(example.images[shown[0]])[y0:y1, x0:x1].reshape(-1, 3)
+        near = np.abs(colours.astype(int) - COLOURS[thing.colour]).max(1) < 30
+        assert near.mean() > 0.2

@@ -3,18 +3,22 @@
 Nothing is trained and no weights are loaded: the model exists as shapes alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from statistics import median
 
+import torch
 import yaml
+from PIL import Image
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, TrainingArguments
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from latent_core.example import Example, Words
 from latent_core.glyphs.model import build_model, build_tokenizer
 from latent_core.glyphs.scene import SIZE
+from latent_core.methods import build_method
+from latent_core.methods.deeplatent import SIDE
 from latent_core.settings import check
 from trainers.architectures import published
 from trainers.data.caps import shrink
@@ -108,7 +112,7 @@ def plan(
     longest = max(max(row.student, row.teacher) for row in lengths)
     context = source.config.text_config.max_position_embeddings
     check(longest <= context, f"A row has {longest} tokens, the model's context {context}; lower caps.total.")
-    model = shape(source.config, train_vision=recipe.train_vision)
+    model = with_method(shape(source.config, train_vision=recipe.train_vision), recipe)
     b = 2 if recipe.dtype == "bfloat16" else 4
     load = micro_batch(lengths, arguments.per_device_train_batch_size, recipe)
     memory = memory_per_gpu(model, load, strategy, count, b, recipe, arguments)
@@ -123,6 +127,7 @@ def plan(
         f"tokens a row    {spread(student)}" + (f"; teacher {spread(teacher)}" if any(teacher) else ""),
         *([] if source.tokenizer else [f"                text estimated at {CHARACTERS} characters a token"]),
         f"parameters      {model.parameters:,}, {model.trainable:,} of them trained, {recipe.dtype}",
+        *([f"encoders        {', '.join(recipe.valr.encoders)}: frozen, not counted"] if recipe.valr.encoders else []),
         f"batch           {batch} rows: {arguments.per_device_train_batch_size} × "
         f"{arguments.gradient_accumulation_steps} steps of accumulation × {count} processes ({strategy})",
         "memory per GPU  " + ", ".join(f"{name} {value / GB:.3g}" for name, value in memory.items() if value),
@@ -162,6 +167,14 @@ def find_source(recipe: Recipe, runs: Path) -> Source:
     return Source(build_model(tokenizer).config, tokenizer, recipe.init or "the tiny Glyphs model")
 
 
+def with_method(model: Shape, recipe: Recipe) -> Shape:
+    """The shape with the method's own parameters, all of which are trained."""
+    with torch.device("meta"):
+        method = build_method(recipe.method_config(), lambda token: 0)
+    own = sum(parameter.numel() for parameter in method.parameters())
+    return replace(model, parameters=model.parameters + own, trainable=model.trainable + own)
+
+
 def read_rows(recipe: Recipe, arguments: TrainingArguments) -> tuple[list[Example], str]:
     """Some rows of the training data and a description; all published rows are checked. Raises ValueError."""
     data, _ = build_data(recipe, arguments, None)
@@ -185,7 +198,7 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
         if isinstance(part, Words):
             said[part.role] += text_tokens(source, part.text)
     response, thoughts = sum(said.values()) + 1, len(example.steps)
-    shown = recipe.stage in ("monet1", "monet2") and recipe.monet.aux_image
+    shown = recipe.stage == "deeplatent1" or (recipe.stage in ("monet1", "monet2") and recipe.monet.aux_image)
     unrolled = recipe.stage in UNROLLED
     latents = thoughts * (recipe.latents_max + 2) if unrolled else 0
     limits = (SIZE**2, SIZE**2) if recipe.mixture else PIXELS
@@ -196,17 +209,29 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
         ]
         latents = sum(len(found) + 2 for found in slots)
 
+    def assistant(image: Image.Image) -> int:
+        size = image.size
+        if recipe.stage in ("deeplatent1", "deeplatent2"):  # at most so many tokens a side
+            size = tuple(max(side, round(edge * min(1, SIDE * side / max(size)))) for edge in size)
+        return image_tokens(size, side, 4 * side**2, limits[1])
+
     def images(row: Example, auxiliary: bool) -> int:
         seen = sum(image_tokens(image.size, side, *limits) for image in row.images)
         thoughts = (step.image for step in row.steps if auxiliary and step.image is not None)
-        return seen + sum(image_tokens(image.size, side, 4 * side**2, limits[1]) + 2 for image in thoughts)
+        return seen + sum(assistant(image) + 2 for image in thoughts)
+
+    ticks = thoughts * (recipe.latents_max + 1) + 1 if unrolled and thoughts else 0
+    if recipe.stage == "deeplatent2":
+        # opening token, three control vectors, the grid, closing token
+        latents = sum(assistant(step.image) + 5 for step in own.steps if step.image is not None)
+        ticks = thoughts + 1
 
     return Length(
         student=prompt + response + latents + images(own, shown),
         learned=response,
         observed=said["observation"] if recipe.stage == "monet2" else latents,
         teacher=0 if recipe.teacher is None else prompt + response + images(theirs, True),
-        ticks=thoughts * (recipe.latents_max + 1) + 1 if unrolled and thoughts else 0,
+        ticks=ticks,
     )
 
 
@@ -234,13 +259,14 @@ def micro_batch(lengths: list[Length], rows: int, recipe: Recipe) -> Load:
     def most(name: str) -> int:
         return rows * max(getattr(row, name) for row in lengths)
 
-    passes = {"monet2": 1, "monet3": 2}.get(recipe.stage, 0)
+    passes = {"monet2": 1, "monet3": 2, "deeplatent2": 1}.get(recipe.stage, 0)
     return Load(
         tokens=most("student"),
         learned=most("learned"),
         aligned=most("observed") if recipe.teacher else 0,
         ticks=max(row.ticks for row in lengths),
         teacher_tokens=passes * most("teacher"),
+        once=recipe.stage in ("latent", "valr", "deeplatent2"),
     )
 
 

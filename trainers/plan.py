@@ -81,6 +81,8 @@ class Load:
     """Forwards that feed latents back, one after the other; 0 in stages without."""
     teacher_tokens: int
     """Tokens of all passes of the teacher."""
+    once: bool = False
+    """Whether the pass that generates latents takes the losses, too."""
 
 
 def state_memory(shape: Shape, strategy: Strategy, gpus: int, b: int) -> dict[str, float]:
@@ -141,7 +143,7 @@ def activation_memory(shape: Shape, load: Load, b: int, *, checkpointing: bool) 
         latent = shape.layers * one + keys
     return {
         "latent pass": latent,
-        "loss pass": loss,
+        "loss pass": 0.0 if latent and load.once else loss,
         "logits": 12.0 * shape.vocabulary * load.learned,
         "aligned states": 2.0 * load.aligned * (shape.layers + 1) * shape.width * b,
     }
@@ -153,6 +155,6 @@ def step_time(shape: Shape, load: Load, gpu: Gpu, b: int) -> float:
     6 operations per trainable parameter and token in each pass with gradients, 2 in the teacher's; every tick reads
     the weights three times (once forward, twice backward), which no batch of this size hides.
     """
-    passes = 2 if load.ticks else 1
+    passes = 2 if load.ticks and not load.once else 1
     operations = 6 * shape.trainable * load.tokens * passes + 2 * shape.parameters * load.teacher_tokens
     return operations / (MFU * gpu.flops) + 3 * load.ticks * b * shape.parameters / gpu.bandwidth

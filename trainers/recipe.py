@@ -150,6 +150,8 @@ class ValrOptions:
     """From K states to the encoder's patches: as a square (K is then a square number) or as a line."""
     projector: int = 2048
     """Width inside ψ."""
+    projector_rate: float = 0.0
+    """Learning rate of ψ; 0: that of all."""
     blocks: Literal["each_step", "first_step"] = "each_step"
     """Before which steps a block stands."""
 

@@ -42,6 +42,17 @@ class StageTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: object = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
 
+    def create_optimizer(self, *args: object, **kwargs: object) -> torch.optim.Optimizer:
+        """Parameters for which the stage has a learning rate of their own (`rates`) are groups apart."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        rates = self.model.rates() if hasattr(self.model, "rates") else {}
+        for group in list(optimizer.param_groups) if rates else ():
+            mine = [parameter for parameter in group["params"] if parameter in rates]
+            group["params"] = [parameter for parameter in group["params"] if parameter not in rates]
+            for parameter in mine:
+                optimizer.add_param_group({**group, "params": [parameter], "lr": rates[parameter]})
+        return optimizer
+
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: object = None
     ) -> object:

@@ -199,6 +199,7 @@ class DeepLatent(LatentMethod):
     """A grid of latents in one forward."""
 
     name = "deeplatent"
+    caps = True
     most_blocks = 5
 
     def __init__(self, config: MethodConfig, token_id: Callable[[str], int]) -> None:

@@ -111,6 +111,11 @@ class ValrStage(LatentStage):
             "valr.upsample 2d needs one, or take 1d.",
         )
 
+    def rates(self) -> dict[nn.Parameter, float]:
+        """Parameters with a learning rate of their own."""
+        rate = self.options.projector_rate
+        return {parameter: rate for parameter in self.heads.parameters()} if rate else {}
+
     def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
         rng = items[0][1]
         latents = rng.choice(self.sizes)
