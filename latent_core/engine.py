@@ -342,7 +342,9 @@ class _Batch:
             if length < len(kind):
                 weights, kind = weights[..., :length], kind[:length]
             if self.whole:
-                self.recorder.maps[row.number, row.position + (feed.latents or feed.size - feed.echo) - 1] = weights.clone()
+                self.recorder.maps[row.number, row.position + (feed.latents or feed.size - feed.echo) - 1] = (
+                    weights.clone()
+                )
                 looks.append(None)
                 continue
             if row.image_slots is None:

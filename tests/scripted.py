@@ -10,6 +10,7 @@ import torch
 
 from latent_core.config import MethodConfig
 from latent_core.events import Event, FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
+from latent_core.methods import Monet
 from latent_core.settings import Settings
 from latent_core.trace import Source, Trace
 
@@ -22,6 +23,7 @@ class ScriptedReasoner:
     """Says SCRIPT around one block of K random latents; `none` as the question opens no block."""
 
     num_layers = len(LAYERS)
+    method = Monet  # its class says all that the page asks of it
 
     def __init__(self, name: str = "scripted", *, delay: float = 0.0) -> None:
         self.name, self.delay = name, delay

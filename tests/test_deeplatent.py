@@ -33,7 +33,9 @@ def run(built, script, settings=None, prompt=None):
 def test_a_block_takes_two_forwards_however_large(monkeypatch, latents):
     sizes = []
     forward = Backbone.forward
-    monkeypatch.setattr(Backbone, "forward", lambda self, x, *a, **k: sizes.append(x.shape[1]) or forward(self, x, *a, **k))
+    monkeypatch.setattr(
+        Backbone, "forward", lambda self, x, *a, **k: sizes.append(x.shape[1]) or forward(self, x, *a, **k)
+    )
     run(method(grid="fixed"), [1, OPEN, 3, OPEN], Settings(latents=latents))
     prompt = len(tiny_prompt(grids=[(4, 6), (4, 4)]).input_ids)
     block = [1 + 3, latents + 1]  # the opening token with three control vectors, the latents with the closing token
@@ -194,12 +196,27 @@ def test_a_prompt_without_images_still_thinks():
     assert all(e.fed.isfinite().all() for e in of_row(events, 0, LatentEvent)) and events[-1].latents > 0
 
 
-@pytest.mark.parametrize("options", [{"blocks": 0}, {"blocks": 2}, {"modulate_latents": False}, {"modulate_image": False}, {"feed_forward": 48}, {"antialias": True}, {"generation": "autoregressive", "grid": "fixed"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"blocks": 0},
+        {"blocks": 2},
+        {"modulate_latents": False},
+        {"modulate_image": False},
+        {"feed_forward": 48},
+        {"antialias": True},
+        {"generation": "autoregressive", "grid": "fixed"},
+    ],
+)
 def test_every_option_decodes_and_moves_what_it_has(options):
     built = method(**options).train()
     events = run(built, [OPEN, 1], Settings(latents=6))
     assert 1 <= events[-1].latents <= 6
-    rows = [Row(tiny_prompt(), (Tokens((1,)), Block(6, grid=None if "generation" in options else (2, 3)), Tokens((4, EOS))))]
+    rows = [
+        Row(
+            tiny_prompt(), (Tokens((1,)), Block(6, grid=None if "generation" in options else (2, 3)), Tokens((4, EOS)))
+        )
+    ]
     states, labels = unroll(BACKBONE, built, rows).learned()
     built.zero_grad()
     torch.nn.functional.cross_entropy(BACKBONE.logits(states), labels).backward()
@@ -229,6 +246,10 @@ def test_the_scale_head_says_the_grid_and_k_caps_it():
 
 
 def test_options_that_cannot_be():
-    for options, words in (({"width": 0}, "width is 0"), ({"heads": 3}, "heads is 3"), ({"noise": 0.01}, "noise_floor")):
+    for options, words in (
+        ({"width": 0}, "width is 0"),
+        ({"heads": 3}, "heads is 3"),
+        ({"noise": 0.01}, "noise_floor"),
+    ):
         with pytest.raises(ValueError, match=words):
             tiny_method("deeplatent", options=options)

@@ -141,7 +141,15 @@ def test_large_assistant_images_are_fitted_and_what_does_not_fit_is_refused():
         fixed.row(glyphs.sample("find", 0, "train"), "latents", 64)
 
 
-@pytest.mark.parametrize("options", ["{width: 128}", "{width: 128, blocks: 2, feed_forward: 64}", "{width: 128, blocks: 0}", "{width: 128, modulate_image: false}"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "{width: 128}",
+        "{width: 128, blocks: 2, feed_forward: 64}",
+        "{width: 128, blocks: 0}",
+        "{width: 128, modulate_image: false}",
+    ],
+)
 def test_a_step_moves_everything_but_vision_and_teacher(options):
     built = stage(f"method_options={options}").train()
     built(**batch(built))["loss"].backward()

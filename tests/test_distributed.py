@@ -75,7 +75,9 @@ def curve(run: Path, *names: str) -> list[tuple[float, ...]]:
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_learn_what_one_does(kind, recipe, one, request):
     folder = request.getfixturevalue(kind)
-    part = {"glyph-monet-stage1": (), "glyph-lvr": ("reconstruction",), "glyph-valr": ("repa",)}.get(recipe, ("alignment",))
+    part = {"glyph-monet-stage1": (), "glyph-lvr": ("reconstruction",), "glyph-valr": ("repa",)}.get(
+        recipe, ("alignment",)
+    )
     alone, together = (curve(run / recipe, "step", "loss", *part) for run in (one, folder))
     assert len(alone) >= 10
     assert alone[0][1] > alone[-1][1] + 0.1

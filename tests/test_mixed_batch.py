@@ -1,4 +1,4 @@
-"""One batch with rows in text, in blocks fed one by one and in blocks fed at once gives every row what it gives alone."""
+"""Rows in text, in blocks fed one by one and in blocks fed at once share a batch, and get what they get alone."""
 
 from collections.abc import Generator
 

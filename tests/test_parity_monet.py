@@ -71,9 +71,7 @@ def test_unrolled_and_spliced_equal_the_reference(backbone, section):
     rows = [row(section)]
     with torch.no_grad():
         unrolled = unroll(backbone, method(section), rows)
-        spliced = splice(
-            backbone, method(section), rows, unrolled.latents, levels=range(backbone.num_layers + 1)
-        )
+        spliced = splice(backbone, method(section), rows, unrolled.latents, levels=range(backbone.num_layers + 1))
     assert torch.equal(unrolled.layout.positions[:, 0], golden(section, "position_ids"))
     torch.testing.assert_close(torch.cat(unrolled.latents[0]), golden(section, "latents"), **TOLERANCE)
     for result in (unrolled, spliced):

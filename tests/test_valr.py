@@ -57,7 +57,10 @@ def test_a_ramp_is_stretched_linearly_with_corners_not_aligned():
     torch.testing.assert_close(upsample(ramp[None, :, None], (1, 6), "1d")[0, :, 0], expected)
     square = ramp.expand(4, 4).reshape(1, 16, 1)  # rows alike: the columns are the ramp
     torch.testing.assert_close(upsample(square, (4, 6), "2d")[0, :, 0], expected.repeat(4))
-    torch.testing.assert_close(upsample(square.view(1, 4, 4, 1).mT.mT.transpose(1, 2).reshape(1, 16, 1), (6, 4), "2d")[0, :, 0], expected.repeat_interleave(4))
+    torch.testing.assert_close(
+        upsample(square.view(1, 4, 4, 1).mT.mT.transpose(1, 2).reshape(1, 16, 1), (6, 4), "2d")[0, :, 0],
+        expected.repeat_interleave(4),
+    )
     states = torch.randn(2, 9, 5)
     assert torch.equal(upsample(states, (3, 3), "2d"), states) and torch.equal(upsample(states, (3, 3), "1d"), states)
     with pytest.raises(ValueError, match="K is 8, no square number"):
@@ -95,7 +98,6 @@ def test_without_weight_the_loss_is_that_without_alignment():
     bare = stage("valr.encoders=[]", "valr.weight=0")
     full = stage()
     full.model.load_state_dict(bare.model.state_dict())
-    full.options.__class__  # the recipe's options are frozen
     object.__setattr__(full.options, "weight", 0.0)
     rows = batch(full)
     assert torch.equal(full(**rows)["loss"], bare(**{**rows, "targets": []})["loss"])
@@ -187,7 +189,9 @@ SIZE = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
 TOWERS = {
     "dinov2": lambda: Dinov2Model(Dinov2Config(**SIZE, image_size=24, patch_size=8)),
     "registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SIZE, image_size=24, patch_size=8)),
-    "dinov3": lambda: DINOv3ViTModel(DINOv3ViTConfig(**SIZE, intermediate_size=32, image_size=24, patch_size=8, num_register_tokens=4)),
+    "dinov3": lambda: DINOv3ViTModel(
+        DINOv3ViTConfig(**SIZE, intermediate_size=32, image_size=24, patch_size=8, num_register_tokens=4)
+    ),
     "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**SIZE, intermediate_size=32, image_size=24, patch_size=8)),
     "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**SIZE, intermediate_size=32, image_size=24, patch_size=8)),
 }
@@ -215,7 +219,12 @@ def test_encoders_give_their_patches_and_nothing_in_front(kind):
 
 def test_encoders_are_loaded_from_folders_and_both_towers(tmp_path):
     config = SiglipVisionConfig(**SIZE, intermediate_size=32, image_size=24, patch_size=8)
-    model = SiglipModel(SiglipConfig(vision_config=config.to_dict(), text_config=dict(SIZE, intermediate_size=32, vocab_size=9, projection_size=16)))
+    model = SiglipModel(
+        SiglipConfig(
+            vision_config=config.to_dict(),
+            text_config=dict(SIZE, intermediate_size=32, vocab_size=9, projection_size=16),
+        )
+    )
     model.save_pretrained(tmp_path / "pair")
     SiglipImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(tmp_path / "pair")
     assert load_encoder(str(tmp_path / "pair")).grid == (3, 3)
@@ -234,7 +243,9 @@ def test_the_teachers_tell_marks_apart():
         example = glyphs.sample("find", seed, "train")
         (features,), _ = encoder.features(encoder.prepare(example.images))
         for thing in example.metadata["scene"].things:
-            patches = features.view(6, 6, -1)[2 * thing.row : 2 * thing.row + 2, 2 * thing.column : 2 * thing.column + 2]
+            patches = features.view(6, 6, -1)[
+                2 * thing.row : 2 * thing.row + 2, 2 * thing.column : 2 * thing.column + 2
+            ]
             found.setdefault(thing.mark, []).append(patches.mean((0, 1)))
     names = list(found)
     centres = torch.stack([torch.stack(found[name][:-20]).mean(0) for name in names])
@@ -268,6 +279,8 @@ def test_training_needs_the_encoders_and_decoding_none(tmp_path, monkeypatch):
         train(*load_recipe("glyph-valr", [*given, f"output_dir={tmp_path / 'other'}"]))
     reasoner = load(final)
     names = {name for name, _ in [*reasoner.backbone.named_modules(), *reasoner.method.named_modules()]}
-    assert not any("head" in name and "lm_head" not in name for name in names) and not list(reasoner.method.parameters())
+    assert not any("head" in name and "lm_head" not in name for name in names) and not list(
+        reasoner.method.parameters()
+    )
     example = glyphs.sample("find", 0)
     assert reasoner.run(list(example.images), example.question, mode="forced", max_new_tokens=16).finish.latents == 9

@@ -1,8 +1,8 @@
 """`python -m trainers ablations`: each method without one part at a time, on equal short budgets, beside its paper.
 
-Every variant of a table trains the same stages for the same steps, from the same start, and answers the same questions.
-All use the attention rule of the embedded checkpoints: under `everything` the answers hardly depend on the latents, so
-that no variant could show anything.
+Every variant of a table trains the same stages for the same steps, from the same start, and answers the same
+questions. All use the attention rule of the embedded checkpoints: under `everything` the answers hardly depend on the
+latents, so that no variant could show anything.
 """
 
 import dataclasses
@@ -126,7 +126,12 @@ VALR = Ablation(
     stages=(("glyph-valr", 120),),
     start="glyph-latent",
     figure="BLINK",
-    shared=("mixture={find: 3, relate: 4, count: 4}", "valr.encoders=[glyph-dinov2]", "latents_min=9", "latents_max=9"),
+    shared=(
+        "mixture={find: 3, relate: 4, count: 4}",
+        "valr.encoders=[glyph-dinov2]",
+        "latents_min=9",
+        "latents_max=9",
+    ),
     latents=9,
     note="The whole method is aligned with one encoder, at K = 9 in place of the paper's 16.",
     variants=(
@@ -248,7 +253,9 @@ def _measure(ablation: Ablation, variant: Variant, folder: Path, *, n: int, spli
     final = train_variant(ablation, variant, folder)
     reasoner = load(str(final))
     study = Study(reasoner, lambda family, index: glyphs.sample(family, index, split), n=n)
-    yield from run_study(study, list(conditions(ablation, variant, reasoner.config.rule)), folder / f"{split}-{n}.jsonl")
+    yield from run_study(
+        study, list(conditions(ablation, variant, reasoner.config.rule)), folder / f"{split}-{n}.jsonl"
+    )
 
 
 def conditions(ablation: Ablation, variant: Variant, rule: str) -> Iterator[Condition]:
@@ -269,7 +276,12 @@ def train_variant(ablation: Ablation, variant: Variant, folder: Path) -> Path:
     """Runs a variant's stages; returns the last one's checkpoint."""
     start = Path("runs") / ablation.start / "final"
     if variant.recipe is not None:
-        given = [f"max_steps={ablation.stages[0][1]}", ablation.shared[0], f"init={start}", f"output_dir={folder}/stage1"]
+        given = [
+            f"max_steps={ablation.stages[0][1]}",
+            ablation.shared[0],
+            f"init={start}",
+            f"output_dir={folder}/stage1",
+        ]
         return train(*load_recipe(variant.recipe, [*given, "eval_strategy='no'"]))
     teacher, options = start, variant.options
     for number, (name, budget) in enumerate(ablation.stages, start=1):

@@ -15,9 +15,7 @@ from latent_core.settings import MAX_LATENTS, Rule, check
 
 OBSERVATION_TAGS = "<observation>", "</observation>"
 RECIPES = Path(__file__).parent / "recipes"
-Stage = Literal[
-    "vision", "text", "latent", "monet1", "monet2", "monet3", "lvr", "valr", "deeplatent1", "deeplatent2"
-]
+Stage = Literal["vision", "text", "latent", "monet1", "monet2", "monet3", "lvr", "valr", "deeplatent1", "deeplatent2"]
 TAUGHT: tuple[Stage, ...] = ("monet2", "monet3", "deeplatent2")
 """Stages with a frozen teacher."""
 UNROLLED: tuple[Stage, ...] = ("latent", "monet2", "monet3", "valr", "deeplatent2")

@@ -1,7 +1,7 @@
 """`python -m trainers teachers`: small vision encoders of the published classes, taught what stands in every patch.
 
-They play the part of DINOv3 and SigLIP2 for VaLR on Glyphs. A linear head reads colour, shape, mark, line and place off
-every patch; the head is thrown away, the encoder stays frozen from then on.
+They play the part of DINOv3 and SigLIP2 for VaLR on Glyphs. A linear head reads colour, shape, mark, line and place
+off every patch; the head is thrown away, the encoder stays frozen from then on.
 """
 
 from pathlib import Path
@@ -13,8 +13,8 @@ from transformers import (
     BitImageProcessorPil,
     Dinov2Config,
     Dinov2Model,
-    PrinterCallback,
     PreTrainedModel,
+    PrinterCallback,
     SiglipImageProcessorPil,
     SiglipVisionConfig,
     SiglipVisionModel,

@@ -50,7 +50,7 @@ class DeepLatentOptions:
     modulate_image: bool = True
     """Whether the image's features are moved (False: an ablation)."""
     positions: Literal["image", "text"] = "image"
-    """image: latent (i, j) stands where an image's token would, as the teacher's did [R]. text: they count on by one."""
+    """image: latent (i, j) stands where an image's token would, as the teacher's did [R]. text: one after another."""
     antialias: bool = False
     """Of the template's resizing [?]."""
     noise: float = 0.1
@@ -236,9 +236,11 @@ class DeepLatent(LatentMethod):
     def queries(self, grid: Grid) -> torch.Tensor:
         """(N, D) the template, resized."""
         image = self.template.permute(2, 0, 1)[None]
-        return F.interpolate(
-            image, size=grid, mode="bilinear", align_corners=False, antialias=self.options.antialias
-        )[0].flatten(1).T
+        return (
+            F.interpolate(image, size=grid, mode="bilinear", align_corners=False, antialias=self.options.antialias)[0]
+            .flatten(1)
+            .T
+        )
 
     def former_inputs(
         self, states: torch.Tensor, grid: Grid, features: torch.Tensor

@@ -1,8 +1,8 @@
 """Latents at once against latents one by one: DeepLatent's time per latent and per thought beside Monet's.
 
 `make bench ARGS=parallel`. Both think on the same backbone about the same question; a thought is a block from its
-opening to its closing token. The paper has 1.0 ms against 34.9 ms per latent and 86.1 ms against 227 ms per thought, at
-82.7 against 6.5 latents (arXiv 2606.00562, efficiency). Medians of five repeats, taking turns in one process; writes
+opening to its closing token. The paper has 1.0 ms against 34.9 ms per latent and 86.1 ms against 227 ms per thought,
+at 82.7 against 6.5 latents (arXiv 2606.00562, efficiency). Medians of five repeats, taking turns in one process; writes
 runs/bench/parallel.json.
 """
 
@@ -62,8 +62,9 @@ def main() -> None:
         per_latent, per_thought = (in_turn / few) / (at_once / many), in_turn / at_once
         ratios[f"{many} against {few}"] = {"per latent": per_latent, "per thought": per_thought}
         print(
-            f"  {what:18} DeepLatent {many:3} latents {at_once:6.1f} ({at_once / many:5.2f})   Monet {few:3} latents "
-            f"{in_turn:6.1f} ({in_turn / few:5.2f})   faster {per_latent:5.1f}× per latent, {per_thought:5.2f}× a thought"
+            f"  {what:18} DeepLatent {many:3} latents {at_once:6.1f} ({at_once / many:5.2f})   "
+            f"Monet {few:3} latents {in_turn:6.1f} ({in_turn / few:5.2f})   "
+            f"faster {per_latent:5.1f}× per latent, {per_thought:5.2f}× a thought"
         )
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     report = {

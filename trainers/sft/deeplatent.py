@@ -4,8 +4,8 @@
     2 distillation text · latents · text             L_NTP + 4 · L_align + ½ · L_scale
 
 L_align is the mean over levels and positions of 1 − cos between the frozen stage-1 model's states at an assistant
-image's tokens and the student's at the latents, paired in raster order. L_scale is the cross-entropy of the scale head's
-rows and columns with the image's grid. A response with b blocks takes b + 1 forwards.
+image's tokens and the student's at the latents, paired in raster order. L_scale is the cross-entropy of the scale
+head's rows and columns with the image's grid. A response with b blocks takes b + 1 forwards.
 
 Shapes: M blocks of all rows, L slots, D model width.
 """
@@ -137,9 +137,7 @@ class Distil(DeepLatentStage):
         """Per row (E, N, D), the teacher's states at the tokens of assistant images."""
         none: list[list[torch.Tensor]] = [[] for _ in teacher]
         backbone = self.teacher_backbone
-        read = splice(
-            backbone, self.method, teacher, none, rule="everything", levels=self.levels(), features=seen
-        )
+        read = splice(backbone, self.method, teacher, none, rule="everything", levels=self.levels(), features=seen)
         return gather(read.levels, kind_class(read.layout.kinds) == AUX)
 
     def scale_loss(self, rows: list[Row], unrolled: Unrolled) -> torch.Tensor:

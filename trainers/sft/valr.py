@@ -50,9 +50,7 @@ def upsample(states: torch.Tensor, grid: tuple[int, int], kind: Upsampling) -> t
 
 def projector(width: int, inner: int, out: int) -> nn.Sequential:
     """ψ, one per encoder: Linear, SiLU, Linear, SiLU, Linear."""
-    return nn.Sequential(
-        nn.Linear(width, inner), nn.SiLU(), nn.Linear(inner, inner), nn.SiLU(), nn.Linear(inner, out)
-    )
+    return nn.Sequential(nn.Linear(width, inner), nn.SiLU(), nn.Linear(inner, inner), nn.SiLU(), nn.Linear(inner, out))
 
 
 def repa(
@@ -87,7 +85,8 @@ class ValrStage(LatentStage):
         self.layer = round(12 / 28 * layers) if options.layer is None else options.layer
         check(
             bool(options.encoders) == bool(options.weight),
-            f"valr.weight is {options.weight}, valr.encoders {options.encoders}; name an encoder, or set the weight to 0.",
+            f"valr.weight is {options.weight}, valr.encoders {options.encoders}; name an encoder, or set the weight "
+            "to 0.",
         )
         check(self.layer < layers, f"valr.layer is {self.layer}; the model's blocks are 0 to {layers - 1}.")
         check(
@@ -209,4 +208,6 @@ class ValrStage(LatentStage):
             slots = slots - 1  # the slot before a latent is where it came from
         blocks = sum(len(blocks) for blocks in unrolled.latents)
         level = unrolled.levels[0]
-        return level[rows, slots].view(blocks, -1, level.shape[-1]) if blocks else level.new_zeros(0, 1, level.shape[-1])
+        return (
+            level[rows, slots].view(blocks, -1, level.shape[-1]) if blocks else level.new_zeros(0, 1, level.shape[-1])
+        )
