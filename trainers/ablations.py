@@ -123,7 +123,7 @@ def _thoughts(latents: int, paper: float) -> Variant:
 
 VALR = Ablation(
     checkpoint="glyph-valr",
-    stages=(("glyph-valr", 120),),
+    stages=(("glyph-valr", 100),),
     start="glyph-latent",
     figure="BLINK",
     shared=(
@@ -151,7 +151,7 @@ VALR = Ablation(
 BUDGETS = (4, 9, 16, 25, 36)
 DEEPLATENT = Ablation(
     checkpoint="glyph-deeplatent",
-    stages=(("glyph-deeplatent", 300),),
+    stages=(("glyph-deeplatent", 240),),
     start="glyph-deeplatent-stage1",
     figure="V*",
     shared=("mixture={find: 3, relate: 4, count: 4}",),

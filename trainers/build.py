@@ -6,16 +6,19 @@ Every step is skipped where it finished with the same recipe from the same start
 import shutil
 from pathlib import Path
 
+from latent_core import glyphs
 from latent_core.embedded import EMBEDDED
 from latent_core.files import write_folder
 from trainers.bank import bank
 from trainers.depict import depict
+from trainers.encoders import TEACHERS
 from trainers.evidence import study
 from trainers.ground import ground
 from trainers.recipe import Recipe, load_recipe
 from trainers.record import record
 from trainers.start import train
 from trainers.summary import write_evidence
+from trainers.teachers import KINDS, teach
 
 STEPS = (
     "glyph-vision",
@@ -33,17 +36,25 @@ STEPS = (
     "glyph-monet-faithful-stage2",
     "glyph-monet-faithful",
     "glyph-lvr",
+    "glyph-valr",
+    "glyph-deeplatent-stage1",
+    "glyph-deeplatent",
 )
-STUDIED = ("glyph-monet", "glyph-monet-faithful", "glyph-lvr", "glyph-text")
+STUDIED = ("glyph-monet", "glyph-monet-faithful", "glyph-lvr", "glyph-valr", "glyph-deeplatent", "glyph-text")
 """Checkpoints that ship with their measurements."""
 PAINTED = ("glyph-monet", "glyph-monet-faithful")
-"""Checkpoints that ship with a bank and a decoder: their latents are states after the final norm, as words are."""
+"""Checkpoints that ship with a decoder."""
+BANKED = (*PAINTED, "glyph-valr")
+"""Checkpoints that ship with a bank: their latents are states after the final norm, as words are."""
 STAGES = ("glyph-monet-stage1", "glyph-monet-stage2")
 """Checkpoints that ship for comparison between stages."""
 
 
 def build(*, n: int = 500) -> None:
     """Trains every step, installs the checkpoints that ship, measures them and writes their model cards."""
+    for name in KINDS:
+        if not (TEACHERS / name / "config.json").is_file():
+            teach(name)
     for name in STEPS:
         recipe, arguments = load_recipe(name, [])
         final = train(recipe, arguments)
@@ -52,15 +63,22 @@ def build(*, n: int = 500) -> None:
     for name in STAGES:
         document(name)
     for name in STUDIED:
-        report = study(name, n=n)
+        report = study(name, families=families(name), n=n)
         if load_recipe(name, [])[0].method != "text":
             ground(name)
         if name in PAINTED:
             depict(name)
+        if name in BANKED:
             bank(name)
         document(name, report)
     record()
     write_evidence(STUDIED)
+
+
+def families(name: str) -> tuple[str, ...]:
+    """What a checkpoint is measured on: the four families, and `views` where it learned them."""
+    learned = load_recipe(name, [])[0].mixture
+    return (*glyphs.FAMILIES, *(family for family in ("views",) if family in learned))
 
 
 def install(name: str, final: Path) -> None:
@@ -110,6 +128,11 @@ def _latents(recipe: Recipe) -> str:
     if recipe.stage == "lvr":
         most = recipe.lvr.slots_max
         text = f"Slots were the image tokens of a thought's box{f', at most {most} of them' if most else ''}. "
+    if recipe.stage == "valr":
+        text = f"K was drawn from the square numbers from {recipe.latents_min} to {recipe.latents_max} for every "
+        text += f"training batch. Frozen encoders, in training alone: {', '.join(recipe.valr.encoders)}. "
+    if recipe.stage == "deeplatent2":
+        text = "Grids were those of the assistant images: 2 × 2 of a crop, 6 × 6 of a whole scene. "
     text += f"Attention rule: `{recipe.rule}`"
     text += (
         f", for {recipe.everything_share:.0%} of the batches `everything`.\n\n" if recipe.everything_share else ".\n\n"

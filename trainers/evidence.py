@@ -49,10 +49,11 @@ def study(
             progress.update(task, advance=1, description=f"{label}: {row.accuracy:.3f}")
     times = timing(work, families[0])
     blind = {family: glyphs.blind_accuracy(family, split=split) for family in families}
+    asked = "" if tuple(families) == glyphs.FAMILIES else f" --families {' '.join(families)}"
     report = {
         "checkpoint": checkpoint,
         "fingerprint": fingerprint,
-        "command": f"python -m trainers study {checkpoint} --n {n} --split {split}",
+        "command": f"python -m trainers study {checkpoint} --n {n} --split {split}{asked}",
         "split": split,
         "seeds": [0, n - 1],
         "n": n,

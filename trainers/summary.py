@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from latent_core import glyphs
 from latent_core.embedded import EMBEDDED
 from latent_core.files import write_file
-from latent_core.study import Condition, Row, row_from_json
+from latent_core.study import REPLACEMENTS, Condition, Row, row_from_json
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- evidence: written by `python -m trainers glyphs` -->", "<!-- /evidence -->"
@@ -30,85 +31,150 @@ def write_evidence(names: Sequence[str], readme: Path = README) -> None:
 
 
 def evidence(names: Sequence[str]) -> str:
-    """Markdown: accuracy of every checkpoint by family; what happens to answers when latents are replaced; K."""
+    """Markdown: accuracy of every checkpoint by family; what becomes of answers when latents are replaced; K; looks;
+    blocks against words; ablations."""
     reports = {name: measurements(name) for name in names}
+    latent = {name: report for name, report in reports.items() if _own(report)[1] is not None}
+    parts = [_accuracies(reports), _interventions(latent), _sweeps(latent), _looks(latent), _depictions(names)]
+    parts += [_without_blocks(name, latent[name]) for name in names if _is_long(latent.get(name))]
+    for name in names:
+        file = EMBEDDED / name / "ablations.md"
+        if file.is_file():
+            parts.append(f"### `{name}`, one part at a time\n{file.read_text().strip()}\n")
+    return "\n".join(part for part in parts if part)
+
+
+def _table(header: Sequence[str], lines: Sequence[str]) -> str:
+    return "\n".join([_line(header[0], header[1:]), "|---" * len(header) + "|", *lines, ""])
+
+
+def _accuracies(reports: dict[str, dict]) -> str:
     first = next(iter(reports.values()))
-    families = glyphs.FAMILIES
-    lines = [
-        f"Test split, seeds {first['seeds'][0]} to {first['seeds'][1]}, greedy; accuracy in percent, 95% intervals:",
-        "",
-        f"| | {' | '.join(families)} |",
-        "|---" * (len(families) + 1) + "|",
-        _line("uniform guessing", [_number(first["guessing"][family]) for family in families]),
-        _line(
-            "best answer from the question alone", [_number(first["blind_accuracy"][family]) for family in families]
-        ),
-    ]
+    families = (*glyphs.FAMILIES, "views")
+    lines = []
+    for label, key in (("uniform guessing", "guessing"), ("best answer from the question alone", "blind_accuracy")):
+        known = {family: share for report in reports.values() for family, share in report[key].items()}
+        lines.append(_line(label, [_number(known[family]) if family in known else "" for family in families]))
     for name, report in reports.items():
         rows, rule, latents = _rows(report), *_own(report)
         if latents is None:
-            cells = [_accuracy(rows[Condition(family=family, latents=0, mode="text")]) for family in families]
-            lines.append(_line(f"`{name}`", cells))
-            continue
-        for asked in dict.fromkeys((rule, "everything")):
-            cells = [_accuracy(rows[Condition(family=family, latents=latents, rule=asked)]) for family in families]
-            lines.append(_line(f"`{name}`, K = {latents}, `{asked}`", cells))
-    for name, report in reports.items():
-        if _own(report)[1] is not None:
-            lines += ["", *_interventions(name, report)]
-    for name in reports:
-        looks = EMBEDDED / name / "grounding.md"
-        if looks.is_file():
-            lines += ["", f"Where `{name}` looks. {looks.read_text().strip()}"]
-    for name in reports:
-        pictures = EMBEDDED / name / "depict.md"
-        if pictures.is_file():
-            lines += ["", f"What `{name}`'s latents depict. {pictures.read_text().strip()}"]
-    return "\n".join(lines) + "\n"
-
-
-def _interventions(name: str, report: dict) -> list[str]:
-    rows, rule, latents = _rows(report), *_own(report)
-    rules = list(dict.fromkeys((rule, "everything")))
-    lines = [
-        f"What becomes of `{name}`'s answers to `find`, K = {latents}, in percent:",
-        "",
-        "| | " + " | ".join(f"`{asked}`: accuracy | answer changed | donor's answer" for asked in rules) + " |",
-        "|---" * (3 * len(rules) + 1) + "|",
-    ]
-    words = {
-        "": "as it is",
-        "sham": "its own latents fed again (sham)",
-        "zero": "zeros for latents",
-        "noise": "noise of the same norm",
-        "permute": "latents permuted",
-        "donor": "another sample's latents",
-    }
-    for replace, label in words.items():
-        cells = []
-        for asked in rules:
-            row = rows[Condition(family="find", latents=latents, rule=asked, replace=replace)]
-            cells += [_accuracy(row), _rate(row.changed, row.changed_interval), _rate(row.donor, row.donor_interval)]
-        lines.append(_line(label, cells))
-    for label, fields in (
-        ("no latents, only the markers", {"mode": "markers"}),
-        ("another image", {"wrong_image": True}),
-    ):
-        cells = []
-        for asked in rules:
-            cells += [_accuracy(rows[Condition(family="find", latents=latents, rule=asked, **fields)]), "", ""]
-        lines.append(_line(label, cells))
-    counts = sorted({c.latents for c in rows if c.family == "find" and c.mode == "latent" and c.rule == rule})
-    sweep = ", ".join(
-        f"{count}: {_number(rows[Condition(family='find', latents=count, rule=rule)].accuracy)}" for count in counts
+            asked = {f"`{name}`": {"latents": 0, "mode": "text"}}
+        else:
+            rules = dict.fromkeys((rule, "everything"))
+            asked = {f"`{name}`, K = {latents}, `{r}`": {"latents": latents, "rule": r} for r in rules}
+        for label, fields in asked.items():
+            found = (rows.get(Condition(family=family, **fields)) for family in families)
+            lines.append(_line(label, ["" if row is None else _accuracy(row) for row in found]))
+    return (
+        f"Test split, seeds {first['seeds'][0]} to {first['seeds'][1]}, greedy; accuracy in percent, 95% intervals:\n\n"
+        + _table(["", *families], lines)
     )
-    own = rows[Condition(family="find", latents=latents, rule=rule)]
-    lines += [
-        "",
-        f"`find` by K: {sweep}. Runs that open a block: {_number(own.trigger)}%. Cosine of neighbouring latents: "
-        f"{own.cosine:.2f}. {report['timing_ms']['latent']:.1f} ms per latent in single runs.",
+
+
+def _interventions(reports: dict[str, dict]) -> str:
+    lines = []
+    for name, report in reports.items():
+        rows, own, latents = _rows(report), *_own(report)
+        for rule in dict.fromkeys((own, "everything")):
+            base = Condition(family="find", latents=latents, rule=rule)
+            by = {name: rows[replace(base, replace=name)] for name in REPLACEMENTS}
+            cells = [f"`{rule}`", _accuracy(rows[base]), _rate(by["donor"].donor, by["donor"].donor_interval)]
+            cells += [_number(by[name].changed) for name in ("sham", "zero", "noise", "permute", "donor")]
+            cells += [_number(rows[replace(base, mode="markers")].accuracy)]
+            cells += [_number(rows[replace(base, wrong_image=True)].accuracy)]
+            cosine = rows[base].cosine
+            lines.append(_line(f"`{name}`", [*cells, "" if cosine is None else f"{cosine:.2f}"]))
+    header = ["", "rule", "as it is", "donor's answer", "sham", "zeros", "noise", "permuted", "donor"]
+    return (
+        "What becomes of the answers to `find` when latents are replaced, in percent: accuracy as it is, answers equal "
+        "to those of the sample that the latents are from, answers that change (`sham` feeds a run its own latents "
+        "again), accuracy with markers alone and with another image, cosine of neighbouring latents:\n\n"
+        + _table([*header, "markers alone", "another image", "cosine"], lines)
+    )
+
+
+def _sweeps(reports: dict[str, dict]) -> str:
+    counts = (1, 2, 4, 6, 8, 9, 12, 16, 25, 36)
+    lines = []
+    for name, report in reports.items():
+        rows, rule, _ = _rows(report), *_own(report)
+        found = [rows.get(Condition(family="find", latents=count, rule=rule)) for count in counts]
+        times = report["timing_ms"]
+        cells = ["" if row is None else _number(row.accuracy) for row in found]
+        own = rows[Condition(family="find", latents=_own(report)[1], rule=rule)]
+        cells += [_number(own.trigger), f"{own.latents:.1f}", f"{times['latent']:.2f}", f"{times['thought']:.1f}"]
+        lines.append(_line(f"`{name}`", cells))
+    header = [
+        *(f"K = {count}" for count in counts),
+        "opens a block",
+        "latents a run",
+        "ms a latent",
+        "ms a run's latents",
     ]
-    return lines
+    return "`find` by K, accuracy in percent; at the checkpoint's own K the rest:\n\n" + _table(["", *header], lines)
+
+
+def _looks(reports: dict[str, dict]) -> str:
+    """The rows of every grounding.md that hold its figures."""
+    lines = []
+    for name in reports:
+        file = EMBEDDED / name / "grounding.md"
+        if file.is_file():
+            table = [line.strip("| ").split(" | ") for line in file.read_text().splitlines() if line.startswith("| ")]
+            for row in table[1:]:
+                lines.append(_line(f"`{name}`", [row[0], row[1], *row[-2:]]))
+    header = ["", "looks at the highest", "latents", "words of the same runs", "random region of that size"]
+    return (
+        "How often a look falls on the thing asked for, `find`, percent (`python -m trainers ground`, n = 300):\n\n"
+        + _table(header, lines)
+        if lines
+        else ""
+    )
+
+
+def _depictions(names: Sequence[str]) -> str:
+    """The mark, as read from what a decoder paints."""
+    lines = []
+    for name in names:
+        file = EMBEDDED / name / "depict.md"
+        if file.is_file():
+            table = [line.strip("| ").split(" | ") for line in file.read_text().splitlines() if line.startswith("| ")]
+            marks = {row[0]: row[3] for row in table}
+            lines.append(_line(f"`{name}`", [marks[what] for what in DEPICTED]))
+    return (
+        "The mark, read by a classifier of true pictures from what a decoder of latents paints, in percent "
+        "(`python -m trainers depict`, n = 500):\n\n" + _table(["", *DEPICTED], lines)
+        if lines
+        else ""
+    )
+
+
+DEPICTED = ("the true picture", "from the block", "from the words before it", "from another sample’s block")
+
+
+def _is_long(report: dict | None) -> bool:
+    """Whether a checkpoint learned several views, and so chains with a block before every step."""
+    return report is not None and "views" in report["guessing"]
+
+
+def _without_blocks(name: str, report: dict) -> str:
+    """Accuracy against the length of the reasoning, with blocks and without."""
+    rows, rule, latents = _rows(report), *_own(report)
+    lines = []
+    for family in report["guessing"]:
+        cells = []
+        for asked in dict.fromkeys((rule, "everything")):
+            for mode in ("latent", "text"):
+                row = rows[Condition(family=family, latents=latents, rule=asked, mode=mode)]
+                cells += [_accuracy(row), f"{row.tokens:.0f}"]
+        lines.append(_line(f"`{family}`", cells))
+    header = [
+        f"`{asked}`, {words}{what}"
+        for asked in dict.fromkeys((rule, "everything"))
+        for words in ("with blocks", "words only")
+        for what in ("", ": tokens")
+    ]
+    return f"`{name}` with its blocks and without, by the length of the answer:\n\n" + _table(["", *header], lines)
 
 
 def _rows(report: dict) -> dict[Condition, Row]:

@@ -2,7 +2,7 @@
 
 `make bench ARGS=parallel`. Both think on the same backbone about the same question; a thought is a block from its
 opening to its closing token. The paper has 1.0 ms against 34.9 ms per latent and 86.1 ms against 227 ms per thought,
-at 82.7 against 6.5 latents (arXiv 2606.00562, efficiency). Medians of five repeats, taking turns in one process; writes
+at 82.7 against 6.5 latents (arXiv 2606.00562, efficiency). Medians of five repeats in one process; writes
 runs/bench/parallel.json.
 """
 
