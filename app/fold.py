@@ -25,6 +25,8 @@ class Item:
     """0-based; -1 for words outside blocks."""
     index: int = -1
     """0-based number of a latent in its block; -1 for tokens."""
+    columns: int = 0
+    """Columns of the grid that a latent belongs to; 0 where latents come one by one."""
     vector: torch.Tensor | None
     """(D,) the fed vector of a latent, the state that produced a token; None when recording is off."""
     glow: torch.Tensor | None = None
@@ -122,6 +124,7 @@ def _latent(view: View, event: LatentEvent) -> Item:
         kind="latent",
         block=event.block,
         index=event.index,
+        columns=event.grid[1] if event.grid else 0,
         vector=event.fed,
         glow=glow,
         look=event.look,

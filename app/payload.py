@@ -167,7 +167,8 @@ def _item(item: Item) -> dict[str, Any]:
     """Short names, because hundreds of these travel: k kind, t text, b block, i index, p probability, o p_open."""
     if item.kind == "latent":
         glow = None if item.glow is None else _rounded(item.glow, 3)
-        return {"k": "latent", "b": item.block, "i": item.index, "m": glow}
+        grid = {"c": item.columns} if item.columns else {}
+        return {"k": "latent", "b": item.block, "i": item.index, "m": glow, **grid}
     probability = float(np.exp(item.logprob))
     short = {"k": item.kind, "t": item.text, "p": round(probability, 4), "o": round(item.p_open, 4)}
     if item.kind != "text":

@@ -131,8 +131,7 @@ class Recorder:
     """Attention weights of the layers asked for, kept by the caller, never by a module.
 
     `maps[(row, position)]` is (layers, H, S) float32 on the CPU: the weights over all slots of the token or latent
-    that entered at `position`, in a block of parallel latents of the last one. Slots and positions differ only under
-    `sealed`.
+    that entered at `position`. Slots and positions differ only under `sealed`.
     """
 
     def __init__(self, layers: Sequence[int]) -> None:
@@ -148,7 +147,7 @@ class Recorder:
     def see(
         self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, watch: torch.Tensor
     ) -> None:
-        """Keeps queries (B, H, Q, D), of which watch[b] is each row's, and keys (B, key heads, S, D).
+        """Keeps queries (B, H, Q, D), of which watch[b] (W,) are each row's, and keys (B, key heads, S, D).
 
         Nothing is computed before `take`, which does it for all layers at once: this is called for every layer.
         """
@@ -158,23 +157,28 @@ class Recorder:
         self._keys.append(key)
 
     def take(self) -> torch.Tensor:
-        """(B, layers, H, S) weights since the last call: softmax(q·kᵀ), of all layers at once."""
+        """(B, W, layers, H, S) weights since the last call: softmax(q·kᵀ), of all layers at once."""
         rows, heads, asked, width = self._queries[0].shape
-        every = torch.arange(rows, device=self._queries[0].device) if asked > 1 else None
+        watch, count = self._watch, self._watch.shape[1] if asked > 1 else 1
+        every = torch.arange(rows, device=self._queries[0].device)[:, None] if asked > 1 else None
         scores = []
         for query, key in zip(self._queries, self._keys, strict=True):  # stacked, the keys would be copied
-            query = query[every, :, self._watch] if asked > 1 else query
-            shared = query.reshape(rows, key.shape[1], -1, width)  # the heads that share a key
-            scores.append((shared.float() @ key.float().transpose(-1, -2)).view(rows, heads, -1))
+            shared = key.shape[1]  # the heads that share a key are its queries, as are those of all positions
+            if asked > 1:
+                query = query.transpose(1, 2)[every, watch].view(rows, count, shared, -1, width).transpose(1, 2)
+            found = query.reshape(rows, shared, -1, width).float() @ key.float().transpose(-1, -2)
+            if asked > 1:
+                found = found.view(rows, shared, count, -1, found.shape[-1]).transpose(1, 2)
+            scores.append(found.reshape(rows, count, heads, -1))
         self._queries, self._keys = [], []
-        scores = torch.stack(scores, 1) * self._scaling
+        scores = torch.stack(scores, 2) * self._scaling
         if self._mask is not None:
-            seen = self._mask[every, :, self._watch] if asked > 1 else self._mask[:, :, 0]
-            scores = scores.masked_fill(~seen[:, None], float("-inf"))
+            seen = self._mask[every, 0, watch] if asked > 1 else self._mask[:, 0]
+            scores = scores.masked_fill(~seen[:, :, None, None], float("-inf"))
         elif asked > 1:  # plain causal: a single query sees every slot
             slots = scores.shape[-1]
-            unseen = torch.arange(slots, device=scores.device) > (self._watch + slots - asked)[:, None]
-            scores = scores.masked_fill(unseen[:, None, None], float("-inf"))
+            unseen = torch.arange(slots, device=scores.device) > (watch + slots - asked)[..., None]
+            scores = scores.masked_fill(unseen[:, :, None, None], float("-inf"))
         return scores.softmax(-1)
 
 

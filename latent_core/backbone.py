@@ -113,7 +113,7 @@ class Backbone(nn.Module):
 
         embeds (B, N, D); mask (B, N, S) bool from `attend`, or None where attention is plain causal and either the
         cache is empty or N is 1. Level 0 is the input, ℓ the state after block ℓ, L the state after the final norm.
-        A Recorder keeps the attention of one query per row, watch (B,) counted within this feed; a Rollout of all.
+        A Recorder keeps the attention of each row's queries watch (B, W), counted within this feed; a Rollout of all.
         Raises ValueError where gradient checkpointing would drop the cache and thereby change the latents.
         """
         language = self.model.model.language_model

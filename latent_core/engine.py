@@ -173,20 +173,20 @@ class _Batch:
             asking = [row for row in rows if isinstance(row.request, Sample)]
             choices = self._sample(asking) if asking else None
             vectors, choices = self._to_host(feeds, states, choices)
-        looks = [None] * len(rows) if self.recorder is None else self._attended(feeds)
+        looks = [()] * len(rows) if self.recorder is None else self._attended(feeds)
         now = time.perf_counter()
 
         events: list[Event] = []
         if prefill:
             events += [self._start_event(i, row, levels, kept, row.lap(now)) for i, row in enumerate(rows)]
         for row, feed, vector, seen in zip(rows, feeds, vectors, looks, strict=True):
-            row.look = seen
+            row.look = seen[-1] if seen else None
             if not prefill:
                 if feed.embeds is None:
                     row.text_seconds += now - began
                 else:
                     row.latent_seconds += now - began
-            events += self._entered(row, feed, vector, now)
+            events += self._entered(row, feed, vector, seen, now)
         if choices is not None:
             for row, choice in zip(asking, choices, strict=True):
                 events += self._chosen(row, choice, now)
@@ -249,7 +249,7 @@ class _Batch:
         return vectors, None if choices is None else pieces[-1].view(-1, 3).tolist()
 
     def _entered(
-        self, row: _Row, feed: Feed, vectors: torch.Tensor | None, now: float
+        self, row: _Row, feed: Feed, vectors: torch.Tensor | None, looks: Sequence[Look], now: float
     ) -> Iterator[LatentEvent | TokenEvent]:
         """Counts a feed's slots, and tells of the latents in it and of the closing token that rode along."""
         start, count = row.position, feed.latents
@@ -265,7 +265,7 @@ class _Batch:
                 index=feed.index + n,
                 fed=None if vectors is None else vectors[n].clone(),
                 hidden=None if vectors is None else vectors[count + n].clone(),
-                look=row.look if n + 1 == count else None,
+                look=looks[n] if looks else None,
                 grid=feed.grid,
                 seconds=row.lap(now),
             )
@@ -332,25 +332,23 @@ class _Batch:
             seconds=seconds,
         )
 
-    def _attended(self, feeds: Sequence[Feed]) -> list[Look | None]:
-        """What every row's last position looked at, or nothing where whole maps are kept."""
+    def _attended(self, feeds: Sequence[Feed]) -> list[list[Look]]:
+        """What every row's latents, or its last position, looked at; nothing where whole maps are kept."""
         with torch.inference_mode():
             maps, kinds = self.recorder.take().cpu(), self.lockstep.cache.all_kinds().cpu()
         looks = []
         lengths = self.lockstep.cache.lengths
         for row, feed, weights, kind, length in zip(self.rows, feeds, maps, kinds, lengths, strict=True):
-            if length < len(kind):
-                weights, kind = weights[..., :length], kind[:length]
+            weights, kind = weights[: feed.latents or 1, ..., :length], kind[:length]
             if self.whole:
-                self.recorder.maps[row.number, row.position + (feed.latents or feed.size - feed.echo) - 1] = (
-                    weights.clone()
-                )
-                looks.append(None)
+                first = row.position + (0 if feed.latents else feed.size - feed.echo - 1)
+                self.recorder.maps |= {(row.number, first + n): w.clone() for n, w in enumerate(weights)}
+                looks.append([])
                 continue
             if row.image_slots is None:
                 row.image_slots = image_slots(kind)
             # outside of inference mode, so that what comes out are ordinary tensors
-            looks.append(look(weights, kind, row.image_slots))
+            looks.append([look(w, kind, row.image_slots) for w in weights])
         return looks
 
 

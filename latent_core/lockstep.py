@@ -135,8 +135,9 @@ class Lockstep:
                 self._hides[row] = True
         watch = None
         if recorder is not None:
-            watched = [max(1, 0 if feed is None else feed.latents or feed.size) - 1 for feed in feeds]
-            watch = torch.tensor(watched, device=self.backbone.device)
+            watched = [range(feed.latents) if feed.latents else [feed.size - 1] for feed in feeds]
+            most = max(map(len, watched))
+            watch = torch.tensor([[*row, *[0] * (most - len(row))] for row in watched], device=self.backbone.device)
         mask = self._mask(first, size)
         return self.backbone(
             embeds, rotary, cache=self.cache, mask=mask, levels=levels, recorder=recorder, watch=watch

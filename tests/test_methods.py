@@ -85,3 +85,54 @@ def test_what_was_decoded_unrolls_and_splices_to_the_same_states(name, rule):
         logprobs = BACKBONE.logits(states).log_softmax(-1).gather(1, labels[:, None])[:, 0]
         torch.testing.assert_close(logprobs, torch.tensor([e.logprob for e in chosen]), atol=1e-4, rtol=0)
         assert isinstance(events[-1], FinishEvent)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", WITH_LATENTS)
+def test_a_row_of_a_batch_gets_what_it_gets_alone(name, rule):
+    """Rows of no, one and two blocks, with prompts, images and K of their own; decoded and unrolled."""
+    method = tiny_method(name, rule=rule)
+    scripts = [[1, OPEN, CLOSE, 3, OPEN, CLOSE, 4], [2, 3, 4, 5, 6], [OPEN, CLOSE, 7, 8]]
+    if not method.samples_close or rule == "sealed":
+        scripts = [[token for token in script if token != CLOSE] for script in scripts]
+    prompts = [tiny_prompt(i, text=4 + 3 * i, grids=[(4, 6)] * (2 - i % 2)) for i in range(3)]
+    settings = [Settings(latents=k) for k in (3, 4, 6)]
+    together = list(decode(BACKBONE, method, prompts, settings, sampler=scripted(*scripts)))
+    rows = []
+    for row, script in enumerate(scripts):
+        alone = list(decode(BACKBONE, method, [prompts[row]], [settings[row]], sampler=scripted(script)))
+        steps, segments = [], []
+        for first, second in zip(of_row(alone, 0), of_row(together, row), strict=True):
+            assert type(first) is type(second)
+            if isinstance(first, (TokenEvent, LatentEvent)):
+                steps.append(first)
+                assert first.position == second.position
+                torch.testing.assert_close(first.hidden, second.hidden, atol=2e-5, rtol=0)
+        for step in steps:
+            if isinstance(step, LatentEvent) and step.index == 0:
+                of_it = [e for e in steps if isinstance(e, LatentEvent) and e.block == step.block]
+                segments.append(Block(len(of_it), grid=step.grid))
+            elif isinstance(step, TokenEvent) and step.kind == "text":
+                segments.append(Tokens((step.token_id,)))
+        rows.append(Row(prompts[row], tuple(segments)))
+    with torch.no_grad():
+        whole = unroll(BACKBONE, method, rows)
+        for number, row in enumerate(rows):
+            single = unroll(BACKBONE, method, [row])
+            length = single.states.shape[1]
+            torch.testing.assert_close(whole.states[number, :length], single.states[0], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", WITH_LATENTS)
+def test_gradients_reach_the_backbone_and_the_methods_own_parameters_through_latents(name):
+    """Under `latents_only` what is said after a block depends on the prompt through the latents alone."""
+    method = tiny_method(name, rule="latents_only")
+    row = Row(tiny_prompt(), (Block(4, grid=(2, 2) if method.caps else None), Tokens((4, EOS), learn=True)))
+    states, _ = unroll(BACKBONE, method, [row]).learned()
+    BACKBONE.zero_grad(), method.zero_grad()
+    states[-1].sum().backward()
+    assert BACKBONE.model.model.language_model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
+    own = dict(method.named_parameters())
+    if own:
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in own.values())
+    BACKBONE.zero_grad()

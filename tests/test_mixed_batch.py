@@ -12,7 +12,7 @@ from latent_core.feed import Context, Feed
 from latent_core.interventions import only, zero
 from latent_core.methods import METHODS, LatentMethod
 from latent_core.settings import Settings
-from tests.tiny import OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import OPEN, TOKENS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 
 
 class Mixed(LatentMethod):
@@ -55,6 +55,31 @@ def test_batched_equals_single(monkeypatch, rule):
                 torch.testing.assert_close(a.fed, b.fed, atol=2e-5, rtol=0)
     only_one = [bool(e.fed.any()) for e in of_row(together, 4, LatentEvent)]
     assert only_one == [n != 3 for n in range(8)]
+
+
+def test_attention_of_latents_fed_at_once_is_each_ones_own(monkeypatch):
+    """Under plain causal attention and one after the other, latents fed at once attend as the same ones in turn do."""
+    monkeypatch.setitem(METHODS, "mixed", Mixed)
+    backbone, prompts = Backbone(tiny_model()), [tiny_prompt(), tiny_prompt(1, text=9)]
+
+    class InTurn(Mixed):
+        def block(self, context):
+            for vector in context.hidden * torch.linspace(0.5, 2, context.num_latents)[:, None]:
+                yield Feed(vector[None])
+
+    monkeypatch.setitem(METHODS, "in turn", InTurn)
+    for rule in ("everything", "latents_only", "sealed"):
+        found = []
+        for method in (tiny_method("mixed", rule=rule), InTurn(tiny_method("mixed", rule=rule).config, TOKENS.get)):
+            settings = [Settings(latents=4), Settings(latents=6)]
+            sampler = scripted([1, OPEN, 3], [OPEN, 4, 5, 6])
+            events = decode(backbone, method, prompts, settings, sampler=sampler, attention=range(2))
+            found.append([e for e in events if isinstance(e, LatentEvent)])
+        for a, b in zip(*(sorted(events, key=lambda e: (e.row, e.index)) for events in found), strict=True):
+            assert (a.row, a.position, a.index) == (b.row, b.position, b.index)
+            torch.testing.assert_close(a.look.image, b.look.image, atol=1e-3, rtol=0)
+            torch.testing.assert_close(a.look.shares, b.look.shares, atol=1e-5, rtol=0)
+            torch.testing.assert_close(a.look.entropy, b.look.entropy, atol=1e-4, rtol=0)
 
 
 def test_events_of_a_block_fed_at_once_come_in_order(monkeypatch):

@@ -26,6 +26,10 @@ function appendCard(item, n) {
     make("span", { class: "ins-foot" }, make("b", {}, String(item.i + 1)), make("span")));
   node.style.setProperty("--delay", `${40 * run.fresh++}ms`);
   strip.latents.push(n);
+  if (item.c) {   // a grid of parallel latents looks like one
+    strip.cards.classList.add("ins-grid");
+    strip.cards.style.setProperty("--columns", item.c);
+  }
   addNode(node, n, strip.cards);
   run.stale.add(item.b);
 }
