@@ -1,4 +1,4 @@
-"""The command line: `python -m trainers list | run | study | ground | ablations | data | glyphs`."""
+"""The command line: `python -m trainers --help`."""
 
 import argparse
 import sys
