@@ -136,7 +136,7 @@ def _settings_column(runner: Runner) -> dict[str, gr.components.Component]:
     """Component of each setting by its name, in the order in which handlers get them."""
     methods = [(method_label(name), name) for name in runner.names]
     fields: dict[str, gr.components.Component] = {
-        "checkpoint": gr.Radio(methods, value=runner.names[0], label="Method", elem_classes="ins-seg"),
+        "checkpoint": gr.Radio(methods, value=runner.names[0], label="Method", elem_classes="ins-seg ins-methods"),
         "mode": gr.Radio(MODES, value="latent", label="Mode", elem_classes="ins-seg"),
         "latents": gr.Slider(0, 16, 8, step=1, label=k_label(False), elem_id="ins-k", buttons=[]),
         "speed": gr.Radio(

@@ -6,13 +6,24 @@ EMBEDDED = Path(__file__).parent.parent / "assets" / "checkpoints"
 """One folder per checkpoint."""
 
 
+FAITHFUL = "-faithful"
+"""Ends the name of a checkpoint trained as published, where another one was trained under the bottleneck."""
 FIRST = "glyph-monet"
 """The checkpoint that a visitor meets first."""
 
 
 def offered() -> list[str]:
-    """Names that the page offers, FIRST at the head: all but the earlier stages of another checkpoint."""
-    return sorted((name for name in available() if "-stage" not in name), key=lambda name: (name != FIRST, name))
+    """Names that the page offers: all but the earlier stages of another checkpoint.
+
+    FIRST is at the head; a method's faithful variant follows it, and those without one come last.
+    """
+    names = [name for name in available() if "-stage" not in name]
+
+    def key(name: str) -> tuple[bool, bool, str]:
+        method = name.removesuffix(FAITHFUL)
+        return method != FIRST, method + FAITHFUL not in names, name
+
+    return sorted(names, key=key)
 
 
 def available() -> list[str]:

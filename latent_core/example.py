@@ -5,6 +5,8 @@ from typing import Literal
 
 from PIL import Image
 
+from latent_core.settings import check
+
 Box = tuple[float, float, float, float]
 """(x0, y0, x1, y1) as shares of the image's width and height, in 0…1, x0 < x1 and y0 < y1."""
 
@@ -56,3 +58,10 @@ class Example:
     parts: tuple[Words | Thought, ...] | None = None
     """The response word for word, where it is richer than one text and one observation per step (published data);
     its thoughts are those of `steps`, in order. None: it follows from steps and answer."""
+
+    def __post_init__(self) -> None:
+        for step in self.steps:
+            check(
+                not self.images or 0 <= step.image_index < len(self.images),
+                f"{self.name}: a step looks at image {step.image_index + 1} of {len(self.images)}.",
+            )

@@ -165,6 +165,18 @@ def test_a_block_before_every_step_sees_the_view_that_the_step_speaks_of():
     assert [type(s) for s in response] == [Tokens, Block, Tokens, Tokens] and seen == [inserted]
 
 
+def test_a_step_that_looks_at_no_image_names_its_sample():
+    example = glyphs.sample("views", 3, "train")
+    with pytest.raises(ValueError, match="two/1: a step looks at image 4 of 2"):
+        Example(
+            images=example.images,
+            question="?",
+            steps=(Step(text="", observation="", image_index=3),),
+            answer="x",
+            name="two/1",
+        )
+
+
 def test_k_is_a_square_number_or_a_line():
     assert stage().sizes == [4, 9] and stage("valr.upsample=1d").sizes == [4, 5, 6, 7, 8, 9]
     with pytest.raises(ValueError, match="latents_min 5 to latents_max 8 holds no square number"):

@@ -123,7 +123,7 @@ def _thoughts(latents: int, paper: float) -> Variant:
 
 VALR = Ablation(
     checkpoint="glyph-valr",
-    stages=(("glyph-valr", 100),),
+    stages=(("glyph-valr", 80),),
     start="glyph-latent",
     figure="BLINK",
     shared=(
@@ -151,7 +151,7 @@ VALR = Ablation(
 BUDGETS = (4, 9, 16, 25, 36)
 DEEPLATENT = Ablation(
     checkpoint="glyph-deeplatent",
-    stages=(("glyph-deeplatent", 240),),
+    stages=(("glyph-deeplatent", 200),),
     start="glyph-deeplatent-stage1",
     figure="V*",
     shared=("mixture={find: 3, relate: 4, count: 4}",),
@@ -252,7 +252,7 @@ def _measure(ablation: Ablation, variant: Variant, folder: Path, *, n: int, spli
     folder = folder / variant.name.replace(" ", "-")
     final = train_variant(ablation, variant, folder)
     reasoner = load(str(final))
-    study = Study(reasoner, lambda family, index: glyphs.sample(family, index, split), n=n)
+    study = Study(reasoner, lambda family, index: glyphs.sample(family, index, split), n=n, batch=150)
     yield from run_study(
         study, list(conditions(ablation, variant, reasoner.config.rule)), folder / f"{split}-{n}.jsonl"
     )

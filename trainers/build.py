@@ -36,11 +36,24 @@ STEPS = (
     "glyph-monet-faithful-stage2",
     "glyph-monet-faithful",
     "glyph-lvr",
+    "glyph-lvr-faithful",
     "glyph-valr",
+    "glyph-valr-faithful",
     "glyph-deeplatent-stage1",
     "glyph-deeplatent",
+    "glyph-deeplatent-faithful",
 )
-STUDIED = ("glyph-monet", "glyph-monet-faithful", "glyph-lvr", "glyph-valr", "glyph-deeplatent", "glyph-text")
+STUDIED = (
+    "glyph-monet",
+    "glyph-monet-faithful",
+    "glyph-lvr",
+    "glyph-lvr-faithful",
+    "glyph-valr",
+    "glyph-valr-faithful",
+    "glyph-deeplatent",
+    "glyph-deeplatent-faithful",
+    "glyph-text",
+)
 """Checkpoints that ship with their measurements."""
 PAINTED = ("glyph-monet", "glyph-monet-faithful")
 """Checkpoints that ship with a decoder."""

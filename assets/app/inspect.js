@@ -19,7 +19,7 @@ function offerMaps() {
   bankCheck.hidden = !hasBank;
   mapChoice.replaceChildren(choice("Map", hasBank ? [["pca", "PCA"], ["umap", "UMAP"]] : [["pca", "PCA"]], state.map, (v) => redraw("map", v)));
 }
-const space = figure("space", "Trajectories", "Each numbered point is one latent, joined in the order in which it was fed back, as it was fed; thumbnails are this image’s patches and grey words the response, both states after the final norm.", buildSpace, {
+const space = figure("space", "Trajectories", "Each numbered point is one latent, joined in their order, as it was fed; thumbnails are this image’s patches and grey words the response, both states after the final norm.", buildSpace, {
   height: 480, pick: choose,
   controls: [mapChoice, choice("Axes", [[2, "2-D"], [3, "3-D"]], 2, (v) => redraw("axes", v)),
     check("Direction only", true, (v) => redraw("scaled", v)), check("Patches", true, (v) => redraw("patches", v)), check("Words", true, (v) => redraw("words", v)), bankCheck,

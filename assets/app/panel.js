@@ -57,7 +57,7 @@ function drawPanel() {
   part("selected").hidden = part("steps").hidden = !chosen;
   part("unselected").hidden = chosen;
   part("title").textContent = chosen ? title(item) : "Nothing selected yet";
-  part("meta").textContent = !chosen ? "" : item.k === "latent" ? "fed-back vector" : "state that produced this token, after the final norm";
+  part("meta").textContent = !chosen ? "" : item.k === "latent" ? item.c ? "one of a grid fed at once" : "fed-back vector" : "state that produced this token, after the final norm";
   if (!chosen) return;
   const map = mapOf(run.selected);
   if (map && run.cell === null) run.image = peakOf(map).image;

@@ -365,3 +365,23 @@ def test_another_method_brings_its_own_k_until_one_is_set(page):
     page.get_by_label("Monet", exact=True).check(force=True)
     ask(page)
     expect(page.locator(CARD)).to_have_count(3)
+
+
+def test_parallel_latents_are_drawn_as_the_grid_that_they_are(page):
+    page.get_by_role("radio", name="DeepLatent", exact=True).check(force=True)
+    expect(page.locator("#ins-k")).to_contain_text("K, most latents per block")
+    expect(page.locator("#ins-k input[type='number']")).to_have_attribute("max", "36")
+    page.locator(".ins-example", has_text="count").click()
+    expect(page.locator("#ins-question textarea")).to_have_value(re.compile("shapes"))
+    ask(page)
+    cards = page.locator(".ins-grid .ins-card")
+    expect(cards).to_have_count(36)
+    boxes = [cards.nth(n).bounding_box() for n in (0, 5, 6, 35)]
+    assert boxes[0]["y"] == boxes[1]["y"] < boxes[2]["y"] and boxes[0]["x"] == boxes[2]["x"]  # six in a row
+    cards.nth(7).click()
+    expect(page.locator(TITLE)).to_have_text("Latent 8 of block 1")
+    page.get_by_role("radio", name="Attention", exact=True).check(force=True)  # each has its own
+    expect(page.locator("[data-part='live']")).not_to_be_empty()
+    set_k(page, 9)
+    ask(page)
+    expect(page.locator(".ins-grid .ins-card")).to_have_count(9)
