@@ -45,16 +45,18 @@ def decode(
     sampler: Sampler | None = None,
     attention: Sequence[int] = (),
     record_attention: Recorder | None = None,
+    scaled: bool = False,
 ) -> Iterator[Event]:
     """Runs all rows to their end; events of different rows come interleaved, `text` empty.
 
     intervene: per row, a function from feed to feed, see interventions.py. record: whether events carry vectors;
     without it no hidden state leaves the device. levels: of the image tokens' states in StartEvent, by default all.
     attention: decoder blocks, 0-based, of which events carry a Look. record_attention: keeps whole maps instead.
+    scaled: log-probabilities are those of logits / temperature, as reinforcement learning needs them.
     Raises ValueError for prompts whose image tokens do not match their images.
     """
     recorder = record_attention or (Recorder(attention) if attention else None)
-    batch = _Batch(backbone, method, record, sampler, recorder, whole=record_attention is not None)
+    batch = _Batch(backbone, method, record, sampler, recorder, whole=record_attention is not None, scaled=scaled)
     wanted = range(backbone.num_layers + 1) if levels is None else levels
     yield from batch.start(prompts, settings, intervene or [None] * len(prompts), tuple(wanted) if record else ())
     while batch.rows:
@@ -126,9 +128,10 @@ class _Batch:
         recorder: Recorder | None,
         *,
         whole: bool,
+        scaled: bool,
     ) -> None:
         self.backbone, self.method, self.record = backbone, method, record
-        self.sampler, self.recorder, self.whole = sampler, recorder, whole
+        self.sampler, self.recorder, self.whole, self.scaled = sampler, recorder, whole, scaled
         self.rows: list[_Row] = []
         self._biases: dict[tuple[bool, bool, int | None], torch.Tensor] = {}
 
@@ -204,6 +207,9 @@ class _Batch:
         """(R, 3): id, its log-probability and the opening token's probability, before all bans and truncation."""
         logits = self.backbone.logits(torch.cat([row.request.state for row in rows])).float()
         logprobs = logits.log_softmax(-1)
+        if self.scaled:
+            heat = [row.dice.settings.temperature or 1.0 for row in rows]
+            logprobs = (logits / torch.tensor(heat, device=logits.device)[:, None]).log_softmax(-1)
         logits = logits + torch.stack([self._bias(row.request) for row in rows])
         if self.sampler is None:
             ids = choose(logits, [row.dice for row in rows])

@@ -20,6 +20,8 @@ class Feed:
     """Whether the vectors are latents, not a prompt."""
     grid: tuple[int, int] | None = None
     """(rows, columns) where the vectors are a parallel grid, row by row."""
+    drawn: tuple[object, ...] = ()
+    """What the method drew to make the vectors, in its own terms: the continuous actions of reinforcement learning."""
     ends: bool = False
     """Whether the block needs no answer: it ends here, and the closing token rides along."""
     tail: torch.Tensor | None = None

@@ -61,6 +61,18 @@ def _normal(seed: int, block: int, index: int, width: int) -> torch.Tensor:
     return torch.randn(width, generator=generator)
 
 
+def perturb(share: float, seed: int) -> Intervention:
+    """Adds Gaussian noise of `share` times each vector's root mean square; drawn as `noise` draws it."""
+
+    def add(feed: Feed) -> Feed:
+        vectors = feed.embeds
+        drawn = torch.stack([_normal(seed, feed.block, feed.index + n, vectors.shape[1]) for n in range(len(vectors))])
+        rms = vectors.float().square().mean(-1, keepdim=True).sqrt()
+        return replace(feed, embeds=(vectors.float() + share * rms * drawn.to(vectors.device)).to(vectors.dtype))
+
+    return add
+
+
 def permute(blocks: Blocks, seed: int) -> Intervention:
     """Feeds the run's own recorded latents in another order within each block; no latent keeps its place if K > 1."""
     generator = torch.Generator().manual_seed(seed)

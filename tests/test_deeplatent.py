@@ -120,7 +120,7 @@ def test_modulation_is_what_the_page_says():
     x, state = 3 * torch.randn(5, 8), torch.randn(8)
     rms = x.numpy().__pow__(2).mean() ** 0.5
     at_start = built(state, x)
-    torch.testing.assert_close(at_start.mean, x)
+    torch.testing.assert_close(at_start.mean(x), x)
     np.testing.assert_allclose(at_start.sigma.detach(), np.full(8, 0.1 * rms), rtol=1e-5)
     torch.nn.init.normal_(built.mlp[-1].weight)
     first, last = built.mlp[0], built.mlp[2]
@@ -128,11 +128,31 @@ def test_modulation_is_what_the_page_says():
     raw = last.weight.detach().numpy() @ (inner / (1 + np.exp(-inner)))
     scale, shift, spread = np.split(raw, 3)
     moved = built(state, x)
-    np.testing.assert_allclose(moved.mean.detach(), (1 + scale) * x.numpy() + shift, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(moved.mean(x).detach(), (1 + scale) * x.numpy() + shift, rtol=1e-4, atol=1e-4)
     offset = np.log(np.expm1(0.08 * rms))
     np.testing.assert_allclose(moved.sigma.detach(), 0.02 * rms + np.log1p(np.exp(spread + offset)), rtol=1e-4)
     assert moved.sigma.min() >= 0.02 * rms
-    assert built.to(torch.bfloat16)(state.bfloat16(), x.bfloat16()).mean.dtype == torch.float32
+    assert built.to(torch.bfloat16)(state.bfloat16(), x.bfloat16()).mean(x).dtype == torch.float32
+
+
+def test_densities_and_divergence_are_those_of_torch():
+    torch.manual_seed(4)
+    built, other = Modulation(8, 0.1, 0.02).double(), Modulation(8, 0.3, 0.02).double()
+    for module in (built, other):
+        torch.nn.init.normal_(module.mlp[-1].weight, std=0.3)
+    x, state = torch.randn(5, 8), torch.randn(8).double()
+    first, second = built(state, x), other(state, x)
+    noise = torch.randn(5, 8)
+    value = first.at(x, noise)
+    normals = [torch.distributions.Normal(m.mean(x).double(), m.sigma.double().expand(5, 8)) for m in (first, second)]
+    for modulated, normal in zip((first, second), normals, strict=True):
+        torch.testing.assert_close(
+            modulated.log_density(x, value).double(), normal.log_prob(value.double()), atol=1e-5, rtol=1e-5
+        )
+    kl = torch.distributions.kl_divergence(*normals)
+    torch.testing.assert_close(first.divergence(second, x).double(), kl, atol=1e-5, rtol=1e-5)
+    assert first.divergence(first, x).abs().max() == 0
+    torch.testing.assert_close((value - first.mean(x)) / first.sigma, noise, atol=1e-4, rtol=1e-4)
 
 
 def test_the_latent_former_equals_a_plain_one():

@@ -106,17 +106,45 @@ def image_tokens(prompt: Feed) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class Gaussian:
-    """A diagonal Gaussian over vectors (N, D), in float32."""
+class Modulated:
+    """What a state makes of vectors x (N, D): the Gaussian N(γ ⊙ x + β, σ²), in float32."""
 
-    mean: torch.Tensor
-    """(N, D)"""
+    scale: torch.Tensor
+    """γ (D,)"""
+    shift: torch.Tensor
+    """β (D,)"""
     sigma: torch.Tensor
-    """(D,)"""
+    """σ (D,)"""
 
-    def draw(self, noisy: bool) -> torch.Tensor:
-        """mean + σ ⊙ ε, or the mean."""
-        return self.mean + self.sigma * torch.randn_like(self.mean) if noisy else self.mean
+    def mean(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, D)"""
+        return self.scale * x.float() + self.shift
+
+    def at(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """(N, D) the value for noise ε (N, D)."""
+        return self.mean(x) + self.sigma * noise
+
+    def log_density(self, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """(N, D) log N(value; γ ⊙ x + β, σ²)."""
+        away = (value - self.mean(x)) / self.sigma
+        return -0.5 * away.square() - self.sigma.log() - 0.5 * math.log(2 * math.pi)
+
+    def divergence(self, other: "Modulated", x: torch.Tensor) -> torch.Tensor:
+        """(N, D) KL(self ‖ other) = log(σ_r / σ) + (σ² + (μ − μ_r)²) / (2 σ_r²) − ½."""
+        gap = self.mean(x) - other.mean(x)
+        spread = (self.sigma.square() + gap.square()) / (2 * other.sigma.square())
+        return (other.sigma / self.sigma).log() + spread - 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A continuous action of a block: what a state made of vectors, and the noise that was drawn."""
+
+    modulated: Modulated
+    noise: torch.Tensor
+    """ε (N, D)"""
+    of: int
+    """0: the template, 1: the image's features."""
 
 
 class Modulation(nn.Module):
@@ -134,13 +162,12 @@ class Modulation(nn.Module):
         nn.init.zeros_(self.mlp[-1].weight)
         nn.init.zeros_(self.mlp[-1].bias)
 
-    def forward(self, state: torch.Tensor, x: torch.Tensor) -> Gaussian:
+    def forward(self, state: torch.Tensor, x: torch.Tensor) -> Modulated:
         """state (D,), x (N, D)."""
         scale, shift, spread = self.mlp(state).float().chunk(3)
-        x = x.float()
-        rms = x.detach().square().mean().sqrt()
+        rms = x.detach().float().square().mean().sqrt()
         offset = torch.log(torch.expm1((self.noise - self.floor) * rms))
-        return Gaussian((1 + scale) * x + shift, self.floor * rms + F.softplus(spread + offset))
+        return Modulated(1 + scale, shift, self.floor * rms + F.softplus(spread + offset))
 
 
 class Attention(nn.Module):
@@ -242,13 +269,13 @@ class DeepLatent(LatentMethod):
             .T
         )
 
-    def former_inputs(
-        self, states: torch.Tensor, grid: Grid, features: torch.Tensor
-    ) -> tuple[Gaussian | None, Gaussian | None]:
-        """What h_q and h_v make of the template and of the features (T, D); None for what stays as it is."""
-        queries = self.of_latents(states[1], self.queries(grid)) if self.options.modulate_latents else None
-        image = self.of_image(states[2], features) if hasattr(self, "of_image") and len(features) else None
-        return queries, image
+    def modulated(
+        self, states: torch.Tensor, queries: torch.Tensor, features: torch.Tensor
+    ) -> tuple[Modulated | None, Modulated | None]:
+        """What h_q and h_v make of the template (N, D) and of the features (T, D); None for what stays as it is."""
+        of_queries = self.of_latents(states[1], queries) if self.options.modulate_latents else None
+        of_image = self.of_image(states[2], features) if hasattr(self, "of_image") and len(features) else None
+        return of_queries, of_image
 
     def form(self, queries: torch.Tensor, grid: Grid, features: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """(N, D) latents of queries (N, D) and image tokens (T, D) at places (T, 2), in any order."""
@@ -269,11 +296,15 @@ class DeepLatent(LatentMethod):
                 hidden = yield Feed(hidden)
             return
         features, places = image_tokens(context.prompt)
-        queries, image = self.former_inputs(states, grid, features)
-        queries = self.queries(grid) if queries is None else queries.draw(self.training)
-        features = features if image is None else image.draw(self.training)
-        latents = self.form(queries, grid, features, places)
-        yield Feed(latents.to(states.dtype), grid=grid, ends=True)
+        inputs, drawn = [self.queries(grid), features], []
+        for number, modulated in enumerate(self.modulated(states, *inputs)):
+            if modulated is not None:
+                x = inputs[number]
+                noise = torch.randn_like(x, dtype=torch.float32) if self.training else torch.zeros_like(x)
+                inputs[number] = modulated.at(x, noise)
+                drawn.append(Drawn(modulated, noise, number))
+        latents = self.form(inputs[0], grid, inputs[1], places)
+        yield Feed(latents.to(states.dtype), grid=grid, ends=True, drawn=tuple(drawn))
 
     def _grid(self, states: torch.Tensor, most: int, *, free: bool) -> Grid:
         if self.options.generation == "autoregressive" and not free:

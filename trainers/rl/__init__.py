@@ -1,0 +1,1 @@
+"""Reinforcement learning of latent reasoners: rollouts by the engine, their replay, ratios, rewards."""

@@ -1,0 +1,197 @@
+"""Sampled responses with all that their replay needs, and the replay: one parallel forward over a whole batch.
+
+A rollout keeps the vectors that were fed, so that every conditional probability in the replay is that of the rollout's
+own context. Nothing is fed that was not recorded, and nothing recorded is left out.
+
+Shapes: A actions in words of a response, K latents of a block, C control vectors, D model width, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+
+import torch
+
+from latent_core.attention import CONTROL, LATENT, kind_class
+from latent_core.backbone import Backbone
+from latent_core.drive import Block, Segment, Tokens
+from latent_core.engine import Sampler, decode
+from latent_core.events import LatentEvent, Reason, TokenEvent
+from latent_core.feed import Feed
+from latent_core.interventions import perturb
+from latent_core.methods.base import LatentMethod
+from latent_core.processor import Prompt
+from latent_core.settings import Settings
+from latent_core.unroll import Row, splice
+
+Decoder = Callable[[Sequence[int]], str]
+"""Ids → text; a processor's `decode`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """One sampled response."""
+
+    row: Row
+    """Prompt and response as they were fed; its labels are the sampled ids."""
+    ids: tuple[int, ...]
+    """(A,) the sampled ids, in order; what the runtime forced is no action."""
+    logprobs: torch.Tensor
+    """(A,) their log-probabilities, log_softmax(logits / T) before truncation."""
+    latents: list[torch.Tensor]
+    """Per block (K, D), as fed, noise included."""
+    producers: list[torch.Tensor]
+    """Per block (K, D), the states or heads' outputs that the latents were before noise was added."""
+    drawn: list[tuple[object, ...]]
+    """Per block, the method's own continuous actions."""
+    text: str
+    """The words, without control tokens."""
+    reason: Reason
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Sees every block of a run on its way into the model; adds noise where rollouts have any."""
+
+    noise: float
+    seed: int
+    producers: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    drawn: dict[int, tuple[object, ...]] = field(default_factory=dict)
+
+    def __call__(self, feed: Feed) -> Feed:
+        self.producers.setdefault(feed.block, []).append(feed.embeds.clone())
+        self.drawn[feed.block] = feed.drawn
+        return perturb(self.noise, self.seed)(feed) if self.noise else feed
+
+
+def roll_out(
+    backbone: Backbone,
+    method: LatentMethod,
+    prompts: Sequence[Prompt],
+    settings: Sequence[Settings],
+    texts: Decoder,
+    *,
+    noise: float = 0.0,
+    sampler: Sampler | None = None,
+) -> list[Rollout]:
+    """Samples one response per prompt, all at once.
+
+    texts: ids → text. noise: added to every latent, as a share ρ of its root mean square; ε follows the row's seed.
+    """
+    watches = [_Watch(noise, setting.seed) for setting in settings]
+    events = decode(backbone, method, prompts, settings, intervene=watches, sampler=sampler, scaled=True)
+    by_row: list[list[TokenEvent | LatentEvent]] = [[] for _ in prompts]
+    reasons: list[Reason] = ["stop"] * len(prompts)
+    for event in events:
+        if isinstance(event, (TokenEvent, LatentEvent)):
+            by_row[event.row].append(event)
+        elif hasattr(event, "reason"):
+            reasons[event.row] = event.reason
+    return [
+        _rollout(method, prompt, steps, watch, reason, texts)
+        for prompt, steps, watch, reason in zip(prompts, by_row, watches, reasons, strict=True)
+    ]
+
+
+def _rollout(
+    method: LatentMethod,
+    prompt: Prompt,
+    steps: Sequence[TokenEvent | LatentEvent],
+    watch: _Watch,
+    reason: Reason,
+    texts: Decoder,
+) -> Rollout:
+    segments: list[Segment] = []
+    ids, logprobs, words = [], [], []
+    latents: list[list[torch.Tensor]] = []
+    grid = None
+    open_block: TokenEvent | None = None  # a block that nothing has followed yet
+
+    def end(closed: TokenEvent | None) -> None:
+        nonlocal open_block
+        if open_block is None:
+            return
+        learned = closed is not None and not closed.forced
+        segments.append(Block(len(latents[-1]), not open_block.forced, learned, closed=closed is not None, grid=grid))
+        open_block = None
+
+    for step in steps:
+        if isinstance(step, LatentEvent):
+            latents[-1].append(step.fed)
+            grid = step.grid
+            continue
+        if not step.forced:
+            ids.append(step.token_id)
+            logprobs.append(step.logprob)
+        if step.kind == "open":
+            end(None)
+            open_block, grid = step, None
+            latents.append([])
+        elif step.kind == "close":
+            end(step)
+        else:
+            end(None)
+            segments.append(Tokens((step.token_id,)))
+            words.append(step.token_id)
+    end(None)
+    empty = torch.zeros(0, 0)
+    return Rollout(
+        row=Row(prompt, tuple(segments)),
+        ids=tuple(ids),
+        logprobs=torch.tensor(logprobs),
+        latents=[torch.stack(block) if block else empty for block in latents],
+        producers=[torch.cat(watch.producers[n]) if n in watch.producers else empty for n in range(len(latents))],
+        drawn=[tuple(map(_ordinary, watch.drawn.get(n, ()))) for n in range(len(latents))],
+        text=texts(words),
+        reason=reason,
+    )
+
+
+def _ordinary(record: object) -> object:
+    """A record whose tensors autograd may use: those made while decoding are inference tensors."""
+    if isinstance(record, torch.Tensor):
+        return record.clone()
+    if not is_dataclass(record):
+        return record
+    return replace(record, **{item.name: _ordinary(getattr(record, item.name)) for item in fields(record)})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replayed:
+    """A policy's view of one rollout."""
+
+    logprobs: torch.Tensor
+    """(A,) as Rollout.logprobs."""
+    producers: list[torch.Tensor]
+    """Per block (K, D), the states at the slots before the latents: what this policy would have fed."""
+    controls: list[torch.Tensor]
+    """Per block (C, D), the states of its control vectors; (0, D) without."""
+
+
+def replay(
+    backbone: Backbone, method: LatentMethod, rollouts: Sequence[Rollout], temperature: float
+) -> list[Replayed]:
+    """One forward over all rollouts, their latents in their slots as constants, with gradients if they are enabled."""
+    none = torch.zeros(0, backbone.width, device=backbone.device, dtype=backbone.dtype)
+    given = [[b.to(none) if len(b) else none for b in rollout.latents] for rollout in rollouts]
+    spliced = splice(backbone, method, [rollout.row for rollout in rollouts], given)
+    states, ids = spliced.learned()
+    logits = backbone.logits(states).float() / temperature
+    chosen = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
+    classes = kind_class(spliced.layout.kinds)
+    found = []
+    for number, (rollout, logprobs) in enumerate(
+        zip(rollouts, chosen.split([len(rollout.ids) for rollout in rollouts]), strict=True)
+    ):
+        slots = (classes[number] == LATENT).nonzero()[:, 0]
+        steered = (classes[number] == CONTROL).nonzero()[:, 0]
+        sizes = [len(block) for block in rollout.latents]
+        each = len(steered) // max(1, sum(size > 0 for size in sizes))
+        row = spliced.states[number]
+        found.append(
+            Replayed(
+                logprobs,
+                list(row[slots - 1].split(sizes)) if sizes else [],
+                list(row[steered].split([each if size else 0 for size in sizes])) if sizes else [],
+            )
+        )
+    return found
