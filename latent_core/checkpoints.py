@@ -68,7 +68,7 @@ def load(
     if len(processor.tokenizer) > rows:
         raise ValueError(f"{name}: the tokenizer has {len(processor.tokenizer)} tokens, the model only {rows} rows.")
     method = build_method(config, processor.token_id)
-    _load_parameters(method, folder)
+    load_parameters(method, folder)
     return Reasoner(
         # a trace carries the name to other machines, where the path to a folder says nothing and tells too much
         name=folder.name if Path(name).is_dir() else str(name),
@@ -198,7 +198,7 @@ def _embedding_rows(folder: Path) -> int:
     raise ValueError(f"{folder.name} has no input embedding ({' or '.join(_EMBEDDINGS)}).")
 
 
-def _load_parameters(method: LatentMethod, folder: Path) -> None:
+def load_parameters(method: LatentMethod, folder: Path) -> None:
     """The method's own parameters, strictly."""
     path = folder / "method.safetensors"
     try:

@@ -40,6 +40,8 @@ class Variant:
     """K in decoding, where it is not the table's."""
     sweep: tuple[int, ...] = ()
     """Further K to decode with."""
+    replace: bool = True
+    """Whether latents are replaced; blocks that end when they like have no latents of another run to take."""
     against: str | None = None
     """The variant that it is compared with; none: the first."""
 
@@ -102,6 +104,7 @@ LVR = Ablation(
             name="exit by a learned vector",
             options=("method_options={head: mlp, width: 128, exit: latent_end, threshold: 1.0}",),
             latents=8,
+            replace=False,
             lower=True,
             against=MLP,
         ),
@@ -109,6 +112,7 @@ LVR = Ablation(
             name="exit by mode switch",
             options=("method_options={head: mlp, width: 128, exit: mode_switch}",),
             latents=8,
+            replace=False,
             lower=True,
             against=MLP,
         ),
@@ -266,7 +270,8 @@ def conditions(ablation: Ablation, variant: Variant, rule: str) -> Iterator[Cond
     latents = variant.latents or ablation.latents
     base = Condition(family=ablation.families[0], rule=rule, latents=latents)
     yield base
-    yield from (dataclasses.replace(base, replace=by) for by in ablation.replace)
+    if variant.replace:
+        yield from (dataclasses.replace(base, replace=by) for by in ablation.replace)
     yield from (dataclasses.replace(base, family=family) for family in ablation.families[1:])
     for other in variant.sweep:
         yield from (dataclasses.replace(base, family=family, latents=other) for family in ablation.families)

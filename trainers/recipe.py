@@ -15,7 +15,9 @@ from latent_core.settings import MAX_LATENTS, Rule, check
 
 OBSERVATION_TAGS = "<observation>", "</observation>"
 RECIPES = Path(__file__).parent / "recipes"
-Stage = Literal["vision", "text", "latent", "monet1", "monet2", "monet3", "lvr", "valr", "deeplatent1", "deeplatent2"]
+Stage = Literal[
+    "vision", "text", "latent", "monet1", "monet2", "monet3", "lvr", "valr", "deeplatent1", "deeplatent2", "rl"
+]
 TAUGHT: tuple[Stage, ...] = ("monet2", "monet3", "deeplatent2")
 """Stages with a frozen teacher."""
 UNROLLED: tuple[Stage, ...] = ("latent", "monet2", "monet3", "valr", "deeplatent2")
@@ -174,7 +176,61 @@ class DeepLatentOptions:
         _check_options(self, "deeplatent")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RlOptions:
+    """What reinforcement learning leaves open; the defaults are Monet's settings."""
+
+    variant: Literal["text", "constants", "vlpo", "modulation"] = "constants"
+    """text: GRPO on words alone. constants: latents replayed as constants (GRPO_latent). vlpo: latents have a Gaussian
+    ratio. modulation: DeepLatent's modulations are actions (continuous-space GRPO)."""
+    group: int = 8
+    """Responses per prompt."""
+    updates: int = 4
+    """Steps per batch of rollouts."""
+    temperature: float = 0.5
+    """Of rollouts; log-probabilities are those of logits / temperature."""
+    top_p: float = 0.99
+    """Of rollouts."""
+    top_k: int = 0
+    """Of rollouts; 0: none."""
+    max_new_tokens: int = 128
+    """Of rollouts, latents included."""
+    max_blocks: int = 4
+    """Of rollouts."""
+    low: float = 0.2
+    """Ratios are clipped below 1 − low."""
+    high: float = 0.3
+    """Ratios are clipped above 1 + high."""
+    dual: float = 3.0
+    """Dual clip of actions with a negative advantage; 0: none."""
+    kl: float = 0.01
+    """Weight of the divergence from the policy at the start."""
+    sigma: float = 10.0
+    """σ of VLPO's ratio for deterministic latents."""
+    noise: float = 0.0
+    """ρ: latents of VLPO's rollouts are sampled with ρ times their root mean square; 0: deterministic."""
+    accuracy_weight: float = 0.9
+    """Of the answer in the reward."""
+    format_weight: float = 0.1
+    """Of `\\boxed{…}` in the reward."""
+    bonus: float = 0.0
+    """Of opening a block."""
+    easy: float = 0.6
+    """Groups that are right more often teach nothing, nor do those that are never right."""
+    aggregation: Literal["response", "token"] = "response"
+    """Mean per response, then over responses (the papers); or over all actions (Monet's released code)."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Of densities over their dimensions; sum is faithful."""
+
+    def __post_init__(self) -> None:
+        _check_options(self, "rl")
+        check(self.group > 1, f"rl.group is {self.group}; a group compares at least 2 responses.")
+        check(self.updates > 0, f"rl.updates is {self.updates}; at least 1 is needed.")
+        check(self.temperature > 0, "rl.temperature is 0; rollouts have to be sampled.")
+
+
 NESTED = {
+    "rl": RlOptions,
     "monet": MonetOptions,
     "lvr": LvrOptions,
     "valr": ValrOptions,
@@ -215,6 +271,8 @@ class Recipe:
     """Options of stage valr."""
     deeplatent: DeepLatentOptions = field(default_factory=DeepLatentOptions)
     """Options of stages deeplatent1 and deeplatent2."""
+    rl: RlOptions = field(default_factory=RlOptions)
+    """Options of stage rl."""
     method_options: dict[str, object] = field(default_factory=dict)
     """What the method itself leaves open (method.json's `options`)."""
     mixture: dict[str, float] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
-from latent_core.checkpoints import find, load_model, save
+from latent_core.checkpoints import find, load_model, load_parameters, save
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.methods import build_method
 from latent_core.processor import Processor
@@ -31,6 +31,7 @@ from trainers.data.formats import FORMATS
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.rows import PublishedDataset
 from trainers.recipe import UNROLLED, Recipe, recipes
+from trainers.rl.stage import Repeated, RlStage
 from trainers.run import JsonlLog, MarkComplete, Progress, StageTrainer, StopAt, last_checkpoint
 from trainers.sft.deeplatent import Distil, Interleaved
 from trainers.sft.latent import LatentStage
@@ -51,6 +52,7 @@ STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
     "valr": ValrStage,
     "deeplatent1": Interleaved,
     "deeplatent2": Distil,
+    "rl": RlStage,
     "monet1": WarmUp,
     "monet2": AlignObservations,
     "monet3": AlignLatents,
@@ -81,6 +83,8 @@ def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
     if recipe.method != "text":
         processor = add_tokens(model, processor, recipe.tokens())
     stage = STAGES[recipe.stage](model.train(), processor, recipe)
+    if recipe.stage == "rl":  # it goes on with a whole checkpoint
+        load_parameters(stage.method, source_folder(recipe.init, runs))
     if recipe.teacher is not None:
         stage.learn_from(load_model(source_folder(recipe.teacher, runs), dtype=dtype))
     return stage
@@ -98,6 +102,17 @@ def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
         arguments.warmup_steps <= arguments.max_steps,
         f"warmup_steps is {arguments.warmup_steps}, the whole run {arguments.max_steps} steps; warm up for fewer.",
     )
+    if recipe.stage == "rl":
+        saves, updates = arguments.save_strategy != "no", recipe.rl.updates
+        check(
+            not saves or arguments.save_steps % updates == 0,
+            f"save_steps is {arguments.save_steps}, rl.updates {updates}; a checkpoint stands between two batches of "
+            "rollouts, so take a multiple.",
+        )
+        check(
+            arguments.gradient_accumulation_steps == 1,
+            "Stage rl learns from whole batches; set gradient_accumulation_steps to 1.",
+        )
     check(
         not (checkpoints_activations(arguments) and recipe.stage in UNROLLED),
         f"activation_checkpointing drops the cache that latents of stage {recipe.stage} are generated with; turn it "
@@ -113,6 +128,10 @@ def build_data(recipe: Recipe, arguments: TrainingArguments, report: Path | None
     evaluates = arguments.eval_strategy != "no"
     if recipe.mixture:
         val = GlyphsDataset(recipe.mixture, recipe.val_size * len(recipe.mixture), split="val")
+        if recipe.stage == "rl":
+            times = recipe.rl.updates
+            fresh = GlyphsDataset(recipe.mixture, -(-rows // times), batch=batch, seed=seed)
+            return Repeated(fresh, batch, times), val if evaluates else None
         return GlyphsDataset(recipe.mixture, rows, batch=batch, seed=seed), val if evaluates else None
     data = recipe.data
     published = partial(PublishedDataset, data.files, data.root, FORMATS[data.format], on_bad_row=data.on_bad_row)

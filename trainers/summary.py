@@ -66,7 +66,7 @@ def _accuracies(reports: dict[str, dict]) -> str:
             found = (rows.get(Condition(family=family, **fields)) for family in families)
             lines.append(_line(label, ["" if row is None else _accuracy(row) for row in found]))
     return (
-        f"Test split, seeds {first['seeds'][0]} to {first['seeds'][1]}, greedy; accuracy in percent, 95% intervals:\n\n"
+        f"Test split, seeds {first['seeds'][0]} to {first['seeds'][1]}, greedy; accuracy in %, 95% intervals:\n\n"
         + _table(["", *families], lines)
     )
 
@@ -86,7 +86,7 @@ def _interventions(reports: dict[str, dict]) -> str:
             lines.append(_line(f"`{name}`", [*cells, "" if cosine is None else f"{cosine:.2f}"]))
     header = ["", "rule", "as it is", "donor's answer", "sham", "zeros", "noise", "permuted", "donor"]
     return (
-        "What becomes of the answers to `find` when latents are replaced, in percent: accuracy as it is, answers equal "
+        "What becomes of answers to `find` when latents are replaced, in percent: accuracy as it is, answers equal "
         "to those of the sample that the latents are from, answers that change (`sham` feeds a run its own latents "
         "again), accuracy with markers alone and with another image, cosine of neighbouring latents:\n\n"
         + _table([*header, "markers alone", "another image", "cosine"], lines)
