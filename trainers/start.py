@@ -85,6 +85,7 @@ def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
     stage = STAGES[recipe.stage](model.train(), processor, recipe)
     if recipe.stage == "rl":  # it goes on with a whole checkpoint
         load_parameters(stage.method, source_folder(recipe.init, runs))
+        stage.keep_reference()
     if recipe.teacher is not None:
         stage.learn_from(load_model(source_folder(recipe.teacher, runs), dtype=dtype))
     return stage

@@ -12,7 +12,7 @@ Shapes: P prompts of a batch, G responses of a group.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -24,7 +24,7 @@ from latent_core.backbone import Backbone
 from latent_core.drive import Block
 from latent_core.example import Example
 from latent_core.lockstep import see
-from latent_core.methods import build_method
+from latent_core.methods import LatentMethod, build_method
 from latent_core.methods.deeplatent import DeepLatent, Modulated
 from latent_core.processor import Processor
 from latent_core.settings import Settings, check
@@ -100,13 +100,20 @@ class RlStage(nn.Module):
             ((options.accuracy_weight, accuracy), (options.format_weight, boxed), (options.bonus, invocation))
         )
         self._held: Batch | None = None
-        self._reference: tuple[Backbone, nn.Module] | None = None
+        # in a tuple, so that nobody trains, saves or wraps it
+        self._reference: tuple[Backbone, LatentMethod] | None = None
 
-    def begin(self) -> None:
-        """Keeps the policy as it is now as the reference, once its parameters are loaded."""
-        if self.options.kl and self._reference is None:
+    def keep_reference(self) -> None:
+        """Keeps the policy as it is now as the reference: before a resumed run's own weights are loaded."""
+        if self.options.kl:
             model, method = copy.deepcopy(self.model), copy.deepcopy(self.method)
             self._reference = Backbone(model.requires_grad_(False).eval()), method.requires_grad_(False).eval()
+
+    @property
+    def reference(self) -> tuple[Backbone, LatentMethod]:
+        """The policy at the start, on this one's device."""
+        assert self._reference is not None
+        return tuple(part.to(self.backbone.device) for part in self._reference)
 
     def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
         rng = items[0][1]
@@ -115,7 +122,6 @@ class RlStage(nn.Module):
     def forward(self, examples: Sequence[Example], seed: int) -> dict[str, object]:
         if not self.training:
             return self._evaluate(examples)
-        self.begin()
         key = tuple(example.name for example in examples)
         if self._held is None or self._held.key != key:
             self._held = self.collect(examples, seed)
@@ -162,10 +168,10 @@ class RlStage(nn.Module):
         chosen = [rollouts[number] for number in kept]
         reference: list[Replayed] = []
         if options.kl and chosen:
-            reference = replay(*self._reference, chosen, options.temperature)
+            reference = replay(*self.reference, chosen, options.temperature)
         features: list[torch.Tensor] = []
-        if options.variant == "modulation":
-            features = [found for found in see(self.backbone, [r.row.prompt for r in chosen])] if chosen else []
+        if options.variant == "modulation" and chosen:
+            features = see(self.backbone, [rollout.row.prompt for rollout in chosen])
         return Batch(
             key=tuple(example.name for example in examples),
             rollouts=chosen,
@@ -217,7 +223,9 @@ class RlStage(nn.Module):
                 metrics |= {f"{kind}_clipped": clipped.float().mean().item()}
         return loss, metrics
 
-    def latents(self, rollout: Rollout, mine: Replayed, theirs: Replayed | None):
+    def latents(
+        self, rollout: Rollout, mine: Replayed, theirs: Replayed | None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Per block the log-ratios (K,) and KL (K,) of VLPO."""
         options = self.options
         for block, fed in enumerate(rollout.latents):
@@ -233,7 +241,9 @@ class RlStage(nn.Module):
                 cost = k3(latent_log_ratio(fed, mine.producers[block], sigma, theirs.producers[block]))
             yield ratio, cost
 
-    def modulations(self, rollout: Rollout, mine: Replayed, theirs: Replayed | None, features: torch.Tensor):
+    def modulations(
+        self, rollout: Rollout, mine: Replayed, theirs: Replayed | None, features: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Per modulation action its log-ratio () and its KL ()."""
         reduction = self.options.reduction
         blocks = [segment for segment in rollout.row.segments if isinstance(segment, Block)]
@@ -244,7 +254,7 @@ class RlStage(nn.Module):
             now = [m for m in self.method.modulated(mine.controls[number], *inputs) if m is not None]
             other: list[Modulated | None] = [None] * len(now)
             if theirs:
-                _, method = self._reference
+                _, method = self.reference
                 other = [m for m in method.modulated(theirs.controls[number], *inputs) if m is not None]
             for modulated, action, reference in zip(now, drawn, other, strict=True):
                 x = inputs[action.of]
