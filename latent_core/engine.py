@@ -276,7 +276,6 @@ class _Batch:
                 seconds=row.lap(now),
             )
         if count and feed.closes:
-            row.look = None  # of the last latent, not of the closing token
             hidden = None if vectors is None else vectors[2 * count - 1].clone()
             yield self._closed(row, now, position=start + count, hidden=hidden)
 
@@ -339,13 +338,13 @@ class _Batch:
         )
 
     def _attended(self, feeds: Sequence[Feed]) -> list[list[Look]]:
-        """What every row's latents, or its last position, looked at; nothing where whole maps are kept."""
+        """What every row's watched positions looked at; nothing where whole maps are kept."""
         with torch.inference_mode():
             maps, kinds = self.recorder.take().cpu(), self.lockstep.cache.all_kinds().cpu()
         looks = []
         lengths = self.lockstep.cache.lengths
         for row, feed, weights, kind, length in zip(self.rows, feeds, maps, kinds, lengths, strict=True):
-            weights, kind = weights[: feed.latents or 1, ..., :length], kind[:length]
+            weights, kind = weights[: len(feed.watched), ..., :length], kind[:length]
             if self.whole:
                 first = row.position + (0 if feed.latents else feed.size - feed.echo - 1)
                 self.recorder.maps |= {(row.number, first + n): w.clone() for n, w in enumerate(weights)}

@@ -53,6 +53,11 @@ class Feed:
         """Latents in it, at its head; neither a prompt nor sealed copies."""
         return len(self.embeds) - self.echo if self.is_latent and self.embeds is not None else 0
 
+    @property
+    def watched(self) -> list[int]:
+        """Slots of this feed whose attention is recorded: all latents, and the last one."""
+        return [*range(self.latents), *([self.size - 1] if self.size > self.latents else [])]
+
 
 @dataclass(slots=True)
 class Sample:

@@ -68,7 +68,7 @@ class Grounding:
 
 
 Hits = dict[LookRule, dict[str, torch.Tensor]]
-"""Rule → latents (n, K), words (n,) and elsewhere (n,): 0 or 1, or a run's share."""
+"""Rule → latents (n, K), words (n,) and elsewhere (n,): 0 or 1, or a run's share; NaN where a block was shorter."""
 
 
 def collect(reasoner: Reasoner, examples: Sequence[Example], *, latents: int, batch: int = 32) -> Hits:
@@ -77,6 +77,7 @@ def collect(reasoner: Reasoner, examples: Sequence[Example], *, latents: int, ba
     Examples need a region in their first step. Runs without a block count as if all looks had missed.
     """
     rows: dict[LookRule, dict[str, list[torch.Tensor]]] = {}
+    longest = 0
     for start in range(0, len(examples), batch):
         part = examples[start : start + batch]
         traces = reasoner.run_batch(
@@ -87,11 +88,15 @@ def collect(reasoner: Reasoner, examples: Sequence[Example], *, latents: int, ba
             attention=True,
         )
         for number, (example, trace) in enumerate(zip(part, traces, strict=True), start):
+            longest = max(longest, len(trace.blocks[0].events) if trace.blocks else 0)
             for rule, found in _hits(example, trace, latents, seed=number):
                 kept = rows.setdefault(rule, {name: [] for name in found})
                 for name, values in found.items():
                     kept[name].append(values)
-    return {rule: {name: torch.stack(values) for name, values in kept.items()} for rule, kept in rows.items()}
+    hits = {rule: {name: torch.stack(values) for name, values in kept.items()} for rule, kept in rows.items()}
+    for kept in hits.values():  # what no block reached says nothing
+        kept["latents"] = kept["latents"][:, : longest or latents]
+    return hits
 
 
 def _hits(
@@ -128,7 +133,8 @@ def _count(
     found: torch.Tensor, first: int, latents: int, inside: torch.Tensor, other: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """found: image tokens looked at, `first` latents and then words."""
-    hits = torch.zeros(latents)
+    # a run without a block has missed; a block of fewer latents than K, the most, has not
+    hits = torch.full((latents,), float("nan") if first else 0.0)
     hits[:first] = inside[found[:first]].float()
     elsewhere = other[found[:first]].float().mean() if first else torch.tensor(0.0)
     return {"latents": hits, "words": inside[found[first:]].float().mean(), "elsewhere": elsewhere}
@@ -154,7 +160,7 @@ def _random_region(box: Sequence[float], grid: Grid, seed: int) -> torch.Tensor:
 def best(hits: Hits, kind: str) -> LookRule:
     """The rule of a kind whose latents hit oftenest; the smallest of equal ones."""
     rules = sorted(rule for rule in hits if rule.kind == kind)
-    return max(rules, key=lambda rule: hits[rule]["latents"].mean().item())
+    return max(rules, key=lambda rule: hits[rule]["latents"].nanmean().item())
 
 
 def report(hits: Hits, rule: LookRule) -> Grounding:
@@ -162,8 +168,8 @@ def report(hits: Hits, rule: LookRule) -> Grounding:
     found = hits[rule]
     return Grounding(
         rule=rule,
-        latents=share(found["latents"].mean(1)),
-        by_latent=tuple(share(column) for column in found["latents"].unbind(1)),
+        latents=share(found["latents"].nanmean(1)),
+        by_latent=tuple(share(column[~column.isnan()]) for column in found["latents"].unbind(1)),
         words=share(found["words"]),
         elsewhere=share(found["elsewhere"]),
     )

@@ -135,7 +135,7 @@ class Lockstep:
                 self._hides[row] = True
         watch = None
         if recorder is not None:
-            watched = [range(feed.latents) if feed.latents else [feed.size - 1] for feed in feeds]
+            watched = [feed.watched for feed in feeds]
             most = max(map(len, watched))
             watch = torch.tensor([[*row, *[0] * (most - len(row))] for row in watched], device=self.backbone.device)
         mask = self._mask(first, size)
