@@ -109,8 +109,10 @@ class Sampled:
             if token in self.eos_ids:
                 return "stop"
             if token == method.open_id:
+                if self.room == 0:
+                    return "length"
                 latents = 0 if settings.mode == "markers" else settings.latents
-                if not method.overwrites_start(latents) and self.room > 0:
+                if not method.overwrites_start(latents):
                     steer = method.steering(latents)
                     states = yield opening(Feed(then=(token,)), steer, blocks)
                     return Context(states[-max(1, count(steer)) :], latents)

@@ -25,7 +25,7 @@ class Settings:
     """One row's decoding. Two rows of one batch may differ in every field."""
 
     latents: int = 8
-    """K, fed latents per block, 0…64."""
+    """K, fed latents per block, or the most of them, 0…576."""
     mode: Mode = "latent"
     rule: Rule | None = None
     """None: the checkpoint's own rule."""

@@ -136,3 +136,19 @@ def test_gradients_reach_the_backbone_and_the_methods_own_parameters_through_lat
     if own:
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in own.values())
     BACKBONE.zero_grad()
+
+
+@pytest.mark.parametrize("convention", ["start_fed", "start_overwritten"])
+@pytest.mark.parametrize("name", WITH_LATENTS)
+def test_a_run_may_end_anywhere(name, convention):
+    """However little room there is: before, at, inside and behind a block."""
+    method = tiny_method(name, convention=convention)
+    for room in range(1, 14):
+        settings = [Settings(mode="forced", latents=4, max_new_tokens=room)]
+        *steps, finish = decode(BACKBONE, method, [tiny_prompt()], settings, sampler=scripted([OPEN, CLOSE, 3, 4]))
+        assert finish.tokens + finish.latents <= room
+        assert finish.tokens == len(of_row(steps, 0, TokenEvent)) and finish.latents == len(
+            of_row(steps, 0, LatentEvent)
+        )
+        if room < 3:
+            assert finish.reason == "length"
