@@ -15,9 +15,10 @@ from latent_core.analysis.lens import Reading, logit_lens
 from latent_core.attention import IMAGE, SEALED, Rollout, kind_class
 from latent_core.drive import Block, Segment, Tokens
 from latent_core.events import LatentEvent, TokenEvent
+from latent_core.layout import Row
 from latent_core.reasoner import Reasoner
 from latent_core.trace import Trace
-from latent_core.unroll import Row, splice
+from latent_core.unroll import splice
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from trainers.recipe import load_recipe  # noqa: E402 (the repository's root has to be importable first)
+from trainers.recipe import load_recipe  # noqa: E402  the repository's root has to be importable first
 from trainers.start import train  # noqa: E402
 
 RECIPES = {

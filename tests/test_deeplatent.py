@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from latent_core.backbone import Backbone
+from latent_core.drive import Block, Tokens
 from latent_core.engine import decode
 from latent_core.events import LatentEvent, TokenEvent
+from latent_core.layout import Row, lay_out
 from latent_core.lockstep import prompt_feeds
 from latent_core.methods.deeplatent import SIDE, DeepLatent, Modulation, centres, fit, image_tokens, squarest
 from latent_core.settings import Settings
-from latent_core.unroll import Block, Row, Tokens, lay_out, splice, unroll
+from latent_core.unroll import splice, unroll
 from tests.tiny import CLOSE, EOS, OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 
 BACKBONE = Backbone(tiny_model())

@@ -10,10 +10,12 @@ from PIL import Image
 from latent_core import glyphs
 from latent_core.attention import AUX, CONTROL, LATENT, kind_class
 from latent_core.backbone import Backbone
+from latent_core.drive import Block, Picture, Tokens
 from latent_core.example import Example, Step
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
+from latent_core.layout import Row
 from latent_core.processor import Processor
-from latent_core.unroll import Block, Picture, Row, Tokens, look, splice
+from latent_core.unroll import look, splice
 from tests.tiny import VISION_END, VISION_START, tiny_method, tiny_model, tiny_prompt
 from trainers.recipe import load_recipe
 from trainers.sft.deeplatent import Distil, Interleaved

@@ -15,8 +15,9 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from latent_core import glyphs
 from latent_core.backbone import Backbone
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
+from latent_core.layout import lay_out
 from latent_core.processor import Processor
-from latent_core.unroll import lay_out, unroll
+from latent_core.unroll import unroll
 from trainers.__main__ import main
 from trainers.architectures import published
 from trainers.data.formats import FORMATS

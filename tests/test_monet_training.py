@@ -7,11 +7,13 @@ import torch
 
 from latent_core import glyphs
 from latent_core.attention import AUX, LATENT, kind_class
+from latent_core.drive import Block
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.processor import Processor
-from latent_core.unroll import Block, look, splice
+from latent_core.unroll import look, splice
 from tests.test_parity_monet_training import build, rows_of
-from trainers.recipe import MonetOptions, Recipe
+from trainers.options import MonetOptions
+from trainers.recipe import Recipe
 from trainers.sft.losses import alignment, row_cross_entropy
 from trainers.sft.monet import AlignLatents, AlignObservations, MonetStage, WarmUp, gather, unstack
 

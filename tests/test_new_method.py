@@ -8,13 +8,15 @@ import torch
 
 from latent_core import checkpoints, load
 from latent_core.backbone import Backbone
+from latent_core.drive import Block, Tokens
 from latent_core.engine import decode
 from latent_core.events import LatentEvent
 from latent_core.feed import Context, Feed
+from latent_core.layout import Row
 from latent_core.methods import METHODS, LatentMethod
 from latent_core.records import from_json
 from latent_core.settings import Settings
-from latent_core.unroll import Block, Row, Tokens, unroll
+from latent_core.unroll import unroll
 from tests.tiny import EOS, OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 
 

@@ -11,12 +11,13 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from latent_core.backbone import Backbone
 from latent_core.config import MethodConfig
+from latent_core.drive import Block, Tokens
 from latent_core.engine import decode
 from latent_core.events import LatentEvent, TokenEvent
+from latent_core.layout import Row
 from latent_core.methods.lvr import Lvr, distance
 from latent_core.processor import Prompt
 from latent_core.settings import Settings
-from latent_core.unroll import Block, Row, Tokens
 from tests.tiny import of_row
 from trainers.sft.lvr import LvrStage, box_slots, mode_switch, reconstruction
 

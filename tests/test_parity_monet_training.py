@@ -10,11 +10,12 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from latent_core.attention import PAD, Flow, attend, tables
 from latent_core.backbone import Backbone
-from latent_core.drive import Picture
+from latent_core.drive import Block, Picture, Tokens
+from latent_core.layout import Row, lay_out
 from latent_core.processor import Prompt
-from latent_core.unroll import Block, Row, Tokens, lay_out
 from tests.test_parity_monet import CASE, FOLDER, TENSORS, method
-from trainers.recipe import MonetOptions, Recipe
+from trainers.options import MonetOptions
+from trainers.recipe import Recipe
 from trainers.sft.losses import alignment
 from trainers.sft.monet import AlignLatents, AlignObservations, MonetStage, WarmUp
 

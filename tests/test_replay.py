@@ -9,8 +9,9 @@ from latent_core.analysis.lens import logit_lens
 from latent_core.attention import Rollout
 from latent_core.backbone import Backbone
 from latent_core.events import LatentEvent
+from latent_core.layout import Row
 from latent_core.replay import lens_by_layer, replay
-from latent_core.unroll import Row, splice
+from latent_core.unroll import splice
 from tests.tiny import eager_attention, tiny_method, tiny_model, tiny_prompt
 
 

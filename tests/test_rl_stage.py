@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from latent_core import glyphs
 from latent_core.embedded import EMBEDDED
-from latent_core.unroll import Row
+from latent_core.layout import Row
 from trainers.data.glyphs import GlyphsDataset
 from trainers.recipe import load_recipe
 from trainers.rl.rewards import Reward, accuracy, boxed, invocation, same
@@ -77,6 +77,15 @@ def test_the_first_update_is_on_the_policy_and_moves_what_may_move(variant, tmp_
     again = built(**given)
     assert built._held is held  # the same rollouts
     assert again["metrics"]["token_ratio"] != pytest.approx(1, abs=1e-6) and again["metrics"]["kl"] > 0
+
+
+def test_what_a_method_draws_is_an_action_or_is_not_drawn(tmp_path):
+    drawn = stage("modulation", tmp_path)
+    drawn(**batch(drawn, "trace", n=4))
+    assert all(action.noise.any() for r in drawn._held.rollouts for block in r.drawn for action in block)
+    fixed = stage("modulation", tmp_path, "rl.variant=constants")
+    fixed(**batch(fixed, "trace", n=4))
+    assert not any(action.noise.any() for r in fixed._held.rollouts for block in r.drawn for action in block)
 
 
 def test_advantages_raise_what_was_right_and_lower_what_was_wrong(tmp_path):

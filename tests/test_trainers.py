@@ -10,7 +10,7 @@ import torch
 from latent_core import glyphs
 from latent_core.attention import CLOSE, LATENT, OPEN, kind_class
 from latent_core.checkpoints import load
-from latent_core.unroll import NO_LABEL, lay_out
+from latent_core.layout import NO_LABEL, lay_out
 from trainers.__main__ import main
 from trainers.architectures import published
 from trainers.data.glyphs import GlyphsDataset

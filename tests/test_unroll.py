@@ -21,8 +21,9 @@ from latent_core.attention import (
     numbered,
 )
 from latent_core.backbone import Backbone
-from latent_core.drive import Picture
-from latent_core.unroll import NO_LABEL, Block, Row, Tokens, Unrolled, splice, unroll
+from latent_core.drive import Block, Picture, Tokens
+from latent_core.layout import NO_LABEL, Row
+from latent_core.unroll import Unrolled, splice, unroll
 from tests.tiny import CLOSE as CLOSE_ID
 from tests.tiny import EOS, tiny_method, tiny_model, tiny_prompt
 from tests.tiny import IMAGE as IMAGE_ID

@@ -22,13 +22,14 @@ from transformers import (
 )
 
 from latent_core import checkpoints, glyphs, load
+from latent_core.drive import Block, Tokens
 from latent_core.engine import decode
 from latent_core.events import LatentEvent
 from latent_core.example import Example, Step, Thought, Words
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.processor import Processor
 from latent_core.settings import Settings
-from latent_core.unroll import Block, Tokens, unroll
+from latent_core.unroll import unroll
 from tests.tiny import OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 from trainers import encoders
 from trainers.encoders import OwnTower, PatchEncoder, load_encoder

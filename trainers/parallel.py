@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
 
-from latent_core.unroll import Row, count_ticks
+from latent_core.layout import Row
+from latent_core.unroll import count_ticks
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

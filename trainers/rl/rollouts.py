@@ -18,10 +18,11 @@ from latent_core.engine import Sampler, decode
 from latent_core.events import LatentEvent, Reason, TokenEvent
 from latent_core.feed import Feed
 from latent_core.interventions import perturb
+from latent_core.layout import Row
 from latent_core.methods.base import LatentMethod
 from latent_core.processor import Prompt
 from latent_core.settings import Settings
-from latent_core.unroll import Row, splice
+from latent_core.unroll import splice
 
 Decoder = Callable[[Sequence[int]], str]
 """Ids → text; a processor's `decode`."""

@@ -150,6 +150,7 @@ class RlStage(nn.Module):
     def collect(self, examples: Sequence[Example], seed: int) -> Batch:
         """Rolls out G responses per prompt, rewards them and keeps the groups that teach something."""
         options, group = self.options, self.options.group
+        self.method.train(options.variant == "modulation")  # what a method draws has a ratio there, and nowhere else
         prompts = [p for e in examples for p in [self.processor(e.images, e.question)] * group]
         rollouts = roll_out(
             self.backbone,

@@ -20,10 +20,11 @@ from torch import nn
 from latent_core.attention import AUX, CONTROL, LATENT, kind_class
 from latent_core.drive import Block
 from latent_core.example import Example, Step, Thought, Words
+from latent_core.layout import Row
 from latent_core.methods.deeplatent import SIDE, DeepLatent, squarest
 from latent_core.processor import Processor
 from latent_core.settings import Rule, check
-from latent_core.unroll import Features, Row, Unrolled, look, splice, unroll
+from latent_core.unroll import Features, Unrolled, look, splice, unroll
 from trainers.data.segments import segments
 from trainers.parallel import batch_mean, common_ticks
 from trainers.recipe import Recipe

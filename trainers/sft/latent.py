@@ -13,9 +13,10 @@ from torch import nn
 from latent_core.backbone import Backbone
 from latent_core.drive import Block, Tokens
 from latent_core.example import Example
+from latent_core.layout import NO_LABEL, Row
 from latent_core.methods import build_method
 from latent_core.processor import Processor
-from latent_core.unroll import NO_LABEL, Row, unroll
+from latent_core.unroll import unroll
 from trainers.data.segments import Words, segments
 from trainers.parallel import batch_mean, common_ticks
 from trainers.recipe import Recipe

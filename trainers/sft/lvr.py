@@ -19,11 +19,12 @@ from latent_core.attention import CLOSE, LATENT, OPEN, kind_class
 from latent_core.backbone import Backbone
 from latent_core.drive import Block, Tokens
 from latent_core.example import Box, Example, Step
+from latent_core.layout import NO_LABEL, Row
 from latent_core.methods import build_method
 from latent_core.methods.lvr import Distance, Lvr, distance
 from latent_core.processor import Processor
 from latent_core.settings import check
-from latent_core.unroll import NO_LABEL, Row, Unrolled, look, splice
+from latent_core.unroll import Unrolled, look, splice
 from trainers.data.segments import Words, segments
 from trainers.parallel import batch_mean
 from trainers.recipe import Recipe

@@ -20,12 +20,13 @@ from torch import nn
 
 from latent_core.attention import LATENT, PLAIN, Flow, kind_class
 from latent_core.backbone import Backbone
-from latent_core.drive import Picture, Segment
+from latent_core.drive import Block, Picture, Segment, Tokens
 from latent_core.example import Example, Step, Thought, Words
+from latent_core.layout import NO_LABEL, Layout, Row
 from latent_core.methods import build_method
 from latent_core.processor import Processor
 from latent_core.settings import Rule
-from latent_core.unroll import NO_LABEL, Block, Features, Layout, Row, Tokens, Unrolled, look, splice, unroll
+from latent_core.unroll import Features, Unrolled, look, splice, unroll
 from trainers.data.caps import shrink
 from trainers.data.segments import segments
 from trainers.parallel import common_ticks

@@ -21,9 +21,10 @@ from torch import nn
 from latent_core.attention import LATENT, kind_class
 from latent_core.drive import Block, Segment, Tokens
 from latent_core.example import Example, Step
+from latent_core.layout import NO_LABEL, Row
 from latent_core.processor import Processor
 from latent_core.settings import check
-from latent_core.unroll import NO_LABEL, Row, Unrolled, unroll
+from latent_core.unroll import Unrolled, unroll
 from trainers.data.segments import Words, segments
 from trainers.encoders import OWN, Encoder, OwnTower, load_encoder
 from trainers.parallel import batch_mean, common_ticks
