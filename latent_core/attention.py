@@ -159,7 +159,7 @@ class Recorder:
     def take(self) -> torch.Tensor:
         """(B, W, layers, H, S) weights since the last call: softmax(q·kᵀ), of all layers at once."""
         rows, heads, asked, width = self._queries[0].shape
-        watch, count = self._watch, self._watch.shape[1] if asked > 1 else 1
+        watch, count = self._watch, self._watch.shape[1] if asked > 1 else 1  # a single query is the one
         every = torch.arange(rows, device=self._queries[0].device)[:, None] if asked > 1 else None
         scores = []
         for query, key in zip(self._queries, self._keys, strict=True):  # stacked, the keys would be copied

@@ -344,7 +344,9 @@ class _Batch:
         looks = []
         lengths = self.lockstep.cache.lengths
         for row, feed, weights, kind, length in zip(self.rows, feeds, maps, kinds, lengths, strict=True):
-            weights, kind = weights[: len(feed.watched), ..., :length], kind[:length]
+            if length < len(kind):
+                weights, kind = weights[..., :length], kind[:length]
+            weights = weights[: len(feed.watched)] if len(weights) > 1 else weights
             if self.whole:
                 first = row.position + (0 if feed.latents else feed.size - feed.echo - 1)
                 self.recorder.maps |= {(row.number, first + n): w.clone() for n, w in enumerate(weights)}

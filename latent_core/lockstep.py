@@ -134,7 +134,7 @@ class Lockstep:
             if (CLOSE in classes and self.rules[row] != "everything") or (AUX in classes and self.flow != PLAIN):
                 self._hides[row] = True
         watch = None
-        if recorder is not None:
+        if recorder is not None and size > 1:  # of a single query nothing has to be chosen
             watched = [feed.watched for feed in feeds]
             most = max(map(len, watched))
             watch = torch.tensor([[*row, *[0] * (most - len(row))] for row in watched], device=self.backbone.device)
