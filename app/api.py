@@ -35,7 +35,6 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         question: str,
         checkpoint: str,
         mode: str,
-        latents: int,
         rule: str,
         temperature: float,
         top_p: float,
@@ -44,12 +43,13 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         max_new_tokens: int,
         max_blocks: int,
         seed: int,
-        request: gr.Request,
+        latents: int | None = None,  # last, for only a default of none is one to Gradio's clients
+        request: gr.Request = None,
     ) -> tuple[dict[str, Any], str]:
         """One question about one to four images: the answer with its figures, and the trace as a file."""
         settings = {
             "mode": mode,
-            "latents": latents,
+            **({} if latents is None else {"latents": latents}),  # none: the checkpoint's own
             "rule": rule,
             "temperature": temperature,
             "top_p": top_p,
@@ -116,7 +116,6 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         gr.Textbox(label="question", **hidden),
         gr.Textbox(runner.names[0], label="checkpoint", **hidden),
         gr.Dropdown(list(Mode.__args__), value="latent", label="mode", **hidden),
-        gr.Number(8, precision=0, label="latents", **hidden),
         gr.Dropdown([OWN_RULE, *Rule.__args__], value=OWN_RULE, label="rule", **hidden),
         gr.Number(0, label="temperature", **hidden),
         gr.Number(1, label="top_p", **hidden),
@@ -125,6 +124,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         gr.Number(128, precision=0, label="max_new_tokens", **hidden),
         gr.Number(8, precision=0, label="max_blocks", **hidden),
         gr.Number(0, precision=0, label="seed", **hidden),
+        gr.Number(None, precision=0, label="latents", **hidden),
     ]
     outputs = [gr.JSON(label="answer", **hidden), gr.File(label="trace", **hidden)]
     gr.Button(**hidden).click(ask, inputs, outputs, api_name="ask", **model)

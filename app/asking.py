@@ -16,6 +16,7 @@ from app.fold import View, answer, fold
 from app.payload import payload
 from app.runner import Ask, Runner, throttled
 from latent_core import glyphs
+from latent_core.config import LatentRange
 from latent_core.events import Event
 from latent_core.images import load_image
 from latent_core.settings import Settings
@@ -107,6 +108,14 @@ def make_ask(files: Sequence[str], question: str, checkpoint: str, *, speed: str
         settings["rule"] = None
     images = [load_image(file) for file in files]
     return Ask(images=images, question=question, checkpoint=checkpoint, settings=settings, slow=speed == "slow")
+
+
+def carried_latents(latents: int | None, former: int | None, given: LatentRange) -> int:
+    """K when another checkpoint takes over: what a person chose stays where the checkpoint allows it, all else is its
+    default. former: the default of the checkpoint before, if it is known.
+    """
+    chosen = latents is not None and latents != former and given.min <= latents <= given.max
+    return latents if chosen else given.default
 
 
 def first_view(runner: Runner, ask: Ask) -> View:

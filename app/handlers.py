@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.asking import Scene, answer_stream, k_label, new_scene, run_name, save_trace
+from app.asking import Scene, answer_stream, carried_latents, k_label, new_scene, run_name, save_trace
 from app.companions import Companions
 from app.components import Files, as_files, paths
 from app.history import History
@@ -82,8 +82,9 @@ class Handlers:
         reasoner = self.runner.reasoner(checkpoint)
         given = reasoner.config.latents
         update = {"maximum": given.max, "label": k_label(reasoner.method.caps)}
-        if latents is None or latents == former or latents > given.max:
-            update["value"] = given.default
+        kept = carried_latents(latents, former, given)
+        if kept != latents:
+            update["value"] = kept
         return gr.update(**update), given.default
 
     def interrupt(self, request: gr.Request) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from app.asking import first_view, folded, method_label, run_name, save_trace
+from app.asking import carried_latents, first_view, folded, method_label, run_name, save_trace
 from app.companions import Companions
 from app.fold import View
 from app.history import History, Kept
@@ -219,6 +219,10 @@ def run_again(runner: Runner, history: History, session: str, id: object, change
     settings = {name: getattr(old, name) for name in old.__dataclass_fields__} | {"rule": None}
     if checkpoint == trace.source.checkpoint:
         settings["rule"] = old.rule
+    else:
+        known = trace.source.checkpoint in runner.known
+        former = runner.reasoner(trace.source.checkpoint).config.latents.default if known else None
+        settings["latents"] = carried_latents(old.latents, former, runner.reasoner(checkpoint).config.latents)
     settings |= {name: value for name, value in changes.items() if name != "checkpoint"}
     images = [Image.fromarray(image.numpy()) for image in trace.images]
     ask = Ask(images=images, question=trace.question, checkpoint=checkpoint, settings=settings)

@@ -34,7 +34,7 @@ class ScriptedReasoner:
         """Streams that have ended, one way or the other."""
 
     def settings(self, **given: Any) -> Settings:
-        settings = Settings(**given)
+        settings = Settings(**{"latents": self.config.latents.default, **given})
         return dataclasses.replace(settings, rule=settings.rule or self.config.rule)
 
     def trace(self, events: list[Event], question: str, **settings: Any) -> Trace:

@@ -14,7 +14,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from app.__main__ import main
-from app.asking import answer_stream, method_label, new_scene, true_answer
+from app.asking import answer_stream, carried_latents, method_label, new_scene, true_answer
 from app.components import as_files, paths
 from app.handlers import PHOTO, Handlers
 from app.history import History
@@ -219,6 +219,9 @@ def test_a_program_can_do_what_the_page_does(runner, reasoner, tmp_path):
         result, trace = client.predict([handle_file(image)], scene["question"], latents=4, api_name="/ask")
         assert result["answer"] == "ring" and result["latents"] == len(result["looks"]) == 4
         assert Trace.load(trace).settings.latents == 4
+        reasoner.config = dataclasses.replace(reasoner.config, latents=LatentRange(default=3))
+        own = client.predict([handle_file(image)], scene["question"], api_name="/ask")[0]
+        assert own["latents"] == 3  # where none is given, the checkpoint's own K
         found = client.predict(handle_file(trace), api_name="/inspect")
         assert np.array(found["homogeneity"]["blocks"][0]["matrix"]).shape == (4, 4) and "view" not in found
         found = client.predict(handle_file(trace), x1=0.5, y1=0.5, api_name="/region")
@@ -245,7 +248,7 @@ def test_a_program_can_do_what_the_page_does(runner, reasoner, tmp_path):
 
 def test_k_follows_the_checkpoints_default_until_it_is_set(runner, reasoner):
     handlers = Handlers(runner, History())
-    assert settled(handlers, 8) == {"value": 8, "maximum": 16, "label": "K, latents per block"}
+    assert settled(handlers, 8) == {"maximum": 16, "label": "K, latents per block"}  # it is the default already
     reasoner.config = dataclasses.replace(reasoner.config, latents=LatentRange(default=4))
     assert settled(handlers, 8)["value"] == 4
     assert handlers.settle("scripted", 3, 8)[1] == 4 and "value" not in settled(handlers, 3)
@@ -253,6 +256,11 @@ def test_k_follows_the_checkpoints_default_until_it_is_set(runner, reasoner):
     assert settled(handlers, 3)["maximum"] == 36
     reasoner.config = dataclasses.replace(reasoner.config, latents=LatentRange(default=4, max=6))
     assert settled(handlers, 7)["value"] == 4  # set, but beyond what this checkpoint allows
+
+
+@pytest.mark.parametrize(("latents", "former", "kept"), [(8, 8, 4), (3, 8, 3), (99, 8, 4), (None, 8, 4), (8, None, 8)])
+def test_k_is_carried_to_another_checkpoint_where_a_person_chose_it(latents, former, kept):
+    assert carried_latents(latents, former, LatentRange(default=4)) == kept
 
 
 def settled(handlers, latents: int) -> dict:

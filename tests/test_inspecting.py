@@ -297,6 +297,10 @@ def test_the_same_question_again(runner, history, trace):
     assert same.text == trace.text  # the picture that the model saw is the picture it is shown again
     text = history.open("tab", run_again(runner, history, "tab", "7", {"checkpoint": "glyph-text"}).id)
     assert text.source.method == "text" and not text.blocks
+    other = history.open("tab", run_again(runner, history, "tab", "7", {"checkpoint": "glyph-lvr"}).id)
+    assert other.settings.latents == 4  # K was the checkpoint's default, and is the other one's
+    chosen = {"checkpoint": "glyph-lvr", "latents": 2}
+    assert history.open("tab", run_again(runner, history, "tab", "7", chosen).id).settings.latents == 2
     sides = compared(history, "tab", "7", kept.id)
     assert sides["same"] and [side["id"] for side in sides["sides"]] == ["7", kept.id] and len(sides["pairs"]) == 4
 

@@ -6,10 +6,7 @@ End of sequence is switched off, so that every run has the length it was asked f
 """
 
 import copy
-import json
-import platform
 import resource
-from pathlib import Path
 
 import torch
 
@@ -25,14 +22,13 @@ from latent_core.methods import build_method
 from latent_core.processor import Processor
 from latent_core.reasoner import Reasoner
 from latent_core.settings import Settings
-from tests.benchmarks.timing import REPEATS, clock, medians
+from tests.benchmarks.timing import clock, medians, write_report
 
 TOKENS = 64
 """Generated tokens of a run of words."""
 LATENTS = 48
 """Latents of the one block of a run that compares latents with words at the same places of the sequence."""
 ROWS = 32
-OUTPUT = Path("runs/bench/decode.json")
 
 
 def reasoner() -> Reasoner:
@@ -129,17 +125,8 @@ def main() -> None:
         met = ratio >= target if sign == "≥" else ratio <= target
         print(f"  {name:46} {ratio:6.2f}×  (target {sign} {target}×: {'met' if met else 'missed'})")
     print(f"  peak memory of the process {peak:.0f} MB")
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        "checkpoint": subject.name,
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "repeats": REPEATS,
-        "median_seconds": seconds,
-        "ratios": {name: ratio for name, ratio, *_ in ratios},
-        "peak_mb": peak,
-    }
-    OUTPUT.write_text(json.dumps(report, indent=2) + "\n")
+    found = {name: ratio for name, ratio, *_ in ratios}
+    write_report("decode", seconds, checkpoint=subject.name, ratios=found, peak_mb=peak)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,6 @@ at 82.7 against 6.5 latents (arXiv 2606.00562, efficiency). Medians of five repe
 runs/bench/parallel.json.
 """
 
-import json
-import platform
-from pathlib import Path
-
 import torch
 
 from latent_core import glyphs
@@ -19,9 +15,8 @@ from latent_core.engine import decode
 from latent_core.events import FinishEvent
 from latent_core.methods import LatentMethod, build_method
 from latent_core.settings import Settings
-from tests.benchmarks.timing import REPEATS, clock, medians
+from tests.benchmarks.timing import clock, medians, write_report
 
-OUTPUT = Path("runs/bench/parallel.json")
 PAIRS = (("equal", 9, 9), ("equal", 36, 36), ("the paper's ratio", 81, 6))
 """What is compared: latents of DeepLatent's block and of Monet's."""
 
@@ -66,15 +61,7 @@ def main() -> None:
             f"Monet {few:3} latents {in_turn:6.1f} ({in_turn / few:5.2f})   "
             f"faster {per_latent:5.1f}× per latent, {per_thought:5.2f}× a thought"
         )
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "repeats": REPEATS,
-        "median_seconds": seconds,
-        "ratios": ratios,
-    }
-    OUTPUT.write_text(json.dumps(report, indent=2) + "\n")
+    write_report("parallel", seconds, ratios=ratios)
 
 
 if __name__ == "__main__":

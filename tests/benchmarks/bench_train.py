@@ -5,25 +5,20 @@ take turns in one process; the peaks come from a process each. Writes runs/bench
 what it costs does not depend on what it knows.
 """
 
-import json
 import multiprocessing
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-import torch
-
 from latent_core import glyphs
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.processor import Processor
-from tests.benchmarks.timing import REPEATS, clock, medians
+from tests.benchmarks.timing import clock, medians, write_report
 from trainers.recipe import load_recipe
 from trainers.sft.monet import AlignObservations
 
 BATCH = 16
-OUTPUT = Path("runs/bench/train.json")
 
 
 def stage() -> AlignObservations:
@@ -75,16 +70,7 @@ def main() -> None:
     for name, count in (("batch", BATCH), ("singles", 1)):
         print(f"  {count:2} at a time: {BATCH / seconds[name]:.1f} samples/s, peak {memory[name]:.0f} MB")
     print(f"  samples/s against single samples                {ratio:6.2f}×  (target ≥ 2.5×: {verdict})")
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "repeats": REPEATS,
-        "median_seconds": seconds,
-        "ratio": ratio,
-        "peak_mb": memory,
-    }
-    OUTPUT.write_text(json.dumps(report, indent=2) + "\n")
+    write_report("train", seconds, ratio=ratio, peak_mb=memory)
 
 
 if __name__ == "__main__":

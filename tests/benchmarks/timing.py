@@ -1,8 +1,13 @@
 """Medians of interleaved repeats."""
 
+import json
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+import torch
 
 REPEATS = 5
 
@@ -26,3 +31,17 @@ def clock(run: Callable[[], object], now: Callable[[], float] = time.process_tim
         return now() - began
 
     return timed
+
+
+def write_report(name: str, seconds: dict[str, float], **found: object) -> None:
+    """runs/bench/<name>.json: medians, what was found, and on what."""
+    report = {
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "repeats": REPEATS,
+        "median_seconds": seconds,
+        **found,
+    }
+    path = Path("runs/bench") / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")

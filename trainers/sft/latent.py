@@ -4,10 +4,9 @@ Cross-entropy on the words around the blocks reaches the latents through what la
 supervises them. K is drawn per batch, so that K can be varied when decoding.
 """
 
+from collections.abc import Sequence
 from random import Random
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
 from latent_core.backbone import Backbone
@@ -16,11 +15,11 @@ from latent_core.example import Example
 from latent_core.layout import NO_LABEL, Row
 from latent_core.methods import build_method
 from latent_core.processor import Processor
-from latent_core.unroll import unroll
+from latent_core.unroll import Unrolled, unroll
 from trainers.data.segments import Words, segments
-from trainers.parallel import batch_mean, common_ticks
+from trainers.parallel import common_ticks
 from trainers.recipe import Recipe
-from trainers.sft.text import exact
+from trainers.sft.losses import next_words
 
 
 class LatentStage(nn.Module):
@@ -52,19 +51,21 @@ class LatentStage(nn.Module):
         families = [example.metadata.get("family", "all") for example, _ in items]
         return {"rows": rows, "rules": [rule] * len(rows), "families": families}
 
-    def forward(self, rows: list[Row], rules: list[str], families: list[str]) -> dict[str, object]:
-        unrolled = unroll(
+    def unroll(self, rows: list[Row], rules: list[str], levels: Sequence[int] = ()) -> Unrolled:
+        """The rows with their latents generated on the way, with gradients."""
+        return unroll(
             self.backbone,
             self.method,
             rows,
             rule=rules,
             detach_feedback=self.recipe.detach_feedback,
             ticks=common_ticks(self, rows),
+            levels=levels,
         )
+
+    def forward(self, rows: list[Row], rules: list[str], families: list[str]) -> dict[str, object]:
+        unrolled = self.unroll(rows, rules)
         states, targets = unrolled.learned()
         logits = self.backbone.logits(states).float()
-        learned = unrolled.layout.labels != NO_LABEL
-        right = torch.ones_like(learned)
-        right[learned] = logits.argmax(-1) == targets
-        loss = batch_mean(F.cross_entropy(logits, targets, reduction="none"))
-        return {"loss": loss, "metrics": exact(families, right.all(1).tolist())}
+        loss, metrics = next_words(logits, targets, unrolled.layout.labels != NO_LABEL, families)
+        return {"loss": loss, "metrics": metrics}

@@ -3,13 +3,39 @@
 Shapes: B rows, M labels, V vocabulary, E levels of hidden states, N tokens, D model width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
+from trainers.parallel import batch_mean
+
 Axis = Literal["hidden", "token"]
+
+
+def next_words(
+    logits: torch.Tensor, targets: torch.Tensor, learned: torch.Tensor, families: Iterable[str]
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Mean cross-entropy of logits (M, V) with the ids (M,) that follow, and `exact`; learned (B, L) says where."""
+    loss = batch_mean(F.cross_entropy(logits, targets, reduction="none"))
+    return loss, exact(logits, targets, learned, families)
+
+
+def exact(
+    logits: torch.Tensor, targets: torch.Tensor, learned: torch.Tensor, families: Iterable[str]
+) -> dict[str, float]:
+    """accuracy_<family>: share of rows of which every learned token was the most likely one.
+
+    These are the rows that greedy decoding would reproduce word for word. The answer's tokens alone would not do: with
+    the right words before it given, the answer can be copied.
+    """
+    right = torch.ones_like(learned)
+    right[learned] = logits.argmax(-1) == targets
+    found: dict[str, list[bool]] = {}
+    for family, value in zip(families, right.all(1).tolist(), strict=True):
+        found.setdefault(family, []).append(value)
+    return {f"accuracy_{family}": sum(values) / len(values) for family, values in found.items()}
 
 
 def row_cross_entropy(

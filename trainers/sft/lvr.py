@@ -28,7 +28,7 @@ from latent_core.unroll import Unrolled, look, splice
 from trainers.data.segments import Words, segments
 from trainers.parallel import batch_mean
 from trainers.recipe import Recipe
-from trainers.sft.text import exact
+from trainers.sft.losses import next_words
 
 
 def box_slots(box: Box, grid: tuple[int, int], sample: str) -> list[int]:
@@ -114,17 +114,15 @@ class LvrStage(nn.Module):
         unrolled = self.run(rows, slots)
         states, targets = unrolled.learned()
         logits = self.backbone.logits(states).float()
-        learned = unrolled.layout.labels != NO_LABEL
-        right = torch.ones_like(learned)
-        right[learned] = logits.argmax(-1) == targets
-        options, words = self.recipe.lvr, batch_mean(F.cross_entropy(logits, targets, reduction="none"))
+        options = self.recipe.lvr
+        words, right = next_words(logits, targets, unrolled.layout.labels != NO_LABEL, families)
         seen = reconstruction(*self.pairs(unrolled), options.loss)
         loss = words + options.weight * seen
         metrics = {"ce": words.item(), "reconstruction": seen.item()}
         if self.method.options.exit == "mode_switch":
             switch = mode_switch(*self.switches(unrolled))
             loss, metrics = loss + options.switch_weight * switch, metrics | {"switch": switch.item()}
-        return {"loss": loss, "metrics": exact(families, right.all(1).tolist()) | metrics}
+        return {"loss": loss, "metrics": right | metrics}
 
     def run(self, rows: Sequence[Row], slots: Sequence[Sequence[Sequence[int]]]) -> Unrolled:
         """One forward with the boxes' embeddings in the slots; `slots` are image tokens by row and block."""

@@ -31,8 +31,7 @@ from trainers.data.caps import shrink
 from trainers.data.segments import segments
 from trainers.parallel import common_ticks
 from trainers.recipe import Recipe
-from trainers.sft.losses import alignment, row_cross_entropy
-from trainers.sft.text import exact
+from trainers.sft.losses import alignment, exact, row_cross_entropy
 
 Part = Literal["images", "latents", "both"]
 """What stands for a visual thought in a row."""
@@ -126,10 +125,8 @@ class MonetStage(nn.Module):
         learned = unrolled.layout.labels != NO_LABEL
         rows = learned.nonzero()[:, 0]
         weights = unrolled.layout.weights(self.options.observation_factor)
-        right = torch.ones_like(learned)
-        right[learned] = logits.argmax(-1) == targets
         losses = row_cross_entropy(logits, targets, weights, rows, len(learned))
-        return losses.mean(), exact(families, right.all(1).tolist())
+        return losses.mean(), exact(logits, targets, learned, families)
 
     def flow(self, *, latent_pass: bool = False) -> Flow:
         """Who may look at auxiliary images, in the pass that generates latents or in the one that takes the losses."""

@@ -1,18 +1,16 @@
 """Next-token prediction on captions, questions and text chains of thought; one causal forward."""
 
 import itertools
-from collections.abc import Iterable
 from random import Random
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from latent_core.example import Example
 from latent_core.processor import Processor
 from trainers.data.segments import Words, segments
-from trainers.parallel import batch_mean
 from trainers.recipe import Recipe
+from trainers.sft.losses import next_words
 
 IGNORE = -100
 
@@ -68,19 +66,5 @@ class TextStage(nn.Module):
         targets = labels[:, 1:]
         learned = targets != IGNORE
         logits = self.model.lm_head(states[learned]).float()
-        right = torch.ones_like(targets, dtype=torch.bool)
-        right[learned] = logits.argmax(-1) == targets[learned]
-        loss = batch_mean(F.cross_entropy(logits, targets[learned], reduction="none"))
-        return {"loss": loss, "metrics": exact(families, right.all(1).tolist())}
-
-
-def exact(families: Iterable[str], right: Iterable[bool]) -> dict[str, float]:
-    """accuracy_<family>: share of rows of which every learned token was the most likely one.
-
-    These are the rows that greedy decoding would reproduce word for word. The answer's tokens alone would not do: with
-    the right words before it given, the answer can be copied.
-    """
-    found: dict[str, list[bool]] = {}
-    for family, value in zip(families, right, strict=True):
-        found.setdefault(family, []).append(value)
-    return {f"accuracy_{family}": sum(values) / len(values) for family, values in found.items()}
+        loss, metrics = next_words(logits, targets[learned], learned, families)
+        return {"loss": loss, "metrics": metrics}

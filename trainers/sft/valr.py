@@ -24,13 +24,13 @@ from latent_core.example import Example, Step
 from latent_core.layout import NO_LABEL, Row
 from latent_core.processor import Processor
 from latent_core.settings import check
-from latent_core.unroll import Unrolled, unroll
+from latent_core.unroll import Unrolled
 from trainers.data.segments import Words, segments
 from trainers.encoders import OWN, Encoder, OwnTower, load_encoder
-from trainers.parallel import batch_mean, common_ticks
+from trainers.parallel import batch_mean
 from trainers.recipe import Recipe
 from trainers.sft.latent import LatentStage
-from trainers.sft.text import exact
+from trainers.sft.losses import next_words
 
 Upsampling = Literal["2d", "1d"]
 
@@ -166,22 +166,11 @@ class ValrStage(LatentStage):
     def forward(
         self, rows: list[Row], rules: list[str], families: list[str], targets: list[dict[str, torch.Tensor]]
     ) -> dict[str, object]:
-        unrolled = unroll(
-            self.backbone,
-            self.method,
-            rows,
-            rule=rules,
-            detach_feedback=self.recipe.detach_feedback,
-            ticks=common_ticks(self, rows),
-            levels=(self.layer + 1,),
-        )
+        unrolled = self.unroll(rows, rules, levels=(self.layer + 1,))
         states, wanted = unrolled.learned()
         logits = self.backbone.logits(states).float()
-        learned = unrolled.layout.labels != NO_LABEL
-        right = torch.ones_like(learned)
-        right[learned] = logits.argmax(-1) == wanted
-        loss = batch_mean(F.cross_entropy(logits, wanted, reduction="none"))
-        metrics = {"ce": loss.item(), **exact(families, right.all(1).tolist())}
+        loss, right = next_words(logits, wanted, unrolled.layout.labels != NO_LABEL, families)
+        metrics = {"ce": loss.item(), **right}
         if self.options.weight:
             aligned = self.alignment(unrolled, targets)
             loss = loss + self.options.weight * aligned
