@@ -33,15 +33,21 @@ from latent_core.settings import Rule
 
 
 def see(backbone: Backbone, images: Sequence[Prompt | Picture]) -> list[torch.Tensor]:
-    """The merged image tokens (N, D) of each prompt or auxiliary image; the vision tower runs once for all of them."""
-    counts = [int(item.grid_thw.prod(-1).sum()) // backbone.merge_size**2 for item in images]
+    """The merged image tokens (N, D) of each prompt or auxiliary image; the vision tower runs once for all of them.
+
+    What occurs several times, as a group's prompt does, is seen once.
+    """
+    places = {id(item): number for number, item in enumerate(images)}
+    once = [images[number] for number in places.values()]
+    counts = [int(item.grid_thw.prod(-1).sum()) // backbone.merge_size**2 for item in once]
     if not any(counts):
-        return [torch.zeros(0, backbone.width, dtype=backbone.dtype, device=backbone.device)] * len(counts)
+        return [torch.zeros(0, backbone.width, dtype=backbone.dtype, device=backbone.device)] * len(images)
     features = backbone.image_features(
-        torch.cat([item.pixel_values for item in images if len(item.grid_thw)]),
-        torch.cat([item.grid_thw for item in images]),
+        torch.cat([item.pixel_values for item in once if len(item.grid_thw)]),
+        torch.cat([item.grid_thw for item in once]),
     )
-    return list(features.to(backbone.dtype).split(counts))
+    found = dict(zip(places, features.to(backbone.dtype).split(counts), strict=True))
+    return [found[id(item)] for item in images]
 
 
 def prompt_feeds(

@@ -79,7 +79,7 @@ def roll_out(
     texts: ids → text. noise: added to every latent, as a share ρ of its root mean square; ε follows the row's seed.
     """
     watches = [_Watch(noise, setting.seed) for setting in settings]
-    events = decode(backbone, method, prompts, settings, intervene=watches, sampler=sampler, scaled=True)
+    events = decode(backbone, method, prompts, settings, intervene=watches, sampler=sampler, scaled=True, levels=())
     by_row: list[list[TokenEvent | LatentEvent]] = [[] for _ in prompts]
     reasons: list[Reason] = ["stop"] * len(prompts)
     for event in events:
