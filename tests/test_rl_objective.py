@@ -85,6 +85,6 @@ def test_sampled_latents_estimate_the_gradient_of_the_expected_reward():
 
 def test_responses_or_actions_count_alike():
     terms, penalties = [torch.tensor([1.0, 3.0]), torch.tensor([5.0])], [torch.zeros(2), torch.ones(1)]
-    assert objective(terms, penalties, weight=0.5).item() == pytest.approx(-((1 + 3) / 2 + (5 - 0.5)) / 2)
+    assert objective(terms, penalties, weight=0.5).mean().item() == pytest.approx(-((1 + 3) / 2 + (5 - 0.5)) / 2)
     by_token = objective(terms, penalties, weight=0.5, by="token")
-    assert by_token.item() == pytest.approx(-(1 + 3 + 4.5) / 3)
+    assert by_token.mean().item() == pytest.approx(-(1 + 3 + 4.5) / 3)

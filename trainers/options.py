@@ -84,6 +84,9 @@ def _check_options(options: object, name: str) -> None:
         what = f"{name}.{item.name} is {value!r}"
         if item.type == list[str]:
             check(isinstance(value, list) and all(isinstance(v, str) for v in value), f"{what}; it must list paths.")
+        elif item.type == dict[str, float]:
+            numbers = isinstance(value, dict) and all(type(v) in (int, float) for v in value.values())
+            check(numbers and bool(value), f"{what}; it gives names their numbers.")
         elif item.type == int | None:
             ok = value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
             check(ok, f"{what}; it must be a whole number of at least 0, or null.")
@@ -191,14 +194,14 @@ class RlOptions:
     """σ of VLPO's ratio for deterministic latents."""
     noise: float = 0.0
     """ρ: latents of VLPO's rollouts are sampled with ρ times their root mean square; 0: deterministic."""
-    accuracy_weight: float = 0.9
-    """Of the answer in the reward."""
-    format_weight: float = 0.1
-    """Of `\\boxed{…}` in the reward."""
-    bonus: float = 0.0
-    """Of opening a block."""
+    rewards: dict[str, float] = field(default_factory=lambda: {"accuracy": 0.9, "boxed": 0.1})
+    """Reward → weight: names of trainers/rl/rewards.py, or your own function as `package.module:function`."""
     easy: float = 0.6
     """Groups that are right more often teach nothing, nor do those that are never right."""
+    former: bool = False
+    """Whether DeepLatent's LatentFormer learns, too (an ablation of the paper)."""
+    samples: int = 3
+    """Validation questions whose answers are saved at every evaluation, as traces that the page opens."""
     aggregation: Literal["response", "token"] = "response"
     """Mean per response, then over responses (the papers); or over all actions (Monet's released code)."""
     reduction: Literal["sum", "mean"] = "sum"
@@ -211,7 +214,37 @@ class RlOptions:
         check(self.temperature > 0, "rl.temperature is 0; rollouts have to be sampled.")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeOptions:
+    """A language model that judges free-form answers, for the reward `judge`."""
+
+    url: str = ""
+    """Of the chat completions, e.g. http://localhost:8000/v1/chat/completions."""
+    model: str = ""
+    """Its name there."""
+    key_variable: str = ""
+    """The environment variable that holds the key; the key itself stands nowhere."""
+    timeout: float = 60.0
+    """Seconds for one answer."""
+    retries: int = 3
+    """Further tries before the run stops."""
+    wait: float = 1.0
+    """Seconds before the first further try; doubled before each next."""
+    workers: int = 8
+    """Questions asked at once."""
+    cache: str = "runs/judge.jsonl"
+    """File of the verdicts."""
+
+    def __post_init__(self) -> None:
+        _check_options(self, "judge")
+        check(self.workers > 0, f"judge.workers is {self.workers}; at least 1 is needed.")
+        check(bool(self.url) == bool(self.model), "judge.url and judge.model belong together; set both or neither.")
+        good = not self.url or self.url.startswith(("http://", "https://"))
+        check(good, f"judge.url is {self.url!r}; it begins with http:// or https://.")
+
+
 NESTED = {
+    "judge": JudgeOptions,
     "rl": RlOptions,
     "monet": MonetOptions,
     "lvr": LvrOptions,

@@ -5,12 +5,16 @@ ZeRO-3) every forward gathers them, so that all processes have to call the backb
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
+from torch.distributed.fsdp import FSDPModule
 
 from latent_core.layout import Row
+from latent_core.settings import check
 from latent_core.unroll import count_ticks
 
 
@@ -41,6 +45,29 @@ def batch_mean(losses: torch.Tensor) -> torch.Tensor:
         counts = gather_object([count])
         count = sum(counts) / len(counts)
     return losses.sum() / max(count, 1e-8)
+
+
+@contextmanager
+def whole(stage: torch.nn.Module) -> Iterator[None]:
+    """All parameters of a stage on every process, for rollouts, whose forwards differ in number; within its forward.
+
+    stage: with `sharded`. Raises ValueError where parameters are sharded by other means than FSDP2.
+    """
+    if not stage.sharded:
+        yield
+        return
+    check(isinstance(stage, FSDPModule), "Stage rl shards its parameters with FSDP2; take configs/fsdp2.yaml.")
+    # the stage's own are whole already, for its forward is under way
+    parts = [part for part in stage.modules() if isinstance(part, FSDPModule) and part is not stage]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
 
 
 def common_ticks(stage: object, rows: list[Row]) -> int:

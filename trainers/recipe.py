@@ -17,6 +17,7 @@ from trainers.options import (
     CapOptions,
     DataOptions,
     DeepLatentOptions,
+    JudgeOptions,
     LvrOptions,
     MonetOptions,
     RlOptions,
@@ -66,6 +67,8 @@ class Recipe:
     """Options of stages deeplatent1 and deeplatent2."""
     rl: RlOptions = field(default_factory=RlOptions)
     """Options of stage rl."""
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    """Who judges free-form answers in stage rl."""
     method_options: dict[str, object] = field(default_factory=dict)
     """What the method itself leaves open (method.json's `options`)."""
     mixture: dict[str, float] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
 from latent_core.checkpoints import find, load_model, load_parameters, save
+from latent_core.embedded import EMBEDDED
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.methods import build_method
 from latent_core.processor import Processor
@@ -31,6 +32,7 @@ from trainers.data.formats import FORMATS
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.rows import PublishedDataset
 from trainers.recipe import UNROLLED, Recipe, recipes
+from trainers.rl.samples import SaveSamples
 from trainers.rl.stage import Repeated, RlStage
 from trainers.run import JsonlLog, MarkComplete, Progress, StageTrainer, StopAt, last_checkpoint
 from trainers.sft.deeplatent import Distil, Interleaved
@@ -60,8 +62,11 @@ STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
 
 
 def source_folder(init: str, runs: Path) -> Path:
-    """Where `init` lies: a recipe's finished run, a checkpoint folder or name, or a Hub id, which is fetched."""
-    for folder in (runs / init / FINAL, Path(init)):
+    """Where `init` lies: a recipe's finished run, a checkpoint folder or name, or a Hub id, which is fetched.
+
+    A recipe that has not run here, but whose checkpoint is embedded, need not run again.
+    """
+    for folder in (runs / init / FINAL, Path(init), EMBEDDED / init):
         if (folder / "config.json").is_file():
             return folder
     if init in recipes():
@@ -110,10 +115,6 @@ def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
             f"save_steps is {arguments.save_steps}, rl.updates {updates}; a checkpoint stands between two batches of "
             "rollouts, so take a multiple.",
         )
-        check(
-            arguments.gradient_accumulation_steps == 1,
-            "Stage rl learns from whole batches; set gradient_accumulation_steps to 1.",
-        )
     check(
         not (checkpoints_activations(arguments) and recipe.stage in UNROLLED),
         f"activation_checkpointing drops the cache that latents of stage {recipe.stage} are generated with; turn it "
@@ -130,9 +131,9 @@ def build_data(recipe: Recipe, arguments: TrainingArguments, report: Path | None
     if recipe.mixture:
         val = GlyphsDataset(recipe.mixture, recipe.val_size * len(recipe.mixture), split="val")
         if recipe.stage == "rl":
-            times = recipe.rl.updates
+            times, step = recipe.rl.updates, batch * arguments.gradient_accumulation_steps
             fresh = GlyphsDataset(recipe.mixture, -(-rows // times), batch=batch, seed=seed)
-            return Repeated(fresh, batch, times), val if evaluates else None
+            return Repeated(fresh, step, times), val if evaluates else None
         return GlyphsDataset(recipe.mixture, rows, batch=batch, seed=seed), val if evaluates else None
     data = recipe.data
     published = partial(PublishedDataset, data.files, data.root, FORMATS[data.format], on_bad_row=data.on_bad_row)
@@ -177,7 +178,12 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
         data_collator=stage.collate,
         train_dataset=data,
         eval_dataset=val,
-        callbacks=[MarkComplete(), StopAt(recipe.stop_at), *(_logs(recipe, run) if arguments.should_save else ())],
+        callbacks=[
+            MarkComplete(),
+            StopAt(recipe.stop_at),
+            *(_logs(recipe, run) if arguments.should_save else ()),
+            *_samples(recipe, run, val),
+        ],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -191,6 +197,12 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
 def _logs(recipe: Recipe, run: Path) -> list[TrainerCallback]:
     """What the main process writes of a run."""
     return [JsonlLog(run / "metrics.jsonl"), Progress(recipe), TensorBoardCallback(SummaryWriter(run / "tensorboard"))]
+
+
+def _samples(recipe: Recipe, run: Path, val: Dataset | None) -> list[TrainerCallback]:
+    """What is kept of the responses of a run of stage rl that evaluates."""
+    count = 0 if recipe.stage != "rl" or val is None else min(recipe.rl.samples, len(val))
+    return [SaveSamples(run, [val[number][0] for number in range(count)])] if count else []
 
 
 def fingerprint(text: str, recipe: Recipe, runs: Path) -> str:

@@ -71,12 +71,12 @@ def modulation_log_ratio(
 def objective(
     terms: Sequence[torch.Tensor], penalties: Sequence[torch.Tensor], *, weight: float, by: Aggregation = "response"
 ) -> torch.Tensor:
-    """The loss: minus the mean of surrogate − weight · KL, per response (A,) each.
+    """(M,) losses whose mean is to be minimised: minus surrogate − weight · KL, from (A,) each per response.
 
-    response: the mean over responses of the mean over their actions (the papers); token: over all actions alike (the
-    released code of Monet).
+    response: one per response, the mean over its actions (the papers); token: one per action, so that all count alike
+    (the released code of Monet).
     """
     each = [term - weight * penalty for term, penalty in zip(terms, penalties, strict=True)]
     if by == "token":
-        return -torch.cat(each).mean()
-    return -torch.stack([actions.mean() for actions in each]).mean()
+        return -torch.cat(each)
+    return -torch.stack([actions.mean() for actions in each])

@@ -22,7 +22,7 @@ from latent_core.layout import Row
 from latent_core.methods.base import LatentMethod
 from latent_core.processor import Prompt
 from latent_core.settings import Settings
-from latent_core.unroll import splice
+from latent_core.unroll import Features, splice
 
 Decoder = Callable[[Sequence[int]], str]
 """Ids → text; a processor's `decode`."""
@@ -169,12 +169,23 @@ class Replayed:
 
 
 def replay(
-    backbone: Backbone, method: LatentMethod, rollouts: Sequence[Rollout], temperature: float
+    backbone: Backbone,
+    method: LatentMethod,
+    rollouts: Sequence[Rollout],
+    temperature: float,
+    *,
+    latents: Sequence[Sequence[torch.Tensor]] | None = None,
+    features: Sequence[torch.Tensor] | None = None,
 ) -> list[Replayed]:
-    """One forward over all rollouts, their latents in their slots as constants, with gradients if they are enabled."""
+    """One forward over all rollouts, their latents in their slots as constants, with gradients if they are enabled.
+
+    latents: per rollout and block (K, D) in place of the recorded ones. features: what `see` gave for the prompts.
+    """
     none = torch.zeros(0, backbone.width, device=backbone.device, dtype=backbone.dtype)
-    given = [[b.to(none) if len(b) else none for b in rollout.latents] for rollout in rollouts]
-    spliced = splice(backbone, method, [rollout.row for rollout in rollouts], given)
+    blocks = [rollout.latents for rollout in rollouts] if latents is None else latents
+    given = [[b.to(none) if len(b) else none for b in row] for row in blocks]
+    seen = None if features is None else Features(list(features), [])
+    spliced = splice(backbone, method, [rollout.row for rollout in rollouts], given, features=seen)
     states, ids = spliced.learned()
     logits = backbone.logits(states).float() / temperature
     chosen = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]

@@ -1,19 +1,16 @@
 """One stage for every variant: rollouts of groups, rewards, and a loss over words and latents alike.
 
-    text         log-ratios of words; rollouts open no blocks                      GRPO
-    constants    log-ratios of words; latents replayed as constants                GRPO_latent (LVR)
-    vlpo         words and latents, each latent with a Gaussian ratio              VLPO (Monet, equation 7)
-    modulation   words and the modulation actions of blocks, closed-form KL        continuous-space GRPO (DeepLatent)
-
 A batch of prompts is rolled out once and learned from `updates` times: the data set repeats it, and a checkpoint may
-stand only between two batches, so that a resumed run rolls out what it would have.
+stand only between two batches, so that a resumed run rolls out what it would have. Responses depend on the policy, the
+recipe's seed and the prompt's name alone: however prompts are spread over processes, they are the same.
 
 Shapes: P prompts of a batch, G responses of a group.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from random import Random
 
 import torch
@@ -21,24 +18,22 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from latent_core.backbone import Backbone
-from latent_core.drive import Block
 from latent_core.example import Example
-from latent_core.lockstep import see
+from latent_core.interventions import perturb
+from latent_core.lockstep import prompt_feeds
 from latent_core.methods import LatentMethod, build_method
-from latent_core.methods.deeplatent import DeepLatent, Modulated
+from latent_core.methods.deeplatent import image_tokens
 from latent_core.processor import Processor
-from latent_core.settings import Settings, check
+from latent_core.reasoner import Reasoner
+from latent_core.settings import Settings
+from latent_core.trace import Trace
+from trainers.parallel import batch_mean, whole
 from trainers.recipe import Recipe
-from trainers.rl.objective import (
-    advantages,
-    k3,
-    latent_log_ratio,
-    modulation_log_ratio,
-    objective,
-    surrogate,
-)
-from trainers.rl.rewards import Reward, accuracy, boxed, invocation
+from trainers.rl.judge import Judge
+from trainers.rl.objective import LIMIT, advantages, k3, objective, surrogate
+from trainers.rl.rewards import Reward
 from trainers.rl.rollouts import Replayed, Rollout, replay, roll_out
+from trainers.rl.variants import check_variant, formed, latent_terms, modulation_terms, modulations
 
 
 class Repeated(Dataset):
@@ -65,10 +60,12 @@ class Batch:
     rollouts: list[Rollout]
     advantages: torch.Tensor
     """One per rollout."""
+    spare: Rollout
+    """Any one, for a process that has nothing to learn from, but takes part in the forward of the others."""
     reference: list[Replayed]
     """The reference's view of them; empty without KL."""
-    features: list[torch.Tensor]
-    """Image tokens of every rollout's prompt, where modulations need them."""
+    features: list[tuple[torch.Tensor, torch.Tensor]]
+    """Image tokens of every rollout's prompt and their places, where modulations need them."""
     metrics: dict[str, float]
 
 
@@ -84,22 +81,16 @@ class RlStage(nn.Module):
         self.method = build_method(recipe.method_config(), processor.token_id)
         model.model.visual.requires_grad_(False)
         options = self.options
-        if options.variant == "modulation":
-            fits = isinstance(self.method, DeepLatent)
-            check(fits, f"rl.variant modulation needs method deeplatent, not {recipe.method!r}.")
-            moved = [module for name in ("of_latents", "of_image") if (module := getattr(self.method, name, None))]
-            check(bool(moved), "rl.variant modulation needs modulations; this checkpoint has none.")
+        check_variant(options, self.method)
+        if self.method.name == "deeplatent":
             self.method.requires_grad_(False)
-            for module in moved:
+            for module in modulations(self.method) if options.variant == "modulation" else ():
                 module.requires_grad_(True)
-        check(
-            options.variant in ("text", "constants") or self.method.has_latents,
-            f"rl.variant {options.variant} needs latents; method {recipe.method!r} has none.",
-        )
-        self.reward = Reward(
-            ((options.accuracy_weight, accuracy), (options.format_weight, boxed), (options.bonus, invocation))
-        )
-        self._held: Batch | None = None
+            if options.former:
+                self.method.former.requires_grad_(True)
+        self.reward = Reward.build(options, Judge(recipe.judge) if recipe.judge.url else None)
+        # a step learns from as many batches as gradients are accumulated over
+        self._held: deque[Batch] = deque(maxlen=int(recipe.training.get("gradient_accumulation_steps", 1)))
         # in a tuple, so that nobody trains, saves or wraps it
         self._reference: tuple[Backbone, LatentMethod] | None = None
 
@@ -119,18 +110,21 @@ class RlStage(nn.Module):
         rng = items[0][1]
         return {"examples": [example for example, _ in items], "seed": rng.randrange(2**31)}
 
-    def forward(self, examples: Sequence[Example], seed: int) -> dict[str, object]:
+    def forward(self, examples: Sequence[Example], seed: int, traced: bool = False) -> dict[str, object]:
+        """A step of training, an evaluation, or sampled responses as traces: all within one call, so that sharded
+        parameters are at hand.
+        """
+        if traced:
+            return {"traces": self.traces(examples, seed)}
         if not self.training:
             return self._evaluate(examples)
         key = tuple(example.name for example in examples)
-        if self._held is None or self._held.key != key:
-            self._held = self.collect(examples, seed)
-        batch = self._held
-        nothing = sum((0 * p.float()).sum() for p in self.parameters() if p.requires_grad)
-        if not batch.rollouts:
-            return {"loss": nothing, "metrics": batch.metrics}
+        batch = next((held for held in self._held if held.key == key), None)
+        if batch is None:
+            batch = self.collect(examples, seed)
+            self._held.append(batch)
         loss, metrics = self.loss(batch)
-        return {"loss": loss + nothing, "metrics": batch.metrics | metrics}
+        return {"loss": loss, "metrics": batch.metrics | metrics}
 
     def settings(self, seed: int) -> Settings:
         """How a rollout is decoded."""
@@ -151,131 +145,131 @@ class RlStage(nn.Module):
         """Rolls out G responses per prompt, rewards them and keeps the groups that teach something."""
         options, group = self.options, self.options.group
         self.method.train(options.variant == "modulation")  # what a method draws has a ratio there, and nowhere else
-        prompts = [p for e in examples for p in [self.processor(e.images, e.question)] * group]
-        rollouts = roll_out(
-            self.backbone,
-            self.method,
-            prompts,
-            [self.settings(seed + number) for number in range(len(prompts))],
-            self.processor.decode,
-            noise=options.noise if options.variant == "vlpo" else 0.0,
-        )
         owners = [example for example in examples for _ in range(group)]
-        right = torch.tensor([accuracy(r, e) for r, e in zip(rollouts, owners, strict=True)]).view(-1, group)
-        rewards = torch.tensor([self.reward(r, e) for r, e in zip(rollouts, owners, strict=True)]).view(-1, group)
-        solved = right.mean(1)
-        taught = (solved > 0) & (solved <= options.easy) & (rewards.std(1) > 0)
+        prompts = [p for e in examples for p in [self.processor(e.images, e.question)] * group]
+        first = [Random(f"rollouts/{seed}/{e.name}").randrange(2**31) for e in examples]
+        settings = [self.settings(start + number) for start in first for number in range(group)]
+        with whole(self):
+            rollouts = roll_out(
+                self.backbone, self.method, prompts, settings, self.processor.decode, noise=options.noise
+            )
+            features: list[tuple[torch.Tensor, torch.Tensor]] = []
+            if options.variant == "modulation":
+                features = [image_tokens(feed) for feed in prompt_feeds(self.backbone, prompts)]
+        rewards, right = (torch.tensor(found).view(-1, group) for found in self.reward(rollouts, owners))
+        solved = right.sum(1)
+        taught = (solved > 0) & (solved <= options.easy * group) & (rewards.std(1) > 0)
         kept = [number for number in range(len(rollouts)) if taught[number // group]]
         chosen = [rollouts[number] for number in kept]
         reference: list[Replayed] = []
         if options.kl and chosen:
             reference = replay(*self.reference, chosen, options.temperature)
-        features: list[torch.Tensor] = []
-        if options.variant == "modulation" and chosen:
-            features = see(self.backbone, [rollout.row.prompt for rollout in chosen])
         return Batch(
             key=tuple(example.name for example in examples),
             rollouts=chosen,
             advantages=advantages(rewards).flatten()[kept],
+            spare=rollouts[0],
             reference=reference,
-            features=features,
-            metrics={
-                "reward": rewards.mean().item(),
-                "accuracy": right.mean().item(),
-                "trigger": sum(bool(r.latents) for r in rollouts) / len(rollouts),
-                "taught": taught.float().mean().item(),
-                "length": sum(len(r.ids) for r in rollouts) / len(rollouts),
-            },
+            features=[features[number] for number in kept if features],
+            metrics=_describe(rollouts, rewards, right)
+            | {f"solved_{count}": (solved == count).float().mean().item() for count in range(group + 1)}
+            | {"taught": taught.float().mean().item()},
         )
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """The objective over one replay of all rollouts, and how far the policy has moved."""
-        options = self.options
-        now = replay(self.backbone, self.method, batch.rollouts, options.temperature)
-        terms, penalties, moved = [], [], {"token": [], "latent": []}
+        options, method = self.options, self.method
+        now: list[Replayed] = []
+        # every process and parameter takes part in the backward pass, whatever there is to learn from
+        nothing = sum((0 * p.float()).sum() for p in self.parameters() if p.requires_grad and not self.sharded)
+        if batch.rollouts:
+            latents = None
+            if options.former:
+                latents = [formed(method, *pair) for pair in zip(batch.rollouts, *zip(*batch.features))]  # noqa: B905
+            now = replay(self.backbone, method, batch.rollouts, options.temperature, latents=latents)
+        elif self.sharded:
+            nothing = 0 * replay(self.backbone, method, [batch.spare], options.temperature)[0].logprobs.sum()
+        terms, costs, moved = [], [], {"token": [], "latent": []}
         for number, (rollout, mine) in enumerate(zip(batch.rollouts, now, strict=True)):
             theirs = batch.reference[number] if batch.reference else None
-            device = mine.logprobs.device
-            words = mine.logprobs - rollout.logprobs.to(device)
-            ratios = [words]
-            costs = [k3(mine.logprobs - theirs.logprobs) if theirs else torch.zeros_like(words)]
+            words = mine.logprobs - rollout.logprobs.to(mine.logprobs.device)
+            divergence = k3(mine.logprobs - theirs.logprobs) if theirs else torch.zeros_like(words)
+            actions = [(words, divergence)]
             if options.variant == "vlpo":
-                for ratio, cost in self.latents(rollout, mine, theirs):
-                    ratios.append(ratio)
-                    costs.append(cost)
+                actions += latent_terms(options, method, rollout, mine, theirs)
             if options.variant == "modulation":
-                for ratio, cost in self.modulations(rollout, mine, theirs, batch.features[number]):
-                    ratios.append(ratio[None])
-                    costs.append(cost[None])
-            moved["token"].append(words.detach())
-            moved["latent"] += [ratio.detach() for ratio in ratios[1:]]
-            advantage = batch.advantages[number].to(device)
+                known = (self.reference[1], theirs) if theirs else None
+                actions += modulation_terms(options, method, rollout, mine, known, batch.features[number][0])
+            moved["token"].append(actions[0])
+            moved["latent"] += actions[1:]
+            ratios, penalty = (torch.cat(parts) for parts in zip(*actions, strict=True))
             clip = dict(low=options.low, high=options.high, dual=options.dual or None)
-            terms.append(surrogate(torch.cat(ratios), advantage, **clip))
-            penalties.append(torch.cat(costs))
-        loss = objective(terms, penalties, weight=options.kl, by=options.aggregation)
-        metrics = {"kl": torch.cat(penalties).mean().item()}
-        for kind, values in moved.items():
-            if values:
-                every = torch.cat(values)
-                ratios = every.clamp(-10, 10).exp()
+            terms.append(surrogate(ratios, batch.advantages[number].to(ratios.device), **clip))
+            costs.append(penalty)
+        losses = torch.zeros(0, device=self.backbone.device)
+        if terms:
+            losses = objective(terms, costs, weight=options.kl, by=options.aggregation)
+        metrics = {}
+        for kind, actions in moved.items():
+            if actions:
+                every, penalty = (torch.cat(parts).detach() for parts in zip(*actions, strict=True))
+                ratios = every.clamp(-LIMIT, LIMIT).exp()
                 clipped = (ratios < 1 - options.low) | (ratios > 1 + options.high)
-                metrics |= {f"{kind}_ratio": ratios.mean().item()}
-                metrics |= {f"{kind}_clipped": clipped.float().mean().item()}
-        return loss, metrics
+                metrics |= {
+                    f"{kind}_ratio": ratios.mean().item(),
+                    f"{kind}_ratio_std": ratios.std(correction=0).item(),
+                    f"{kind}_clipped": clipped.float().mean().item(),
+                    f"{kind}_kl": penalty.mean().item(),
+                }
+        return batch_mean(losses) + nothing, metrics
 
-    def latents(
-        self, rollout: Rollout, mine: Replayed, theirs: Replayed | None
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Per block the log-ratios (K,) and KL (K,) of VLPO."""
-        options = self.options
-        for block, fed in enumerate(rollout.latents):
-            if not len(fed):
-                continue
-            fed, then = fed.to(mine.producers[block]), rollout.producers[block].to(mine.producers[block])
-            sigma = options.sigma
-            if options.noise:
-                sigma = options.noise * then.float().square().mean(-1).sqrt()
-            ratio = latent_log_ratio(fed, mine.producers[block], sigma, then if options.noise else None)
-            cost = torch.zeros_like(ratio)
-            if theirs:
-                cost = k3(latent_log_ratio(fed, mine.producers[block], sigma, theirs.producers[block]))
-            yield ratio, cost
-
-    def modulations(
-        self, rollout: Rollout, mine: Replayed, theirs: Replayed | None, features: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Per modulation action its log-ratio () and its KL ()."""
-        reduction = self.options.reduction
-        blocks = [segment for segment in rollout.row.segments if isinstance(segment, Block)]
-        for number, (block, drawn) in enumerate(zip(blocks, rollout.drawn, strict=True)):
-            if not drawn:
-                continue
-            inputs = self.method.queries(block.grid), features
-            now = [m for m in self.method.modulated(mine.controls[number], *inputs) if m is not None]
-            other: list[Modulated | None] = [None] * len(now)
-            if theirs:
-                _, method = self.reference
-                other = [m for m in method.modulated(theirs.controls[number], *inputs) if m is not None]
-            for modulated, action, reference in zip(now, drawn, other, strict=True):
-                x = inputs[action.of]
-                ratio = modulation_log_ratio(modulated, action.modulated, x, action.noise, reduction)
-                cost = torch.zeros_like(ratio)
-                if reference is not None:
-                    cost = getattr(modulated.divergence(reference, x), reduction)()
-                yield ratio, cost
+    @torch.no_grad()
+    def traces(self, examples: Sequence[Example], seed: int) -> list[Trace]:
+        """A sampled response to each question with everything recorded, one after the other."""
+        config = self.recipe.method_config()
+        reasoner = Reasoner(
+            name=self.recipe.name, backbone=self.backbone, processor=self.processor, method=self.method, config=config
+        )
+        given, noise = asdict(self.settings(seed)), self.options.noise
+        with whole(self), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.method.train(self.options.variant == "modulation")
+            return [
+                reasoner.run(
+                    example.images,
+                    example.question,
+                    intervene=perturb(noise, seed) if noise else None,
+                    attention=True,
+                    **given,
+                )
+                for example in examples
+            ]
 
     @torch.no_grad()
     def _evaluate(self, examples: Sequence[Example]) -> dict[str, object]:
         """Greedy answers; the loss is minus the mean reward."""
         self.method.eval()
         prompts = [self.processor(example.images, example.question) for example in examples]
-        greedy = Settings(latents=self.recipe.latents_default, max_new_tokens=self.options.max_new_tokens)
-        rollouts = roll_out(self.backbone, self.method, prompts, [greedy] * len(prompts), self.processor.decode)
-        found: dict[str, list[float]] = {}
-        rewards = []
-        for rollout, example in zip(rollouts, examples, strict=True):
-            found.setdefault(str(example.metadata.get("family", "all")), []).append(accuracy(rollout, example))
-            rewards.append(self.reward(rollout, example))
-        metrics = {f"accuracy_{family}": sum(values) / len(values) for family, values in found.items()}
-        return {"loss": -torch.tensor(sum(rewards) / len(rewards)), "metrics": metrics}
+        mode = "text" if self.options.variant == "text" else "latent"
+        greedy = Settings(latents=self.recipe.latents_default, mode=mode, max_new_tokens=self.options.max_new_tokens)
+        with whole(self):
+            rollouts = roll_out(self.backbone, self.method, prompts, [greedy] * len(prompts), self.processor.decode)
+        rewards, right = map(torch.tensor, self.reward(rollouts, examples))
+        metrics = _describe(rollouts, rewards, right)
+        families = [str(example.metadata.get("family", "all")) for example in examples]
+        for family in set(families):
+            chosen = [number for number, name in enumerate(families) if name == family]
+            metrics[f"accuracy_{family}"] = right[chosen].float().mean().item()
+        return {"loss": -rewards.mean(), "metrics": metrics}
+
+
+def _describe(rollouts: Sequence[Rollout], rewards: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
+    """Reward, accuracy, share of responses that open a block, sampled ids and latents per response."""
+    count = len(rollouts)
+    return {
+        "reward": rewards.mean().item(),
+        "accuracy": right.float().mean().item(),
+        "trigger": sum(bool(r.latents) for r in rollouts) / count,
+        "length": sum(len(r.ids) for r in rollouts) / count,
+        "latents": sum(len(block) for r in rollouts for block in r.latents) / count,
+    }

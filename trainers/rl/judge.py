@@ -1,0 +1,122 @@
+"""A language model that says whether an answer means the true one, over an OpenAI-compatible endpoint.
+
+It is asked only where words, numbers and formulae do not match already. A verdict is cached on disk, so that a run
+that goes on asks nothing twice. What cannot be had (no connection, a refusal, an answer that is neither YES nor NO)
+is tried again as often as the recipe says, and then stops the run: no reward is invented.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from latent_core import answers
+from latent_core.example import Example
+from latent_core.settings import check
+from trainers.options import JudgeOptions
+from trainers.rl.matching import same
+from trainers.rl.rollouts import Rollout
+
+PROMPT = """Question: {question}
+True answer: {truth}
+Answer to judge: {answer}
+
+Does the answer to judge mean the same as the true answer? Reply with the one word YES or NO."""
+
+
+class JudgeFailed(RuntimeError):
+    """The judge gave no verdict in all its tries."""
+
+
+class Judge:
+    """Verdicts on answers; `ask` fetches what is missing, `verdict` reads."""
+
+    def __init__(self, options: JudgeOptions) -> None:
+        """Raises ValueError where the key's variable is named, but not set."""
+        self.options = options
+        headers = {}
+        if options.key_variable:
+            key = os.environ.get(options.key_variable)
+            check(bool(key), f"The environment variable {options.key_variable} (judge.key_variable) is not set.")
+            headers["Authorization"] = f"Bearer {key}"
+        self._client = httpx.Client(headers=headers, timeout=options.timeout)
+        self._cache = Path(options.cache)
+        self._known: dict[str, bool] = {}
+        if self._cache.is_file():
+            for line in self._cache.read_text(encoding="utf-8").splitlines():
+                found = json.loads(line)
+                self._known[found["key"]] = found["right"]
+
+    def ask(self, pairs: Sequence[tuple[Rollout, Example]]) -> None:
+        """Fetches the verdicts on all answers that are not known yet, several at a time. Raises JudgeFailed."""
+        missing: dict[str, tuple[str, Example]] = {}
+        for rollout, example in pairs:
+            answer = self._open(rollout, example)
+            if answer is not None and (key := self._key(answer, example)) not in self._known:
+                missing[key] = answer, example
+        if not missing:
+            return
+        with ThreadPoolExecutor(self.options.workers) as pool:
+            tasks = {key: pool.submit(self._fetch, *given) for key, given in missing.items()}
+            try:
+                for key, task in tasks.items():
+                    self._keep(key, task.result())
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def verdict(self, rollout: Rollout, example: Example) -> float:
+        """1 where the answer is right; `ask` has to come first. Raises JudgeFailed where it did not."""
+        answer = self._open(rollout, example)
+        if answer is None:
+            found = answers.extract(rollout.text)
+            return float(found is not None and same(found, example.answer))
+        key = self._key(answer, example)
+        if key not in self._known:
+            raise JudgeFailed(f"Nobody asked the judge about {example.name}.")
+        return float(self._known[key])
+
+    def _open(self, rollout: Rollout, example: Example) -> str | None:
+        """The answer if only a judge can tell; None where there is none or where it is the true one."""
+        found = answers.extract(rollout.text)
+        return None if found is None or same(found, example.answer) else found
+
+    def _key(self, answer: str, example: Example) -> str:
+        given = [self.options.model, PROMPT, example.question, example.answer, answer]
+        return hashlib.sha256(json.dumps(given).encode()).hexdigest()
+
+    def _keep(self, key: str, right: bool) -> None:
+        self._known[key] = right
+        self._cache.parent.mkdir(parents=True, exist_ok=True)
+        with self._cache.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, "right": right}) + "\n")
+
+    def _fetch(self, answer: str, example: Example) -> bool:
+        options, problem = self.options, ""
+        prompt = PROMPT.format(question=example.question, truth=example.answer, answer=answer)
+        body = {"model": options.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
+        for attempt in range(options.retries + 1):
+            if attempt:
+                time.sleep(options.wait * 2 ** (attempt - 1))
+            try:
+                reply = self._client.post(options.url, json=body)
+                reply.raise_for_status()
+                said = reply.json()["choices"][0]["message"]["content"]
+            except httpx.HTTPError as error:
+                problem = f"{type(error).__name__}: {error}"
+                continue
+            except (ValueError, KeyError, IndexError, TypeError):
+                problem = f"no chat completion came back, but {reply.text[:200]!r}"
+                continue
+            word = str(said).strip().strip(".!*\"'").casefold()
+            if word in ("yes", "no"):
+                return word == "yes"
+            problem = f"it said {str(said)[:200]!r}, neither YES nor NO"
+        raise JudgeFailed(
+            f"The judge {options.model!r} at {options.url} gave no verdict on {example.name} in {options.retries + 1} "
+            f"tries ({problem}). The run stops before its step; start it again to go on from its last checkpoint."
+        )
