@@ -23,6 +23,17 @@ RECIPES = {
         f"teacher={ROOT / 'assets/checkpoints/glyph-text'}",
         "method_options={width: 128, noise: 0, noise_floor: 0}",
     ),
+    "glyph-monet-rl": (
+        f"init={ROOT / 'assets/checkpoints/glyph-monet'}",
+        "mixture={count: 1}",
+        "latents_default=2",
+        "max_steps=8",
+        "rl.group=4",
+        "rl.easy=0.3",  # so that a process may have nothing to learn from while the other has
+        "rl.updates=2",
+        "rl.temperature=1.3",
+        "rl.max_new_tokens=48",
+    ),
 }
 """Recipe → its overrides."""
 START = ROOT / "assets/checkpoints/glyph-text"

@@ -75,12 +75,18 @@ def curve(run: Path, *names: str) -> list[tuple[float, ...]]:
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_learn_what_one_does(kind, recipe, one, request):
     folder = request.getfixturevalue(kind)
-    part = {"glyph-monet-stage1": (), "glyph-lvr": ("reconstruction",), "glyph-valr": ("repa",)}.get(
-        recipe, ("alignment",)
-    )
+    part = {
+        "glyph-monet-stage1": (),
+        "glyph-lvr": ("reconstruction",),
+        "glyph-valr": ("repa",),
+        "glyph-monet-rl": ("reward", "taught"),
+    }.get(recipe, ("alignment",))
     alone, together = (curve(run / recipe, "step", "loss", *part) for run in (one, folder))
-    assert len(alone) >= 10
-    assert alone[0][1] > alone[-1][1] + 0.1
+    assert len(alone) >= 8
+    if recipe == "glyph-monet-rl":  # its loss says nothing: minus the advantages' mean at each phase's start
+        assert {0.0, 0.25} < {taught for *_, taught in alone}
+    else:
+        assert alone[0][1] > alone[-1][1] + 0.1
     for first, second in zip(alone, together, strict=True):
         assert second == pytest.approx(first, abs=1e-4)
     weights = [load_file(run / recipe / "final/model.safetensors") for run in (one, folder)]

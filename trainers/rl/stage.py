@@ -15,6 +15,7 @@ from random import Random
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 
 from latent_core.backbone import Backbone
@@ -180,15 +181,18 @@ class RlStage(nn.Module):
         """The objective over one replay of all rollouts, and how far the policy has moved."""
         options, method = self.options, self.method
         now: list[Replayed] = []
-        # every process and parameter takes part in the backward pass, whatever there is to learn from
-        nothing = sum((0 * p.float()).sum() for p in self.parameters() if p.requires_grad and not self.sharded)
+        # every process and parameter takes part in the backward pass, whatever there is to learn from; those that are
+        # spread now do so by a forward
+        nothing = sum(
+            (0 * p.float()).sum() for p in self.parameters() if p.requires_grad and not isinstance(p, DTensor)
+        )
         if batch.rollouts:
             latents = None
             if options.former:
                 latents = [formed(method, *pair) for pair in zip(batch.rollouts, *zip(*batch.features))]  # noqa: B905
             now = replay(self.backbone, method, batch.rollouts, options.temperature, latents=latents)
         elif self.sharded:
-            nothing = 0 * replay(self.backbone, method, [batch.spare], options.temperature)[0].logprobs.sum()
+            nothing = nothing + 0 * replay(self.backbone, method, [batch.spare], options.temperature)[0].logprobs.sum()
         terms, costs, moved = [], [], {"token": [], "latent": []}
         for number, (rollout, mine) in enumerate(zip(batch.rollouts, now, strict=True)):
             theirs = batch.reference[number] if batch.reference else None
