@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from typing import get_args
 
 import yaml
 
+from trainers.options import DataFormat
 from trainers.plan import GPUS
 from trainers.recipe import load_recipe, recipes
 
@@ -122,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("record", help="write the example traces that the page opens without a model")
     data = commands.add_parser("data", help="write Glyphs in a published format, or check files in it")
     actions = data.add_subparsers(dest="action", required=True)
-    write = actions.add_parser("write", help="Glyphs as a subset: FOLDER/glyphs/train.json and images.zip")
+    write = actions.add_parser("write", help="Glyphs as a subset: FOLDER/glyphs with its rows and images")
     write.add_argument("folder")
     write.add_argument("--families", nargs="+", default=["find", "relate", "count", "trace"])
     write.add_argument("--n", type=int, default=1000, help="rows in all (default 1000)")
@@ -134,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--on-bad-row", choices=["error", "skip"], default="error")
     check.add_argument("--pixels", action="store_true", help="decode every image, too")
     for action in (write, check):
-        action.add_argument("--format", choices=["monet", "lvr"], default="monet", help="(default monet)")
+        action.add_argument("--format", choices=get_args(DataFormat), default="monet", help="(default monet)")
     glyphs = commands.add_parser("glyphs", help="rebuild the embedded checkpoints; goes on where it stopped")
     glyphs.add_argument("--n", type=int, default=500, help="samples per family in their studies (default 500)")
     return parser

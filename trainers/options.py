@@ -5,6 +5,8 @@ from typing import Literal, get_args
 
 from latent_core.settings import check
 
+DataFormat = Literal["monet", "lvr", "virl", "thyme"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MonetOptions:
@@ -44,10 +46,10 @@ class MonetOptions:
 class DataOptions:
     """Rows of a published format instead of Glyphs."""
 
-    format: Literal["monet", "lvr"] = "monet"
-    """Monet-SFT-125K's, or LVR's rows with boxes."""
+    format: DataFormat = "monet"
+    """Monet-SFT-125K's, LVR's rows with boxes, or questions and answers alone: ViRL39K's and Thyme-RL's."""
     files: list[str] = field(default_factory=list)
-    """JSON files, one per subset."""
+    """JSON or Parquet files, one per subset."""
     root: str = ""
     """Folder that the rows' image paths start from."""
     on_bad_row: Literal["error", "skip"] = "error"
@@ -91,7 +93,7 @@ def _check_options(options: object, name: str) -> None:
             ok = value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
             check(ok, f"{what}; it must be a whole number of at least 0, or null.")
         elif item.type is str:
-            check(isinstance(value, str), f"{what}; it must be a path.")
+            check(isinstance(value, str), f"{what}; it must be text.")
         elif allowed:
             check(value in allowed, f"{what}; choose one of {', '.join(allowed)}.")
         elif item.type is bool:
@@ -200,6 +202,8 @@ class RlOptions:
     """Groups that are right more often teach nothing, nor do those that are never right."""
     former: bool = False
     """Whether DeepLatent's LatentFormer learns, too (an ablation of the paper)."""
+    instruction: str = ""
+    """Appended to every question, e.g. how to write the answer down."""
     samples: int = 3
     """Validation questions whose answers are saved at every evaluation, as traces that the page opens."""
     aggregation: Literal["response", "token"] = "response"

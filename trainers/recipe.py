@@ -31,6 +31,8 @@ Stage = Literal[
 ]
 TAUGHT: tuple[Stage, ...] = ("monet2", "monet3", "deeplatent2")
 """Stages with a frozen teacher."""
+QUESTIONS = ("virl", "thyme")
+"""Formats without reasoning."""
 UNROLLED: tuple[Stage, ...] = ("latent", "monet2", "monet3", "valr", "deeplatent2")
 """Stages that generate latents while training."""
 
@@ -118,6 +120,10 @@ class Recipe:
             1 <= self.latents_min <= self.latents_max <= MAX_LATENTS,
             f"latents_min is {self.latents_min} and latents_max {self.latents_max}; "
             f"1 ≤ latents_min ≤ latents_max ≤ {MAX_LATENTS} must hold.",
+        )
+        check(
+            self.stage == "rl" or self.data.format not in QUESTIONS,
+            f"data.format {self.data.format} has questions and answers alone; it serves stage rl, not {self.stage}.",
         )
         needs_teacher = self.stage in TAUGHT
         check(

@@ -128,18 +128,19 @@ def build_data(recipe: Recipe, arguments: TrainingArguments, report: Path | None
     rows = batch * arguments.gradient_accumulation_steps * arguments.max_steps
     seed = arguments.data_seed or arguments.seed
     evaluates = arguments.eval_strategy != "no"
+    times = recipe.rl.updates if recipe.stage == "rl" else 1
+    fresh = -(-rows // times)
     if recipe.mixture:
-        val = GlyphsDataset(recipe.mixture, recipe.val_size * len(recipe.mixture), split="val")
-        if recipe.stage == "rl":
-            times, step = recipe.rl.updates, batch * arguments.gradient_accumulation_steps
-            fresh = GlyphsDataset(recipe.mixture, -(-rows // times), batch=batch, seed=seed)
-            return Repeated(fresh, step, times), val if evaluates else None
-        return GlyphsDataset(recipe.mixture, rows, batch=batch, seed=seed), val if evaluates else None
-    data = recipe.data
-    published = partial(PublishedDataset, data.files, data.root, FORMATS[data.format], on_bad_row=data.on_bad_row)
-    report = report if arguments.should_save else None
-    learned = published(size=rows, batch=batch, split="train", seed=seed, report=report)
-    return learned, published(size=recipe.val_size, split="val") if evaluates else None
+        learned = GlyphsDataset(recipe.mixture, fresh, batch=batch, seed=seed)
+        val = GlyphsDataset(recipe.mixture, recipe.val_size * len(recipe.mixture), split="val") if evaluates else None
+    else:
+        data, report = recipe.data, report if arguments.should_save else None
+        published = partial(PublishedDataset, data.files, data.root, FORMATS[data.format], on_bad_row=data.on_bad_row)
+        learned = published(size=fresh, batch=batch, split="train", seed=seed, report=report)
+        val = published(size=recipe.val_size, split="val") if evaluates else None
+    if times > 1:
+        learned = Repeated(learned, batch * arguments.gradient_accumulation_steps, times)
+    return learned, val
 
 
 def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) -> Path:

@@ -16,12 +16,14 @@ from pathlib import Path
 from random import Random
 from typing import Literal, Protocol
 
+import datasets
+import pyarrow
 from PIL import Image
 from torch.utils.data import Dataset
 
 from latent_core.example import Example
 from latent_core.files import write_file, write_folder
-from latent_core.images import ImageProblem
+from latent_core.images import ImageProblem, load_image
 from trainers.data.store import ZIP, ImageStore
 
 
@@ -54,7 +56,9 @@ class Format:
     to_example: Callable[[Row, Sequence[Image.Image]], Example]
     """The row with its images, in the order of its paths."""
     write_rows: Callable[[Iterable[Example], str | os.PathLike[str], str], Path]
-    """Writes examples into a folder, as a dataset of this name; returns the JSON file."""
+    """Writes examples into a folder, as a dataset of this name; returns the file of rows."""
+    images: Callable[[dict[str, object]], list[bytes]] | None = None
+    """A row's images, where they lie within it; none: the row names their paths."""
 
 
 def field(row: object, key: str, kind: type, place: str) -> object:
@@ -92,6 +96,8 @@ class PublishedDataset(Dataset):
         self.store, self.format, self.batch, self.seed = ImageStore(root), format, batch, seed
         self.skip, self.report = on_bad_row == "skip", report
         self.bad: list[BadRow] = []
+        self._inside: dict[str, tuple[Sequence[dict[str, object]], int]] = {}
+        """Where the rows lie whose images are within them, by name."""
         self.rows = [row for file in files for row in self._read(Path(file)) if in_split(row.name, split)]
         if not self.rows:
             raise ValueError(f"{', '.join(map(str, files))}: no usable row in split {split} (val is a hundredth).")
@@ -122,7 +128,10 @@ class PublishedDataset(Dataset):
     def example(self, row: Row) -> Example:
         """A row with its pixels. Raises BadRow."""
         try:
-            return self.format.to_example(row, [self.store.load(path) for path in row.paths])
+            if self.format.images is None:
+                return self.format.to_example(row, [self.store.load(path) for path in row.paths])
+            rows, number = self._inside[row.name]
+            return self.format.to_example(row, [load_image(data) for data in self.format.images(rows[number])])
         except ImageProblem as error:
             raise BadRow(row.name, str(error)) from error
 
@@ -139,7 +148,8 @@ class PublishedDataset(Dataset):
         return Counter(row.dataset for row in self.rows)
 
     def _read(self, file: Path) -> Iterator[Row]:
-        for number, raw in enumerate(read_json(file)):
+        rows = read_rows(file)
+        for number, raw in enumerate(rows):
             try:
                 row = self.format.parse_row(raw, f"{file.name}[{number}]")
                 try:
@@ -152,6 +162,8 @@ class PublishedDataset(Dataset):
                     raise
                 self.bad.append(error)
             else:
+                if self.format.images is not None:
+                    self._inside[row.name] = rows, number
                 yield row
 
     def _note(self, error: BadRow) -> None:
@@ -163,6 +175,19 @@ class PublishedDataset(Dataset):
 def in_split(name: str, split: Literal["train", "val", "all"]) -> bool:
     """val is a hundredth of the rows, by a hash of their names."""
     return split == "all" or (hashlib.sha256(name.encode()).digest()[0] * 100 < 256) == (split == "val")
+
+
+def read_rows(file: Path) -> Sequence[object]:
+    """The rows of a JSON file, or of a Parquet file, which stay on the disk until they are asked for.
+
+    Raises ValueError with the file's name.
+    """
+    if file.suffix != ".parquet":
+        return read_json(file)
+    try:
+        return datasets.Dataset.from_parquet(str(file))
+    except (OSError, pyarrow.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
+        raise ValueError(f"{file} is no Parquet file that can be read: {error}.") from error
 
 
 def read_json(file: Path) -> list[object]:
@@ -181,6 +206,12 @@ def read_json(file: Path) -> list[object]:
         raise ValueError(f"{file} is not valid JSON: {error}.") from error
 
 
+def check_dataset_name(dataset: str) -> None:
+    """Raises ValueError for a name that is no plain file name."""
+    if not re.fullmatch(r"[\w.-]+", dataset) or dataset.startswith("."):
+        raise ValueError(f"The dataset name {dataset!r} has to consist of letters, digits, '_', '-' and '.'.")
+
+
 def write_dataset(
     examples: Iterable[Example],
     folder: str | os.PathLike[str],
@@ -192,8 +223,7 @@ def write_dataset(
     row: the example, its number, and a function that stores an image and returns its path → a row of JSON. Raises
     ValueError for a dataset name that is no plain file name.
     """
-    if not re.fullmatch(r"[\w.-]+", dataset) or dataset.startswith("."):
-        raise ValueError(f"The dataset name {dataset!r} has to consist of letters, digits, '_', '-' and '.'.")
+    check_dataset_name(dataset)
     target = Path(folder) / dataset
 
     def fill(draft: Path) -> None:

@@ -24,7 +24,7 @@ from latent_core.interventions import perturb
 from latent_core.lockstep import prompt_feeds
 from latent_core.methods import LatentMethod, build_method
 from latent_core.methods.deeplatent import image_tokens
-from latent_core.processor import Processor
+from latent_core.processor import Processor, Prompt
 from latent_core.reasoner import Reasoner
 from latent_core.settings import Settings
 from latent_core.trace import Trace
@@ -127,6 +127,14 @@ class RlStage(nn.Module):
         loss, metrics = self.loss(batch)
         return {"loss": loss, "metrics": batch.metrics | metrics}
 
+    def question(self, example: Example) -> str:
+        """What is asked: the question and the recipe's instruction."""
+        return f"{example.question} {self.options.instruction}".strip()
+
+    def prompt(self, example: Example) -> Prompt:
+        """The model's inputs."""
+        return self.processor(example.images, self.question(example))
+
     def settings(self, seed: int) -> Settings:
         """How a rollout is decoded."""
         options = self.options
@@ -147,7 +155,7 @@ class RlStage(nn.Module):
         options, group = self.options, self.options.group
         self.method.train(options.variant == "modulation")  # what a method draws has a ratio there, and nowhere else
         owners = [example for example in examples for _ in range(group)]
-        prompts = [p for e in examples for p in [self.processor(e.images, e.question)] * group]
+        prompts = [prompt for example in examples for prompt in [self.prompt(example)] * group]
         first = [Random(f"rollouts/{seed}/{e.name}").randrange(2**31) for e in examples]
         settings = [self.settings(start + number) for start in first for number in range(group)]
         with whole(self):
@@ -241,7 +249,7 @@ class RlStage(nn.Module):
             return [
                 reasoner.run(
                     example.images,
-                    example.question,
+                    self.question(example),
                     intervene=perturb(noise, seed) if noise else None,
                     attention=True,
                     **given,
@@ -253,7 +261,7 @@ class RlStage(nn.Module):
     def _evaluate(self, examples: Sequence[Example]) -> dict[str, object]:
         """Greedy answers; the loss is minus the mean reward."""
         self.method.eval()
-        prompts = [self.processor(example.images, example.question) for example in examples]
+        prompts = [self.prompt(example) for example in examples]
         mode = "text" if self.options.variant == "text" else "latent"
         greedy = Settings(latents=self.recipe.latents_default, mode=mode, max_new_tokens=self.options.max_new_tokens)
         with whole(self):

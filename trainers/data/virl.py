@@ -1,0 +1,107 @@
+"""ViRL39K's format, read, checked and written: questions and answers without reasoning, for reinforcement learning.
+
+    {"question": "<image>…", "answer": "\\boxed{…}", "image": [path, …], "qid", "category", …}
+
+or, as LVR's authors converted it, with the answer in `<answer>`:
+
+    {"image": path | [path, …], "conversations": [{"from": "human" | "gpt", "value"}, …]}
+
+Marks `<image>` and newlines around them go: images stand before the question.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from latent_core import answers
+from latent_core.example import Example
+from trainers.data.rows import BadRow, Format, field, write_dataset
+
+IMAGE = "<image>"
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionRow:
+    """A checked question with its answer; its images are paths."""
+
+    name: str
+    dataset: str
+    """Its category, where it has one."""
+    paths: tuple[str, ...]
+    question: str
+    answer: str
+
+
+def parse_row(row: object, place: str) -> QuestionRow:
+    """Checks a row without opening its images; `place` names it where it does not name itself.
+
+    Raises BadRow for a wrong type, for images and marks that do not match, and for an empty question or answer.
+    """
+    if isinstance(row, dict) and "conversations" in row:
+        turns = field(row, "conversations", list, place)[:2]
+        if [turn.get("from") if isinstance(turn, dict) else None for turn in turns] != ["human", "gpt"]:
+            raise BadRow(place, "conversations have to begin with a turn of human and one of gpt.")
+        asked, said = (field(turn, "value", str, place) for turn in turns)
+    else:
+        asked, said = (field(row, key, str, place) for key in ("question", "answer"))
+    number = row.get("qid", row.get("question_id"))
+    name = f"virl/{number}" if isinstance(number, (str, int)) else place
+    images = row.get("image")
+    images = [images] if isinstance(images, str) else images
+    if not isinstance(images, list) or not images or not all(isinstance(path, str) for path in images):
+        raise BadRow(name, "image has to list the paths of one or more images.")
+    if asked.count(IMAGE) not in (0, len(images)):
+        raise BadRow(name, f"{len(images)} images stand beside {asked.count(IMAGE)} marks {IMAGE}.")
+    category = row.get("category")
+    dataset = category if isinstance(category, str) and category else "virl"
+    return QuestionRow(name, dataset, tuple(images), *checked(asked, said, name))
+
+
+def checked(asked: str, said: str, name: str) -> tuple[str, str]:
+    """Question and answer without marks. Raises BadRow where one of them is empty."""
+    question = re.sub(rf"\n?{IMAGE}\n?", "", asked).strip()
+    if not question:
+        raise BadRow(name, "the question is empty.")
+    answer = (answers.extract(said) or said).strip()
+    if not answer:
+        raise BadRow(name, "the answer is empty.")
+    return question, answer
+
+
+def to_example(row: QuestionRow, images: Sequence[Image.Image]) -> Example:
+    """The row with its images, in the order of `row.paths`; it has no steps."""
+    return Example(
+        images=tuple(images),
+        question=row.question,
+        steps=(),
+        answer=row.answer,
+        name=row.name,
+        metadata={"family": row.dataset},
+    )
+
+
+def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], dataset: str) -> Path:
+    """Writes examples as folder/dataset/train.json and images.zip; returns the JSON file.
+
+    Raises ValueError for a dataset name that is no plain file name.
+    """
+    return write_dataset(examples, folder, dataset, partial(_row, dataset))
+
+
+def _row(dataset: str, example: Example, number: int, put: Callable[[Image.Image], str]) -> dict[str, object]:
+    return {
+        "question": IMAGE * len(example.images) + example.question,
+        "answer": f"\\boxed{{{example.answer}}}",
+        "image": [put(image) for image in example.images],
+        "qid": f"{dataset}-{number}",
+        "category": str(example.metadata.get("family", dataset)),
+        "source": dataset,
+    }
+
+
+FORMAT = Format(parse_row, to_example, write_rows)
