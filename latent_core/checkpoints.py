@@ -61,7 +61,7 @@ def load(
     Raises ValueError for an unknown name and for files that are missing, corrupt or do not fit together.
     """
     folder = find(name)
-    config = _method_config(folder, str(name))
+    config = read_config(folder, str(name))
     processor = Processor.load(folder, min_pixels=config.image.min_pixels, max_pixels=config.image.max_pixels)
     model = load_model(folder, dtype=dtype).to(device)
     rows = model.get_input_embeddings().num_embeddings
@@ -169,7 +169,8 @@ def save(
     write_folder(folder, fill)
 
 
-def _method_config(folder: Path, name: str) -> MethodConfig:
+def read_config(folder: Path, name: str) -> MethodConfig:
+    """What method.json says, or what is known of a published checkpoint. Raises ValueError for neither."""
     path = folder / "method.json"
     if not path.exists():
         if name in KNOWN:

@@ -129,11 +129,11 @@ def test_a_run_on_published_rows(format, tmp_path):
     given = ["mixture={}", f"data.format={format}", f"data.files=[{file}]", f"data.root={tmp_path}", "max_steps=2"]
     given += [f"init={EMBEDDED / 'glyph-lvr'}", f"output_dir={tmp_path / 'run'}", "per_device_train_batch_size=2"]
     given += ["rl.updates=2", "rl.group=3", "warmup_steps=0", "save_strategy=no", "use_cpu=true", "logging_steps=1"]
-    given += ["rl.instruction=Answer in one word.", "eval_steps=2", "val_size=2"]
+    given += ["data.instruction=Answer in one word.", "eval_steps=2", "val_size=2"]
     final = train(*load_recipe("glyph-lvr-rl", given))
     lines = [json.loads(line) for line in (final.parent / "metrics.jsonl").read_text().splitlines()]
     first, second = (line for line in lines if "solved_0" in line)
     assert first["trigger"] > 0 and first["reward"] == second["reward"]  # both learn from the same responses
     index = (final.parent / "rollouts/step-00002/index.jsonl").read_text().splitlines()
     shown = Trace.load(final.parent / "rollouts/step-00002" / json.loads(index[0])["file"])
-    assert shown.question == f"{json.loads(index[0])['question']} Answer in one word."
+    assert shown.question == json.loads(index[0])["question"] and shown.question.endswith(" Answer in one word.")

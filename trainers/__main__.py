@@ -46,6 +46,12 @@ def main(argv: list[str] | None = None) -> int:
                 for name in options.checkpoints:
                     out = ablate(name, n=options.n, split=options.split)
                     print(f"{out.read_text()}\nWritten: {out}")
+            case "reinforce":
+                from trainers.rl.evidence import reinforce
+
+                for name in options.recipes:
+                    out = reinforce(name, n=options.n, split=options.split)
+                    print(f"{out.read_text()}\nWritten: {out}")
             case "ground":
                 from trainers.ground import ground
 
@@ -120,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     bank = commands.add_parser("bank", help="the reference bank that trajectories are drawn on")
     bank.add_argument("checkpoint", help="an embedded name, a folder or a Hub id")
     bank.add_argument("--n", type=int, default=100, help="samples per family (default 100)")
+    reinforced = commands.add_parser(
+        "reinforce", help="train and measure a reinforced checkpoint's seeds and variants"
+    )
+    reinforced.add_argument("recipes", nargs="+")
+    reinforced.add_argument("--split", default="test", help="val or test (default test)")
+    reinforced.add_argument("--n", type=int, default=500, help="samples per family (default 500)")
     commands.add_parser("teachers", help="train the small frozen encoders that VaLR aligns with on Glyphs")
     commands.add_parser("record", help="write the example traces that the page opens without a model")
     data = commands.add_parser("data", help="write Glyphs in a published format, or check files in it")

@@ -52,6 +52,8 @@ class DataOptions:
     """JSON or Parquet files, one per subset."""
     root: str = ""
     """Folder that the rows' image paths start from."""
+    instruction: str = ""
+    """Appended to every question, e.g. how to write the answer down."""
     on_bad_row: Literal["error", "skip"] = "error"
     """skip: bad rows are left out and listed in the run folder's bad_rows.jsonl."""
 
@@ -202,8 +204,6 @@ class RlOptions:
     """Groups that are right more often teach nothing, nor do those that are never right."""
     former: bool = False
     """Whether DeepLatent's LatentFormer learns, too (an ablation of the paper)."""
-    instruction: str = ""
-    """Appended to every question, e.g. how to write the answer down."""
     samples: int = 3
     """Validation questions whose answers are saved at every evaluation, as traces that the page opens."""
     aggregation: Literal["response", "token"] = "response"

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
-from latent_core.checkpoints import find, load_model, load_parameters, save
+from latent_core.checkpoints import find, load_model, load_parameters, read_config, save
 from latent_core.embedded import EMBEDDED
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.methods import build_method
@@ -135,7 +135,8 @@ def build_data(recipe: Recipe, arguments: TrainingArguments, report: Path | None
         val = GlyphsDataset(recipe.mixture, recipe.val_size * len(recipe.mixture), split="val") if evaluates else None
     else:
         data, report = recipe.data, report if arguments.should_save else None
-        published = partial(PublishedDataset, data.files, data.root, FORMATS[data.format], on_bad_row=data.on_bad_row)
+        asked = dict(on_bad_row=data.on_bad_row, instruction=data.instruction)
+        published = partial(PublishedDataset, data.files, data.root, FORMATS[data.format], **asked)
         learned = published(size=fresh, batch=batch, split="train", seed=seed, report=report)
         val = published(size=recipe.val_size, split="val") if evaluates else None
     if times > 1:
@@ -246,7 +247,10 @@ def save_final(
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         }
     )
-
+    before = source_folder(recipe.init, run.parent) if recipe.stage == "rl" else run
+    if (before / "method.json").is_file():  # reinforced blocks may be as long as they might have been before
+        most = max(read_config(before, recipe.init).latents.max, config.latents.max)
+        config = dataclasses.replace(config, latents=dataclasses.replace(config.latents, max=most))
     prefix = "model."
     own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     with torch.device("meta"):

@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Literal, Protocol
@@ -87,13 +87,15 @@ class PublishedDataset(Dataset):
         batch: int = 1,
         split: Literal["train", "val", "all"] = "all",
         seed: int = 0,
+        instruction: str = "",
         on_bad_row: Literal["error", "skip"] = "error",
         report: Path | None = None,
     ) -> None:
         """format: how rows are read. size: number of items, over as many epochs as it takes; None: one epoch.
-        batch: as in GlyphsDataset.
+        batch: as in GlyphsDataset. instruction: appended to every question.
         """
         self.store, self.format, self.batch, self.seed = ImageStore(root), format, batch, seed
+        self.instruction = instruction
         self.skip, self.report = on_bad_row == "skip", report
         self.bad: list[BadRow] = []
         self._inside: dict[str, tuple[Sequence[dict[str, object]], int]] = {}
@@ -126,14 +128,18 @@ class PublishedDataset(Dataset):
         raise ValueError("No row of the data has images that can be read.")
 
     def example(self, row: Row) -> Example:
-        """A row with its pixels. Raises BadRow."""
+        """A row with its pixels and the instruction behind its question. Raises BadRow."""
         try:
-            if self.format.images is None:
-                return self.format.to_example(row, [self.store.load(path) for path in row.paths])
-            rows, number = self._inside[row.name]
-            return self.format.to_example(row, [load_image(data) for data in self.format.images(rows[number])])
+            example = self.format.to_example(row, self._images(row))
         except ImageProblem as error:
             raise BadRow(row.name, str(error)) from error
+        return replace(example, question=f"{example.question} {self.instruction}".strip())
+
+    def _images(self, row: Row) -> list[Image.Image]:
+        if self.format.images is None:
+            return [self.store.load(path) for path in row.paths]
+        rows, number = self._inside[row.name]
+        return [load_image(data) for data in self.format.images(rows[number])]
 
     def order(self, epoch: int) -> list[int]:
         """Row numbers of an epoch."""

@@ -127,13 +127,9 @@ class RlStage(nn.Module):
         loss, metrics = self.loss(batch)
         return {"loss": loss, "metrics": batch.metrics | metrics}
 
-    def question(self, example: Example) -> str:
-        """What is asked: the question and the recipe's instruction."""
-        return f"{example.question} {self.options.instruction}".strip()
-
     def prompt(self, example: Example) -> Prompt:
         """The model's inputs."""
-        return self.processor(example.images, self.question(example))
+        return self.processor(example.images, example.question)
 
     def settings(self, seed: int) -> Settings:
         """How a rollout is decoded."""
@@ -249,7 +245,7 @@ class RlStage(nn.Module):
             return [
                 reasoner.run(
                     example.images,
-                    self.question(example),
+                    example.question,
                     intervene=perturb(noise, seed) if noise else None,
                     attention=True,
                     **given,
