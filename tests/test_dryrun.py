@@ -263,3 +263,23 @@ def test_planned_rows_are_as_long_as_the_rows_that_are_trained(name, family):
     text = len(row.prompt.input_ids) + 1  # the prompt's template is estimated, the rest is exact
     assert planned.student - overhead == layout.ids.shape[1] - text
     assert planned.ticks == unroll(stage.backbone, stage.method, [row]).ticks
+
+
+@pytest.mark.parametrize(("recipe", "format"), [("monet-7b-rl", "thyme"), ("lvr-7b-rl", "virl")])
+def test_reinforcement_can_be_planned(recipe, format, tmp_path, capsys):
+    file = FORMATS[format].write_rows([glyphs.sample("count", i, "train") for i in range(8)], tmp_path, "glyphs")
+    given = [f"data.files=[{file}]", f"data.root={tmp_path}", "eval_strategy=no"]
+    assert main(["run", recipe, "--dry-run", "--config", ZERO2, *given]) == 0
+    text = capsys.readouterr().out
+    assert "8 rows" in text and "64 rows: 1 × 8 steps of accumulation × 8 processes (zero2)" in text
+    assert "reference 16.6" in text and "teacher" not in text
+    without = main(["run", recipe, "--dry-run", "--config", ZERO2, *given, "rl.kl=0"])
+    assert without == 0 and "reference" not in capsys.readouterr().out
+    assert main(["run", recipe, "--dry-run", "--config", "trainers/accelerate/zero3.yaml", *given]) == 2
+    assert "gathers parameters for its rollouts, which it can under FSDP2" in capsys.readouterr().err
+
+
+def test_rows_to_reinforce_are_as_long_as_a_response_may_be():
+    recipe, _ = load_recipe("glyph-monet-rl", [])
+    found = length(glyphs.sample("count", 0), recipe, find_source(recipe, Path("nowhere")))
+    assert (found.learned, found.ticks, found.teacher) == (80, 80, 0) and 80 + 36 + 20 < found.student < 80 + 36 + 60

@@ -10,6 +10,7 @@ from latent_core.methods import METHODS
 from latent_core.methods.deeplatent import image_tokens
 from latent_core.settings import Settings
 from tests.tiny import CLOSE, OPEN, scripted, tiny_method, tiny_model, tiny_prompt
+from trainers.rl import rollouts as module
 from trainers.rl.objective import latent_log_ratio, modulation_log_ratio
 from trainers.rl.rollouts import replay, roll_out
 
@@ -116,3 +117,14 @@ def test_modulations_are_replayed_from_the_control_states():
                 assert modulated.divergence(action.modulated, inputs[action.of]).sum() < 1e-4
                 assert action.noise.std() > 0.5
     assert {PROMPT, IMAGE} >= set(feeds[0].kinds)
+
+
+def test_logits_in_parts_are_those_at_once(monkeypatch):
+    method, rollouts = rolled("monet")
+    found = []
+    for most in (2**26, BACKBONE.vocabulary * 3):
+        monkeypatch.setattr(module, "LOGITS", most)
+        BACKBONE.model.zero_grad()
+        torch.cat([again.logprobs for again in replay(BACKBONE, method, rollouts, HEAT)]).sum().backward()
+        found.append(BACKBONE.model.lm_head.weight.grad.clone())
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)

@@ -223,3 +223,13 @@ def test_the_latent_former_learns_only_where_it_is_asked_to(tmp_path):
         built(**batch(built, "trace", n=4))["loss"].backward()
         moved = {name.split(".")[1] for name, p in built.named_parameters() if p.grad is not None and p.grad.any()}
         assert ("former" in moved) == former and "steer" not in moved and "template" not in moved
+
+
+def test_activation_checkpointing_changes_no_result(tmp_path):
+    def run(name: str, *more: str) -> list[float]:
+        final = train(*load_recipe("glyph-monet-rl", quick(tmp_path / name, "save_strategy=no", *more)))
+        lines = map(json.loads, (final.parent / "metrics.jsonl").read_text().splitlines())
+        return [line["loss"] for line in lines if "loss" in line]
+
+    less = run("less", "activation_checkpointing=true", "activation_checkpointing_kwargs={use_reentrant: false}")
+    assert less == pytest.approx(run("more"), abs=1e-6)

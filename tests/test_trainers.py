@@ -10,6 +10,7 @@ import torch
 from latent_core import glyphs
 from latent_core.attention import CLOSE, LATENT, OPEN, kind_class
 from latent_core.checkpoints import load
+from latent_core.embedded import EMBEDDED
 from latent_core.layout import NO_LABEL, lay_out
 from trainers.__main__ import main
 from trainers.architectures import published
@@ -207,3 +208,15 @@ def test_one_example_is_learned_and_then_decoded_freely(tmp_path):
     trace = reasoner.run(example.images, example.question, latents=3)
     assert trace.answer == example.answer
     assert [len(block.latents) for block in trace.blocks] == [3]
+
+
+def test_activation_checkpointing_changes_no_result(tmp_path):
+    def run(name: str, *more: str) -> list[float]:
+        given = [f"init={EMBEDDED / 'glyph-text'}", f"output_dir={tmp_path / name}", "per_device_train_batch_size=2"]
+        given += ["max_steps=2", "warmup_steps=0", "eval_strategy=no", "save_strategy=no", "logging_steps=1", *more]
+        final = train(*load_recipe("glyph-text", [*given, "use_cpu=true"]))
+        lines = map(json.loads, (final.parent / "metrics.jsonl").read_text().splitlines())
+        return [line["loss"] for line in lines if "loss" in line]
+
+    less = run("less", "activation_checkpointing=true", "activation_checkpointing_kwargs={use_reentrant: false}")
+    assert less == pytest.approx(run("more"), abs=1e-6)

@@ -24,6 +24,7 @@ from trainers.architectures import published
 from trainers.data.caps import shrink
 from trainers.data.rows import PublishedDataset
 from trainers.data.segments import segments
+from trainers.parallel import SHARDS
 from trainers.plan import (
     CONTEXT,
     GB,
@@ -33,11 +34,16 @@ from trainers.plan import (
     Shape,
     Strategy,
     activation_memory,
+    cache_memory,
+    rollout_time,
     shape,
     state_memory,
     step_time,
 )
 from trainers.recipe import UNROLLED, Recipe, load_recipe, recipes
+from trainers.rl.rollouts import LOGITS
+from trainers.rl.stage import Repeated
+from trainers.rl.variants import modulations
 from trainers.sft.lvr import step_slots
 from trainers.start import FINAL, build_data, check_run, checkpoints_activations
 
@@ -105,6 +111,7 @@ def plan(
     Raises ValueError with reason and remedy for settings that cannot work.
     """
     strategy, count = strategy_of(config, gpus)
+    check(recipe.stage != "rl" or strategy != "zero3", SHARDS)
     check_run(recipe, arguments)
     source = find_source(recipe, Path(arguments.output_dir).parent)
     rows, described = read_rows(recipe, arguments)
@@ -114,10 +121,11 @@ def plan(
     check(longest <= context, f"A row has {longest} tokens, the model's context {context}; lower caps.total.")
     model = with_method(shape(source.config, train_vision=recipe.train_vision), recipe)
     b = 2 if recipe.dtype == "bfloat16" else 4
-    load = micro_batch(lengths, arguments.per_device_train_batch_size, recipe)
+    load = micro_batch(lengths, arguments.per_device_train_batch_size, recipe, model.vocabulary)
     memory = memory_per_gpu(model, load, strategy, count, b, recipe, arguments)
     card, need = GPUS[gpu], sum(memory.values())
-    seconds = step_time(model, load, card, b) * arguments.gradient_accumulation_steps
+    sampling = rollout_time(model, load, card, b) / recipe.rl.updates if recipe.stage == "rl" else 0.0
+    seconds = (step_time(model, load, card, b) + sampling) * arguments.gradient_accumulation_steps
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * count
     student, teacher = ([getattr(row, kind) for row in lengths] for kind in ("student", "teacher"))
     saved = model.parameters * b + 8 * model.trainable
@@ -168,16 +176,20 @@ def find_source(recipe: Recipe, runs: Path) -> Source:
 
 
 def with_method(model: Shape, recipe: Recipe) -> Shape:
-    """The shape with the method's own parameters, all of which are trained."""
+    """The shape with the method's own parameters, which are trained, in stage rl where they are actions."""
     with torch.device("meta"):
         method = build_method(recipe.method_config(), lambda token: 0)
     own = sum(parameter.numel() for parameter in method.parameters())
-    return replace(model, parameters=model.parameters + own, trainable=model.trainable + own)
+    learned = own
+    if recipe.stage == "rl" and recipe.method == "deeplatent":
+        learned = sum(p.numel() for module in modulations(method) for p in module.parameters())
+    return replace(model, parameters=model.parameters + own, trainable=model.trainable + learned)
 
 
 def read_rows(recipe: Recipe, arguments: TrainingArguments) -> tuple[list[Example], str]:
     """Some rows of the training data and a description; all published rows are checked. Raises ValueError."""
     data, _ = build_data(recipe, arguments, None)
+    data = data.data if isinstance(data, Repeated) else data
     rows = [data[index][0] for index in range(min(SAMPLE, len(data)))]
     if not isinstance(data, PublishedDataset):
         return rows, f"Glyphs, {', '.join(f'{name} {weight:g}' for name, weight in recipe.mixture.items())}"
@@ -199,6 +211,8 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
             said[part.role] += text_tokens(source, part.text)
     response, thoughts = sum(said.values()) + 1, len(example.steps)
     shown = recipe.stage == "deeplatent1" or (recipe.stage in ("monet1", "monet2") and recipe.monet.aux_image)
+    if recipe.stage == "rl":  # as long as a response may be
+        said, response, thoughts = dict.fromkeys(said, 0), recipe.rl.max_new_tokens, 0
     unrolled = recipe.stage in UNROLLED
     latents = thoughts * (recipe.latents_max + 2) if unrolled else 0
     limits = (SIZE**2, SIZE**2) if recipe.mixture else PIXELS
@@ -231,7 +245,7 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
         learned=response,
         observed=said["observation"] if recipe.stage == "monet2" else latents,
         teacher=0 if recipe.teacher is None else prompt + response + images(theirs, True),
-        ticks=ticks,
+        ticks=recipe.rl.max_new_tokens if recipe.stage == "rl" else ticks,
     )
 
 
@@ -253,12 +267,24 @@ def image_grid(size: tuple[int, int], side: int, low: int, high: int) -> tuple[i
     return height // side, width // side
 
 
-def micro_batch(lengths: list[Length], rows: int, recipe: Recipe) -> Load:
+def micro_batch(lengths: list[Length], rows: int, recipe: Recipe, vocabulary: int) -> Load:
     """The most that a micro-batch may hold: its rows padded to the longest ones."""
 
     def most(name: str) -> int:
         return rows * max(getattr(row, name) for row in lengths)
 
+    if recipe.stage == "rl":
+        rows *= recipe.rl.group
+        tokens = most("student")
+        return Load(
+            tokens=tokens,
+            learned=min(most("learned"), LOGITS // vocabulary),
+            aligned=0,
+            ticks=0,
+            teacher_tokens=tokens // recipe.rl.updates if recipe.rl.kl else 0,
+            rolled=tokens,
+            decoded=recipe.rl.max_new_tokens,
+        )
     passes = {"monet2": 1, "monet3": 2, "deeplatent2": 1}.get(recipe.stage, 0)
     return Load(
         tokens=most("student"),
@@ -275,9 +301,15 @@ def memory_per_gpu(
 ) -> dict[str, float]:
     """Bytes by use."""
     states = state_memory(model, strategy, count, b)
-    teacher = b * model.parameters if recipe.teacher else 0
     kept = activation_memory(model, load, b, checkpointing=checkpoints_activations(arguments))
-    return states | {"teacher": teacher} | kept | {"context": CONTEXT}
+    frozen = {"teacher": b * model.parameters if recipe.teacher else 0}
+    if recipe.stage == "rl":
+        frozen = {"reference": b * model.parameters if recipe.rl.kl else 0}
+        # rollouts come before the loss pass, with whole weights
+        gathered = b * model.parameters if strategy == "fsdp2" else 0
+        rollouts = gathered + cache_memory(model, load.rolled, b)
+        frozen["rollouts, beyond the loss pass"] = max(0.0, rollouts - sum(kept.values()))
+    return states | frozen | kept | {"context": CONTEXT}
 
 
 def spread(values: list[int]) -> str:

@@ -17,6 +17,11 @@ from latent_core.layout import Row
 from latent_core.settings import check
 from latent_core.unroll import count_ticks
 
+SHARDS = (
+    "Stage rl gathers parameters for its rollouts, which it can under FSDP2: take trainers/accelerate/fsdp2.yaml, or "
+    "zero2.yaml, which shards none."
+)
+
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether no process holds all parameters."""
@@ -56,7 +61,7 @@ def whole(stage: torch.nn.Module) -> Iterator[None]:
     if not stage.sharded:
         yield
         return
-    check(isinstance(stage, FSDPModule), "Stage rl shards its parameters with FSDP2; take configs/fsdp2.yaml.")
+    check(isinstance(stage, FSDPModule), SHARDS)
     # the stage's own are whole already, for its forward is under way
     parts = [part for part in stage.modules() if isinstance(part, FSDPModule) and part is not stage]
     for part in parts:

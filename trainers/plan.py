@@ -83,6 +83,10 @@ class Load:
     """Tokens of all passes of the teacher."""
     once: bool = False
     """Whether the pass that generates latents takes the losses, too."""
+    rolled: int = 0
+    """Tokens of all responses that are sampled before the pass, stage rl."""
+    decoded: int = 0
+    """Forwards of sampling them, one after the other."""
 
 
 def state_memory(shape: Shape, strategy: Strategy, gpus: int, b: int) -> dict[str, float]:
@@ -158,3 +162,16 @@ def step_time(shape: Shape, load: Load, gpu: Gpu, b: int) -> float:
     passes = 2 if load.ticks and not load.once else 1
     operations = 6 * shape.trainable * load.tokens * passes + 2 * shape.parameters * load.teacher_tokens
     return operations / (MFU * gpu.flops) + 3 * load.ticks * b * shape.parameters / gpu.bandwidth
+
+
+def rollout_time(shape: Shape, load: Load, gpu: Gpu, b: int) -> float:
+    """Seconds of sampling a micro-batch's responses: prompts and words are computed once, 2 operations per parameter
+    and token, and every tick reads the weights.
+    """
+    operations = 2 * shape.parameters * load.rolled
+    return operations / (MFU * gpu.flops) + load.decoded * b * shape.parameters / gpu.bandwidth
+
+
+def cache_memory(shape: Shape, tokens: int, b: int) -> float:
+    """Bytes of the keys and values of tokens."""
+    return 2.0 * tokens * shape.key_width * b * shape.layers

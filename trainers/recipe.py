@@ -78,7 +78,7 @@ class Recipe:
     data: DataOptions = field(default_factory=DataOptions)
     """Published data, instead of a mixture."""
     caps: CapOptions = field(default_factory=CapOptions)
-    """How large images may be (Monet's and DeepLatent's stages)."""
+    """How large images may be (Monet's and DeepLatent's stages, and rl)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights."""
     train_vision: bool = True

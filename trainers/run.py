@@ -33,6 +33,8 @@ class StageTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._sums: Sums = {}
         self.model.sharded = is_sharded(self.accelerator)
+        # what Trainer asks of a model: the stage's passes then keep their blocks' inputs alone
+        self.model.activation_checkpointing_enable = self.model.model.activation_checkpointing_enable
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()

@@ -26,6 +26,8 @@ from latent_core.files import write_file, write_folder
 from latent_core.images import ImageProblem, load_image
 from trainers.data.store import ZIP, ImageStore
 
+datasets.disable_progress_bars()  # they would tear those of a run
+
 
 class BadRow(ValueError):
     """A row that cannot be used: its name and why."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from latent_core.attention import CONTROL, LATENT, kind_class
 from latent_core.backbone import Backbone
@@ -168,6 +169,26 @@ class Replayed:
     """Per block (C, D), the states of its control vectors; (0, D) without."""
 
 
+LOGITS = 2**26
+"""Most logits at once: 256 MB in float32."""
+
+
+def _logprobs(backbone: Backbone, states: torch.Tensor, ids: torch.Tensor, temperature: float) -> torch.Tensor:
+    """(M,) log softmax(logits / T) at ids (M,), of states (M, D); in parts that are computed again in the backward
+    pass where all logits together would be too many.
+    """
+
+    def part(states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        logits = backbone.logits(states).float() / temperature
+        return logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
+
+    size = max(1, LOGITS // backbone.vocabulary)
+    if len(states) <= size:
+        return part(states, ids)
+    parts = zip(states.split(size), ids.split(size), strict=True)
+    return torch.cat([checkpoint(part, *given, use_reentrant=False) for given in parts])
+
+
 def replay(
     backbone: Backbone,
     method: LatentMethod,
@@ -186,9 +207,7 @@ def replay(
     given = [[b.to(none) if len(b) else none for b in row] for row in blocks]
     seen = None if features is None else Features(list(features), [])
     spliced = splice(backbone, method, [rollout.row for rollout in rollouts], given, features=seen)
-    states, ids = spliced.learned()
-    logits = backbone.logits(states).float() / temperature
-    chosen = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
+    chosen = _logprobs(backbone, *spliced.learned(), temperature)
     classes = kind_class(spliced.layout.kinds)
     found = []
     for number, (rollout, logprobs) in enumerate(

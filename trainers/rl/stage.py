@@ -28,6 +28,7 @@ from latent_core.processor import Processor, Prompt
 from latent_core.reasoner import Reasoner
 from latent_core.settings import Settings
 from latent_core.trace import Trace
+from trainers.data.caps import shrink
 from trainers.parallel import batch_mean, whole
 from trainers.recipe import Recipe
 from trainers.rl.judge import Judge
@@ -115,6 +116,7 @@ class RlStage(nn.Module):
         """A step of training, an evaluation, or sampled responses as traces: all within one call, so that sharded
         parameters are at hand.
         """
+        examples = [self.sized(example) for example in examples]
         if traced:
             return {"traces": self.traces(examples, seed)}
         if not self.training:
@@ -126,6 +128,11 @@ class RlStage(nn.Module):
             self._held.append(batch)
         loss, metrics = self.loss(batch)
         return {"loss": loss, "metrics": batch.metrics | metrics}
+
+    def sized(self, example: Example) -> Example:
+        """The example with its images within the recipe's caps."""
+        caps = self.recipe.caps
+        return shrink(example, caps.total, caps.each, side=self.processor.token_side) if caps.total else example
 
     def prompt(self, example: Example) -> Prompt:
         """The model's inputs."""
@@ -149,6 +156,7 @@ class RlStage(nn.Module):
     def collect(self, examples: Sequence[Example], seed: int) -> Batch:
         """Rolls out G responses per prompt, rewards them and keeps the groups that teach something."""
         options, group = self.options, self.options.group
+        self.backbone.eval()  # blocks that are to be computed again would drop the cache
         self.method.train(options.variant == "modulation")  # what a method draws has a ratio there, and nowhere else
         owners = [example for example in examples for _ in range(group)]
         prompts = [prompt for example in examples for prompt in [self.prompt(example)] * group]
@@ -162,6 +170,7 @@ class RlStage(nn.Module):
             if options.variant == "modulation":
                 features = [image_tokens(feed) for feed in prompt_feeds(self.backbone, prompts)]
         rewards, right = (torch.tensor(found).view(-1, group) for found in self.reward(rollouts, owners))
+        self.backbone.train()
         solved = right.sum(1)
         taught = (solved > 0) & (solved <= options.easy * group) & (rewards.std(1) > 0)
         kept = [number for number in range(len(rollouts)) if taught[number // group]]
