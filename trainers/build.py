@@ -16,6 +16,8 @@ from trainers.evidence import study
 from trainers.ground import ground
 from trainers.recipe import Recipe, load_recipe
 from trainers.record import record
+from trainers.rl.evidence import NAME, reinforce
+from trainers.rl.runs import RUNS
 from trainers.start import train
 from trainers.summary import write_evidence
 from trainers.teachers import KINDS, teach
@@ -55,6 +57,8 @@ STUDIED = (
     "glyph-text",
 )
 """Checkpoints that ship with their measurements."""
+REINFORCED = ("glyph-monet-rl", "glyph-lvr-rl", "glyph-deeplatent-rl")
+"""Checkpoints of reinforcement learning, which ship with their runs' measurements; so do the runs of glyph-text-rl."""
 PAINTED = ("glyph-monet", "glyph-monet-faithful")
 """Checkpoints that ship with a decoder."""
 BANKED = (*PAINTED, "glyph-valr")
@@ -84,8 +88,13 @@ def build(*, n: int = 500) -> None:
         if name in BANKED:
             bank(name)
         document(name, report)
+    for name in REINFORCED:
+        install(name, RUNS[name][0].train(name))
+        reinforce(name, n=n)
+        document(name)
+    reinforce("glyph-text-rl", n=n)
     record()
-    write_evidence(STUDIED)
+    write_evidence(STUDIED, REINFORCED)
 
 
 def families(name: str) -> tuple[str, ...]:
@@ -119,6 +128,7 @@ def document(name: str, report: Path | None = None) -> None:
         ("Where the latents look", "grounding.md"),
         ("What the latents depict", "depict.md"),
         ("Ablations", "ablations.md"),
+        ("Before and after", f"{NAME}.md"),
     )
     for title, file in parts:
         if (folder / file).is_file():
@@ -137,6 +147,9 @@ def _latents(recipe: Recipe) -> str:
     """What the model card says about blocks."""
     if recipe.method == "text" or recipe.stage in ("monet1", "deeplatent1"):
         return ""
+    if recipe.stage == "rl":
+        most = "at most " if recipe.method == "deeplatent" else ""
+        return f"Blocks had {most}{recipe.latents_default} latents. Attention rule: `{recipe.rule}`.\n\n"
     text = f"K was drawn from {recipe.latents_min} to {recipe.latents_max} for every training batch. "
     if recipe.stage == "lvr":
         most = recipe.lvr.slots_max

@@ -20,19 +20,20 @@ def measurements(name: str) -> dict:
     return report | {"rows": [row_from_json(row) for row in report["rows"]]}
 
 
-def write_evidence(names: Sequence[str], readme: Path = README) -> None:
+def write_evidence(names: Sequence[str], reinforced: Sequence[str] = (), readme: Path = README) -> None:
     """Replaces what stands between the two markers of the README. Raises ValueError where a marker is missing."""
     text = readme.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise ValueError(f"{readme} lacks the marker {BEGIN} or {END}.")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
-    write_file(readme, f"{before}{BEGIN}\n{evidence(names)}{END}{after}".encode())
+    write_file(readme, f"{before}{BEGIN}\n{evidence(names, reinforced)}{END}{after}".encode())
 
 
-def evidence(names: Sequence[str]) -> str:
+def evidence(names: Sequence[str], reinforced: Sequence[str] = ()) -> str:
     """Markdown: accuracy of every checkpoint by family; what becomes of answers when latents are replaced; K; looks;
-    blocks against words; ablations."""
+    blocks against words; ablations; reinforced checkpoints before and after.
+    """
     reports = {name: measurements(name) for name in names}
     latent = {name: report for name, report in reports.items() if _own(report)[1] is not None}
     parts = [_accuracies(reports), _interventions(latent), _sweeps(latent), _looks(latent), _depictions(names)]
@@ -41,6 +42,9 @@ def evidence(names: Sequence[str]) -> str:
         file = EMBEDDED / name / "ablations.md"
         if file.is_file():
             parts.append(f"### `{name}`, one part at a time\n{file.read_text().strip()}\n")
+    for name in reinforced:
+        text = (EMBEDDED / name / "reinforcement.md").read_text()
+        parts.append(f"### `{name}`, before and after\n{text.strip()}\n")
     return "\n".join(part for part in parts if part)
 
 
