@@ -157,6 +157,22 @@ def test_densities_and_divergence_are_those_of_torch():
     torch.testing.assert_close((value - first.mean(x)) / first.sigma, noise, atol=1e-4, rtol=1e-4)
 
 
+def test_autocast_reaches_no_density():
+    torch.manual_seed(5)
+    built = Modulation(8, 0.1, 0.02)
+    torch.nn.init.normal_(built.mlp[-1].weight)
+    x, state = torch.randn(5, 8), torch.randn(8).bfloat16()
+    plain = built(state.float(), x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = built(state, x)
+        value = cast.at(x, torch.ones(5, 8))
+        densities = cast.log_density(x, value), cast.divergence(plain, x)
+    for name in ("scale", "shift", "sigma"):
+        assert getattr(cast, name).dtype == torch.float32 and torch.equal(getattr(cast, name), getattr(plain, name))
+    assert all(found.dtype == torch.float32 for found in densities) and densities[1].abs().max() == 0
+    torch.testing.assert_close(densities[0], plain.log_density(x, value))
+
+
 def test_the_latent_former_equals_a_plain_one():
     """Attention, rotations and norms written out with loops over heads and positions."""
     built = method(heads=2, blocks=1)

@@ -164,7 +164,9 @@ class Modulation(nn.Module):
 
     def forward(self, state: torch.Tensor, x: torch.Tensor) -> Modulated:
         """state (D,), x (N, D)."""
-        scale, shift, spread = self.mlp(state).float().chunk(3)
+        # a mean that is rounded to bfloat16 moves a summed log-ratio by hundreds, so that autocast must not reach it
+        with torch.autocast(state.device.type, enabled=False):
+            scale, shift, spread = self.mlp(state.to(self.mlp[0].weight.dtype)).float().chunk(3)
         rms = x.detach().float().square().mean().sqrt()
         offset = torch.log(torch.expm1((self.noise - self.floor) * rms))
         return Modulated(1 + scale, shift, self.floor * rms + F.softplus(spread + offset))
