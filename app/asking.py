@@ -30,7 +30,7 @@ OWN_RULE = "own"
 WHOLE = ("latents", "max_new_tokens", "max_blocks", "top_k", "seed")
 """Settings that are whole numbers; a browser may send 8.0."""
 
-SPELLED = {"lvr": "LVR", "valr": "VaLR", "deeplatent": "DeepLatent"}
+SPELLED = {"lvr": "LVR", "valr": "VaLR", "deeplatent": "DeepLatent", "rl": "RL"}
 """Methods whose names are not written as other words."""
 MODES = {"latent": "K {}", "text": "text only", "forced": "forced K {}", "markers": "markers only"}
 """How a run's name tells its mode."""
@@ -167,4 +167,4 @@ def run_name(view: View) -> str:
 def method_label(checkpoint: str) -> str:
     """`glyph-monet-faithful` → `Monet faithful`."""
     first, *rest = checkpoint.rstrip("/").split("/")[-1].removeprefix("glyph-").split("-")
-    return " ".join([SPELLED.get(first, first.capitalize()), *rest])
+    return " ".join([SPELLED.get(first, first.capitalize()), *(SPELLED.get(word, word) for word in rest)])

@@ -8,6 +8,8 @@ EMBEDDED = Path(__file__).parent.parent / "assets" / "checkpoints"
 
 FAITHFUL = "-faithful"
 """Ends the name of a checkpoint trained as published, where another one was trained under the bottleneck."""
+REINFORCED = "-rl"
+"""Ends the name of a checkpoint that went on with reinforcement learning."""
 FIRST = "glyph-monet"
 """The checkpoint that a visitor meets first."""
 
@@ -15,12 +17,12 @@ FIRST = "glyph-monet"
 def offered() -> list[str]:
     """Names that the page offers: all but the earlier stages of another checkpoint.
 
-    FIRST is at the head; a method's faithful variant follows it, and those without one come last.
+    FIRST is at the head; a method's faithful variant and the reinforced one follow it, and methods without come last.
     """
     names = [name for name in available() if "-stage" not in name]
 
     def key(name: str) -> tuple[bool, bool, str]:
-        method = name.removesuffix(FAITHFUL)
+        method = name.removesuffix(FAITHFUL).removesuffix(REINFORCED)
         return method != FIRST, method + FAITHFUL not in names, name
 
     return sorted(names, key=key)

@@ -269,8 +269,8 @@ def settled(handlers, latents: int) -> dict:
 
 
 def test_methods_are_spelled_as_in_their_papers():
-    names = ("glyph-monet-faithful", "glyph-lvr", "someone/valr-7B", "runs/deeplatent/")
-    assert [method_label(name) for name in names] == ["Monet faithful", "LVR", "VaLR 7B", "DeepLatent"]
+    names = ("glyph-monet-faithful", "glyph-lvr-rl", "someone/valr-7B", "runs/deeplatent/")
+    assert [method_label(name) for name in names] == ["Monet faithful", "LVR RL", "VaLR 7B", "DeepLatent"]
 
 
 def test_monet_is_met_first():
