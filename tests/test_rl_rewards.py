@@ -246,5 +246,8 @@ def test_a_judge_is_described_wholly_or_not_at_all(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             JudgeOptions(**given)
+    (tmp_path / "verdicts.jsonl").write_text('{"key": "a", "right": true}\n{"key": "b", "ri')
+    with pytest.raises(ValueError, match="Line 2 of .*verdicts.jsonl is no verdict"):
+        judge("http://x", tmp_path)
     with pytest.raises(ValueError, match="INSCAPE_NO_SUCH_KEY .* is not set"):
         judge("http://x", tmp_path, key_variable="INSCAPE_NO_SUCH_KEY")

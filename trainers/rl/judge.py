@@ -37,7 +37,7 @@ class Judge:
     """Verdicts on answers; `ask` fetches what is missing, `verdict` reads."""
 
     def __init__(self, options: JudgeOptions) -> None:
-        """Raises ValueError where the key's variable is named, but not set."""
+        """Raises ValueError where the key's variable is named, but not set, and for a broken file of verdicts."""
         self.options = options
         headers = {}
         if options.key_variable:
@@ -48,9 +48,12 @@ class Judge:
         self._cache = Path(options.cache)
         self._known: dict[str, bool] = {}
         if self._cache.is_file():
-            for line in self._cache.read_text(encoding="utf-8").splitlines():
-                found = json.loads(line)
-                self._known[found["key"]] = found["right"]
+            for number, line in enumerate(self._cache.read_text(encoding="utf-8").splitlines(), start=1):
+                try:
+                    found = json.loads(line)
+                    self._known[found["key"]] = found["right"] is True
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"Line {number} of {self._cache} is no verdict; delete that line.") from error
 
     def ask(self, pairs: Sequence[tuple[Rollout, Example]]) -> None:
         """Fetches the verdicts on all answers that are not known yet, several at a time. Raises JudgeFailed."""

@@ -58,7 +58,8 @@ class Repeated(Dataset):
 class Batch:
     """What a phase of updates learns from: the responses of all groups that teach something."""
 
-    key: tuple[str, ...]
+    key: tuple[int | str, ...]
+    """The seed and the prompts' names: the same prompts of another phase are rolled out anew."""
     rollouts: list[Rollout]
     advantages: torch.Tensor
     """One per rollout."""
@@ -121,7 +122,7 @@ class RlStage(nn.Module):
             return {"traces": self.traces(examples, seed)}
         if not self.training:
             return self._evaluate(examples)
-        key = tuple(example.name for example in examples)
+        key = (seed, *(example.name for example in examples))
         batch = next((held for held in self._held if held.key == key), None)
         if batch is None:
             batch = self.collect(examples, seed)
@@ -179,7 +180,7 @@ class RlStage(nn.Module):
         if options.kl and chosen:
             reference = replay(*self.reference, chosen, options.temperature)
         return Batch(
-            key=tuple(example.name for example in examples),
+            key=(seed, *(example.name for example in examples)),
             rollouts=chosen,
             advantages=advantages(rewards).flatten()[kept],
             spare=rollouts[0],
