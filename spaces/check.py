@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         added = sorted(set(listing(tree)) - set(before))
         print(f"Running it changed the tree ({', '.join(added[:3]) or 'files are gone'}).", file=sys.stderr)
         return 1
+    shutil.rmtree(environment)  # gigabytes; where something fails, it stays to be looked into
     print(f"The tree works: the page answered {answer!r}.")
     return 0
 
