@@ -2,16 +2,17 @@
 #   PYTHON  the interpreter that .venv is made from (3.10 to 3.13)
 #   VENV    where it lies; one per interpreter: make test PYTHON=python3.12 VENV=.venv-3.12
 #   ARGS    passed on, for example make test ARGS="-k engine"
+#   REPO    the Space to publish to, user/name
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 READY = $(VENV)/ready
 RUFF = $(VENV)/bin/ruff
 
-.PHONY: help app test style quality bench glyphs
+.PHONY: help app test style quality bench glyphs space space-deploy
 
 help:  ## Print this list
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1 \2/p' Makefile | awk '{ $$2 = sprintf("%-9s", $$2); print "  " $$0 }'
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1 \2/p' Makefile | awk '{ $$2 = sprintf("%-13s", $$2); print "  " $$0 }'
 
 app: $(READY)  ## Open Inscape in the browser
 	$(RUN) app $(ARGS)
@@ -32,6 +33,14 @@ bench: $(READY)  ## Run the benchmarks, or those named in ARGS
 
 glyphs: $(READY)  ## Rebuild the embedded checkpoints; goes on where it stopped
 	$(RUN) trainers glyphs $(ARGS)
+
+space: $(READY)  ## Build the Hugging Face Space in build/space, start it and ask it a question
+	$(VENV)/bin/python spaces/build.py $(ARGS)
+
+space-deploy: $(READY)  ## Publish it to REPO=user/name; ARGS=--dry-run only lists what would go
+	@test -n "$(REPO)" || { echo "Which Space? make space-deploy REPO=user/name"; exit 2; }
+	$(VENV)/bin/python spaces/build.py --no-check
+	$(VENV)/bin/python spaces/deploy.py "$(REPO)" $(ARGS)
 
 $(READY): requirements.txt constraints.txt | $(VENV)/bin/pip
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt

@@ -62,21 +62,10 @@ def figures(
 
 def _reread(runner: Runner, trace: Trace) -> Reread | None:
     """The run once more through its model; None where it has no vectors or is too long for that."""
-    from latent_core.replay import lens_by_layer, replay
-
-    latents = [n for n, step in enumerate(trace.steps) if isinstance(step, LatentEvent)]
     vectors = [step.hidden for step in trace.steps]
     if any(vector is None for vector in vectors) or len(trace.steps) > MOST_STEPS:
         return None
-    reasoner = runner.reasoner(trace.source.checkpoint)
-    found = replay(reasoner, trace)
-    readings = lens_by_layer(reasoner, found, latents)
-    decode = reasoner.processor.decode
-    words = [
-        [[(decode([reading.id]).strip(), round(reading.probability, 3)) for reading in layer] for layer in layers]
-        for layers in readings
-    ]
-    return found, dict(zip(latents, words, strict=True))
+    return runner.reread(trace)
 
 
 def region_ranks(

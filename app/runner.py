@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
-from latent_core.events import Event
+from app.zero import Lend, Work, lent, seconds_for
+from latent_core.events import Event, LatentEvent
 from latent_core.trace import Trace
 
 if TYPE_CHECKING:
+    from app.inspection import Reread
     from latent_core.reasoner import Reasoner  # brings transformers, which the page does not wait for
 
 SLOW = 25.0
@@ -64,9 +67,19 @@ class Runner:
         names: checkpoints to offer; the first is the default.
         load: name → reasoner (latent_core.load).
         others: checkpoints that runs can be compared with, beside those.
+        lend: lends a GPU for a call (zero.py), where the platform works that way.
+        borrowers: those checkpoints that need it. They must be loaded before the page is served.
     """
 
-    def __init__(self, names: Sequence[str], load: "Callable[[str], Reasoner]", others: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        load: "Callable[[str], Reasoner]",
+        others: Sequence[str] = (),
+        *,
+        lend: Lend | None = None,
+        borrowers: Iterable[str] = (),
+    ) -> None:
         self.names = tuple(names)
         self.known = (*self.names, *(name for name in others if name not in names))
         self._load = load
@@ -76,6 +89,11 @@ class Runner:
         self._running = 0
         self._lock = threading.Lock()
         self._numbers = itertools.count(time.time_ns() // 1_000_000)  # later than those of a server before this one
+        self._borrowers = frozenset(borrowers) if lend else frozenset()
+        self._answer_there, self._reread_there = self._answer, self._reread
+        if lend is not None:
+            self._answer_there = lent(self._answer, lend, self._seconds_of_answer)
+            self._reread_there = lent(self._reread, lend, self._seconds_of_reread)
 
     def reasoner(self, name: str) -> "Reasoner":
         """The model of this name. Raises ValueError for names that are not offered."""
@@ -119,13 +137,59 @@ class Runner:
         """
         cancelled = self._begin(session)
         try:
-            reasoner = self.reasoner(ask.checkpoint)
-            layers = spread(reasoner.num_layers, LAYERS)
-            events = reasoner.stream(list(ask.images), ask.question, attention=layers, **ask.settings)
-            with contextlib.closing(events):
+            self.reasoner(ask.checkpoint)
+            answer: Work = self._answer_there if ask.checkpoint in self._borrowers else self._answer
+            with contextlib.closing(answer(ask)) as events:
                 yield from paced(events, SLOW if ask.slow else None, cancelled)
         finally:
             self._end(session)
+
+    def reread(self, trace: Trace) -> "Reread":
+        """A run once more through its model: its states by layer, and what its latents read as.
+
+        Raises ValueError for a trace whose vectors were not recorded or that another model made.
+        """
+        checkpoint = trace.source.checkpoint
+        self.reasoner(checkpoint)
+        reread: Work = self._reread_there if checkpoint in self._borrowers else self._reread
+        (found,) = reread(trace)
+        return found
+
+    # The two that need the GPU. They take no lock: where they run in a copy of this process, another thread may have
+    # held it when the copy was made, and nobody there will release it.
+
+    def _answer(self, ask: Ask) -> Iterator[Event]:
+        reasoner = self._reasoners[ask.checkpoint]
+        layers = spread(reasoner.num_layers, LAYERS)
+        events = reasoner.stream(list(ask.images), ask.question, attention=layers, **ask.settings)
+        with contextlib.closing(events):
+            yield from events
+
+    def _reread(self, trace: Trace) -> "Iterator[Reread]":
+        from latent_core.replay import lens_by_layer, replay
+
+        reasoner = self._reasoners[trace.source.checkpoint]
+        found = replay(reasoner, trace)
+        latents = [n for n, step in enumerate(trace.steps) if isinstance(step, LatentEvent)]
+        decode = reasoner.processor.decode
+        words = [
+            [[(decode([reading.id]).strip(), round(reading.probability, 3)) for reading in layer] for layer in layers]
+            for layers in lens_by_layer(reasoner, found, latents)
+        ]
+        yield found, dict(zip(latents, words, strict=True))
+
+    def _seconds_of_answer(self, ask: Ask) -> int:
+        """Raises ValueError for settings out of range, before a GPU is asked for."""
+        reasoner = self.reasoner(ask.checkpoint)
+        settings, most = reasoner.settings(**ask.settings), reasoner.config.image.max_pixels
+        latents = 0 if settings.mode in ("text", "markers") else settings.latents * settings.max_blocks
+        pixels = sum(min(image.width * image.height, most or math.inf) for image in ask.images)
+        return seconds_for(tokens=settings.max_new_tokens, latents=latents, pixels=pixels)
+
+    def _seconds_of_reread(self, trace: Trace) -> int:
+        """One forward for all steps at once, and a few for the lens."""
+        pixels = sum(image.shape[0] * image.shape[1] for image in trace.images)
+        return seconds_for(tokens=self.reasoner(trace.source.checkpoint).num_layers, latents=0, pixels=pixels)
 
     def trace(self, ask: Ask, events: Iterable[Event]) -> Trace:
         """The trace of what `stream` gave. Raises ValueError for a run stopped before its prompt was read."""

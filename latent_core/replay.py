@@ -63,14 +63,15 @@ def lens_by_layer(reasoner: Reasoner, found: Replay, steps: list[int], *, count:
 
     Ids that are no text are left out, and from every state the mean of that layer's over the run's latents and words.
     """
-    hidden = reasoner.processor.silent_ids(reasoner.backbone.vocabulary)
+    backbone = reasoner.backbone
+    hidden = reasoner.processor.silent_ids(backbone.vocabulary)
     readings = []
-    for layer, states in enumerate(found.states):
-        chosen = states if layer + 1 == len(found.states) else reasoner.backbone.norm(states)
+    for layer, states in enumerate(found.states.to(backbone.device, backbone.dtype)):
+        chosen = states if layer + 1 == len(found.states) else backbone.norm(states)
         readings.append(
             logit_lens(
                 chosen[steps],
-                reasoner.backbone.logits,
+                backbone.logits,
                 hidden_ids=hidden,
                 mean=chosen.mean(0) if len(chosen) > 1 else None,
                 count=count,

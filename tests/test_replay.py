@@ -95,3 +95,11 @@ def test_lens_by_layer(reasoner, example):
     for layers, plain in zip(readings, wanted, strict=True):
         assert [r.id for r in layers[-1]] == [r.id for r in plain]
         assert not {r.id for layer in layers for r in layer} & set(silent)
+
+
+def test_the_lens_reads_models_of_any_precision(example):
+    half = load("glyph-monet", dtype=torch.bfloat16)
+    trace = half.run(example.images, example.question, latents=3)
+    layers = lens_by_layer(half, replay(half, trace), [2, 3])
+    assert [len(readings) for readings in layers] == [half.num_layers] * 2
+    assert all(0 < token.probability <= 1 for token in layers[0][-1])

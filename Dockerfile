@@ -1,0 +1,36 @@
+# Inscape on a machine of your own; the page is at http://localhost:7860.
+#   docker build -t inscape . && docker run -p 7860:7860 inscape
+# With an NVIDIA GPU, which also offers the published checkpoints (spaces/space_app.py says which, and how to choose):
+#   docker build -t inscape --build-arg TORCH=cu130 .
+#   docker run --gpus all -p 7860:7860 -v inscape:/home/inscape inscape
+# TORCH is a build of PyTorch as `uv pip install --torch-backend` names it: cpu, cu126, cu130, …
+ARG PYTHON=3.12
+
+# The same tree as the Space's: nothing but what the page needs.
+FROM python:${PYTHON}-slim AS tree
+RUN pip install --no-cache-dir safetensors
+WORKDIR /inscape
+COPY LICENSE requirements.txt constraints.txt ./
+COPY spaces spaces
+COPY latent_core latent_core
+COPY app app
+COPY assets assets
+RUN python spaces/build.py --no-check
+
+FROM python:${PYTHON}-slim
+ARG TORCH=cpu
+WORKDIR /inscape
+# Packages first: they weigh most and change least.
+COPY constraints.txt /tmp/
+COPY --from=tree /inscape/build/space/requirements.txt ./
+RUN pip install --no-cache-dir uv \
+ && uv pip install --system --no-cache --torch-backend=${TORCH} \
+      -r requirements.txt gradio huggingface_hub -c /tmp/constraints.txt
+COPY --from=tree /inscape/build/space ./
+RUN useradd --create-home inscape
+USER inscape
+ENV PYTHONUNBUFFERED=1 GRADIO_SERVER_PORT=7860
+EXPOSE 7860
+HEALTHCHECK --start-period=2m --interval=30s --timeout=5s \
+  CMD ["python", "-c", "import os, urllib.request as web; web.urlopen(f'http://127.0.0.1:{os.environ[\"GRADIO_SERVER_PORT\"]}/health', timeout=4)"]
+CMD ["python", "app.py"]

@@ -1,0 +1,76 @@
+"""Inscape as a Hugging Face Space: `app.py` at the root of the tree that build.py makes.
+
+The embedded checkpoints run on the CPU, whose time costs visitors nothing. Where there is a GPU, published checkpoints
+are offered behind them, in bfloat16; on ZeroGPU they borrow it for every answer. Read from the environment:
+
+    INSCAPE_CHECKPOINTS                      Hub ids to offer on a GPU, separated by spaces; empty for none
+    GRADIO_SERVER_NAME, GRADIO_SERVER_PORT   where to serve
+"""
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import app  # noqa: F401, its environment must be set before gradio is imported
+
+if TYPE_CHECKING:
+    from app.zero import Lend
+    from latent_core.reasoner import Reasoner
+
+
+def main() -> int:
+    """Serves until the Space is stopped; 2 where a checkpoint that a visitor could choose cannot be had."""
+    lend = lender()  # before anything that brings CUDA
+
+    import torch
+
+    from app.runner import Runner
+    from app.server import serve
+    from latent_core.embedded import available, offered
+
+    published = chosen() if torch.cuda.is_available() else []
+    runner = Runner([*offered(), *published], load, others=available(), lend=lend, borrowers=published)
+    if lend is not None:  # the processes that answer are copies of this one: they know what is loaded now
+        try:
+            for name in published:
+                runner.reasoner(name)
+        except ValueError as problem:
+            print(problem, file=sys.stderr)
+            return 2
+    runner.preload(runner.names[0])
+    host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), os.environ.get("GRADIO_SERVER_PORT", "7860")
+    serve(runner, host=host, port=int(port))
+    return 0
+
+
+def lender() -> "Lend | None":
+    """ZeroGPU's decorator; None everywhere else."""
+    if not os.environ.get("SPACES_ZERO_GPU"):
+        return None
+    from spaces import GPU
+
+    return GPU
+
+
+def chosen() -> list[str]:
+    """The published checkpoints to offer."""
+    given = os.environ.get("INSCAPE_CHECKPOINTS")
+    if given is not None:
+        return given.split()
+    from latent_core.checkpoints import KNOWN
+
+    return list(KNOWN)
+
+
+def load(name: str) -> "Reasoner":
+    """An embedded checkpoint on the CPU, a published one on the GPU."""
+    import torch
+
+    from latent_core.checkpoints import load
+    from latent_core.embedded import available
+
+    return load(name) if name in available() else load(name, device="cuda", dtype=torch.bfloat16)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
