@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -165,6 +166,10 @@ def run_name(view: View) -> str:
 
 
 def method_label(checkpoint: str) -> str:
-    """`glyph-monet-faithful` → `Monet faithful`."""
-    first, *rest = checkpoint.rstrip("/").split("/")[-1].removeprefix("glyph-").split("-")
-    return " ".join([SPELLED.get(first, first.capitalize()), *rest])
+    """`glyph-monet-faithful` → `Monet faithful`; `owner/Monet-SFT-7B/stage3` → `Monet SFT 7B stage 3`."""
+    *_, folder, last = ["", *checkpoint.rstrip("/").split("/")]
+    stage = re.fullmatch(r"stage(\d)", last)
+    if stage:
+        last = f"{folder}-stage-{stage[1]}"
+    first, *rest = last.removeprefix("glyph-").split("-")
+    return " ".join([SPELLED.get(first.lower(), first.capitalize()), *rest])
