@@ -96,7 +96,7 @@ def _download(repository: str, name: str, files: list[str], *, local: bool = Fal
 def _kept(repository: str, name: str, prefix: str, cause: Exception) -> Path:
     """What an earlier start has fetched, for want of a connection."""
     patterns = [prefix + pattern for pattern in (*TEXT, *TENSORS)]
-    sentence = f"{name} is no folder here and could not be fetched from the Hub: {_first_line(cause)}"
+    sentence = f"{name} is no folder here and could not be fetched from the Hub: {_first_line(cause)}."
     try:
         snapshot = Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
     except LocalEntryNotFoundError as error:
@@ -205,8 +205,8 @@ def _refusal(repository: str, error: HfHubHTTPError) -> str:
             "with `hf auth login`."
         )
     if status in (401, 403):
-        return f"The Hub refuses {repository} to your token ({status}): log in with `hf auth login`, then start again."
-    return f"{repository} could not be fetched from the Hub: {_first_line(error)}"
+        return f"The Hub refuses access to {repository} ({status}): log in with `hf auth login`, then start again."
+    return f"{repository} could not be fetched from the Hub: {_first_line(error)}."
 
 
 def _first_line(error: Exception) -> str:

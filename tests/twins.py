@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from latent_core.registry import FIRST_ADDED, Published
 from tests.words import CHAT_TEMPLATE
@@ -26,6 +25,26 @@ QWEN_CONTROL = (
 ).split()
 NOT_SPECIAL = QWEN_CONTROL[14:]
 """Added tokens that Qwen does not flag as special."""
+TOKENIZER = {"tokenizer_class": "Qwen2Tokenizer", "processor_class": "Qwen2_5_VLProcessor"}
+IMAGES = {
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "max_pixels": 12845056,
+    "merge_size": 2,
+    "min_pixels": 3136,
+    "patch_size": 14,
+    "processor_class": "Qwen2_5_VLProcessor",
+    "resample": 3,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"longest_edge": 12845056, "shortest_edge": 3136},
+    "temporal_patch_size": 2,
+}
+"""preprocessor_config.json as fine-tunes of Qwen2.5-VL carry it."""
 FIXTURES = Path(__file__).parent / "fixtures"
 HIDDEN, HEADS = 16, 2
 SHARD = "4MB"
@@ -35,11 +54,10 @@ def write_twin(entry: Published, root: Path, seed: int = 0) -> Path:
     """Writes the twin of `entry` into the repository folder `root`, and returns the checkpoint's folder."""
     folder = root / entry.subfolder
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = twin_tokenizer(entry.tokens)
-    tokenizer.save_pretrained(folder)
-    Qwen2VLImageProcessorPil(
-        patch_size=14, merge_size=2, size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
-    ).save_pretrained(folder)
+    twin_tokenizer(entry.tokens).save_pretrained(folder)
+    written = folder / "tokenizer_config.json"
+    written.write_text(json.dumps(json.loads(written.read_text()) | TOKENIZER, indent=2))
+    (folder / "preprocessor_config.json").write_text(json.dumps(IMAGES, indent=2))
     config = twin_config(entry)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
