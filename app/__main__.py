@@ -1,7 +1,10 @@
 """`python -m app`: the page in a browser, with the checkpoints that come with Inscape or one of your own."""
 
 import argparse
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,9 +63,20 @@ def _ready(name: str) -> str:
         print(PUBLISHED[called].summary())
         name = called
     # before anything is fetched, as far as the size is known by then
-    print(planned(name).reason)
-    find(name)
+    with _interrupted_at_once():
+        print(planned(name).reason)
+        find(name)
     return name
+
+
+@contextlib.contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """Ctrl-C ends the program: huggingface_hub would first finish the file under way, minutes for a shard."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _load(name: str) -> "Reasoner":

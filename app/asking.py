@@ -17,9 +17,10 @@ from app.fold import View, answer, fold
 from app.payload import payload
 from app.runner import Ask, Runner, throttled
 from latent_core import glyphs
-from latent_core.config import LatentRange
+from latent_core.config import LatentRange, Sampling
 from latent_core.events import Event
 from latent_core.images import load_image
+from latent_core.registry import PUBLISHED
 from latent_core.settings import Settings
 from latent_core.trace import Trace
 
@@ -109,6 +110,12 @@ def make_ask(files: Sequence[str], question: str, checkpoint: str, *, speed: str
         settings["rule"] = None
     images = [load_image(file) for file in files]
     return Ask(images=images, question=question, checkpoint=checkpoint, settings=settings, slow=speed == "slow")
+
+
+def opening(checkpoint: str) -> tuple[LatentRange, Sampling]:
+    """K and sampling to begin with, before a model is loaded: a published checkpoint's own, or the usual ones."""
+    published = PUBLISHED.get(checkpoint)
+    return (published.config.latents, published.config.sampling) if published else (LatentRange(), Sampling())
 
 
 def carried_latents(latents: int | None, former: int | None, given: LatentRange) -> int:

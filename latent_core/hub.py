@@ -5,11 +5,13 @@ taken up where it broke, and a file appears under its name only when it is compl
 checksum by which the Hub names it, once, before it is first used.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -46,6 +48,8 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 INDEX = "model.safetensors.index.json"
 CHECKED = "inscape-checked.json"
 """In a repository's cache folder: names of the files whose content was found right."""
+ABANDONED = 120
+"""Seconds without a byte after which a half file is nobody's: huggingface_hub itself gives up earlier."""
 _SUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PIECE = 1 << 24
 
@@ -76,10 +80,11 @@ def fetch(repository: str, subfolder: str = "") -> Path:
     return snapshot / subfolder
 
 
-def _download(repository: str, name: str, files: list[str], *, local: bool = False) -> Path:
+def _download(repository: str, name: str, files: list[str]) -> Path:
     """The snapshot folder with these files. One at a time, so that an interruption costs one shard and not all."""
+    _clear_leftovers(repository)
     try:
-        return Path(snapshot_download(repository, allow_patterns=files, max_workers=1, local_files_only=local))
+        return Path(snapshot_download(repository, allow_patterns=files, max_workers=1))
     except (HTTPError, OSError, ValueError) as error:
         if isinstance(error, HfHubHTTPError):
             raise ValueError(_refusal(repository, error)) from error
@@ -91,6 +96,15 @@ def _download(repository: str, name: str, files: list[str], *, local: bool = Fal
         raise ValueError(
             f"{name} could not be fetched completely: {_first_line(error)}; start again: what is complete is kept."
         ) from error
+
+
+def _clear_leftovers(repository: str) -> None:
+    """Deletes half files of programs that were killed: each download begins another one and none takes them up."""
+    blobs = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs"
+    for half in blobs.glob("*.incomplete"):
+        with contextlib.suppress(FileNotFoundError):  # its download has just ended
+            if time.time() - half.stat().st_mtime > ABANDONED:
+                half.unlink()
 
 
 def _kept(repository: str, name: str, prefix: str, cause: Exception) -> Path:

@@ -27,6 +27,11 @@ class Hub:
     """Repository → status and X-Error-Code of every answer about it."""
     cut: dict[str, list[int]] = field(default_factory=dict)
     """File → after how many bytes its next downloads break off."""
+    stalled: dict[str, int] = field(default_factory=dict)
+    """File → after how many bytes its download waits for `go_on`."""
+    reached: threading.Event = field(default_factory=threading.Event)
+    """A download waits."""
+    go_on: threading.Event = field(default_factory=threading.Event)
     garbled: set[str] = field(default_factory=set)
     """Files whose last byte arrives altered."""
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -130,6 +135,12 @@ class _Answer(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        if name in self.hub.stalled:
+            self.wfile.write(data[: self.hub.stalled[name]])
+            self.hub.reached.set()
+            self.hub.go_on.wait()
+            self.close_connection = True
+            return
         cuts = self.hub.cut.get(name)
         if cuts:
             self.wfile.write(data[start : cuts.pop(0)])
@@ -164,6 +175,7 @@ def serving(repositories: dict[str, Path]) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.go_on.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -1,8 +1,12 @@
 """Twins of the published checkpoints, fetched from a local Hub and loaded: whole, broken off, refused, broken."""
 
 import json
+import os
 import resource
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from app.__main__ import main
 from latent_core import hub, placement
 from latent_core.checkpoints import find, load
 from latent_core.placement import Machine
+from latent_core.records import to_json
 from latent_core.registry import PUBLISHED, QWEN_ROWS
 from tests.hub_server import Hub, serving
 from tests.twins import rewrite, write_twin
@@ -135,6 +140,43 @@ def test_a_download_that_ends_midway_goes_on_at_the_next_start(served):
     assert load(MONET).name == MONET
     got = [file for file, _ in served.downloads()]
     assert got[0] == SHARD and "model-00001-of-00003.safetensors" not in got
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
+def test_a_program_ended_midway_leaves_no_half_shard(served, kill):
+    """The real program with the real environment variables; then the same cache in this one."""
+    root = folder(served, LVR)
+    served.repositories["someone/lvr"] = root
+    (root / "method.json").write_text(json.dumps(to_json(PUBLISHED[LVR].config)))
+    served.stalled[SHARD] = 2_000_000
+    environment = {"HF_ENDPOINT": served.url, "HF_HUB_CACHE": constants.HF_HUB_CACHE, "HF_HUB_OFFLINE": "0"}
+    program = subprocess.Popen(
+        [sys.executable, "-m", "app", "--no-browser", "--model", "someone/lvr"],
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert served.reached.wait(60), program.communicate(timeout=5)[1]
+    program.send_signal(kill)
+    assert program.wait(5) == -kill
+    program.stderr.close()
+    assert cached(SHARD) == [] and len(half()) == 1
+    served.stalled.clear()
+    served.asked.clear()
+    os.utime(half()[0], (0, 0))  # it was killed long ago
+    assert load("someone/lvr").config == PUBLISHED[LVR].config
+    assert "model-00001-of-00003.safetensors" not in [file for file, _ in served.downloads()] and not half()
+
+
+def test_a_half_file_that_still_grows_is_left_alone(served):
+    find(MONET)
+    blobs = Path(constants.HF_HUB_CACHE) / "models--NOVAglow646--Monet-7B" / "blobs"
+    (blobs / "0.1.incomplete").write_bytes(b"fresh")
+    (blobs / "0.2.incomplete").write_bytes(b"old")
+    os.utime(blobs / "0.2.incomplete", (0, 0))
+    find(MONET)
+    assert half() == [blobs / "0.1.incomplete"]
 
 
 @pytest.mark.parametrize(
