@@ -59,9 +59,9 @@ def _ready(name: str) -> str:
     from latent_core.registry import PUBLISHED, full_name
 
     called = full_name(name)
-    if called in PUBLISHED and not Path(name).is_dir():
+    if called in PUBLISHED:
         print(PUBLISHED[called].summary())
-        name = called
+        name = name if Path(name).is_dir() else called
     # before anything is fetched, as far as the size is known by then
     with _interrupted_at_once():
         print(planned(name).reason)

@@ -20,7 +20,7 @@ from latent_core import glyphs
 from latent_core.config import LatentRange, Sampling
 from latent_core.events import Event
 from latent_core.images import load_image
-from latent_core.registry import PUBLISHED
+from latent_core.registry import PUBLISHED, full_name
 from latent_core.settings import Settings
 from latent_core.trace import Trace
 
@@ -114,7 +114,7 @@ def make_ask(files: Sequence[str], question: str, checkpoint: str, *, speed: str
 
 def opening(checkpoint: str) -> tuple[LatentRange, Sampling]:
     """K and sampling to begin with, before a model is loaded: a published checkpoint's own, or the usual ones."""
-    published = PUBLISHED.get(checkpoint)
+    published = PUBLISHED.get(full_name(checkpoint))
     return (published.config.latents, published.config.sampling) if published else (LatentRange(), Sampling())
 
 

@@ -46,9 +46,7 @@ def load(
     other is the CPU or float32. Raises ValueError for an unknown name, for files that are missing, corrupt or do not
     fit together, and where memory does not suffice.
     """
-    folder = find(name)
-    # a trace carries the name to other machines, where the path to a folder says nothing and tells too much
-    called = folder.name if Path(name).is_dir() else full_name(str(name))
+    folder, called = find(name), full_name(name)
     config = read_config(folder, called)
     processor = Processor.load(folder, min_pixels=config.image.min_pixels, max_pixels=config.image.max_pixels)
     _check_files(folder)
@@ -79,7 +77,7 @@ def planned(name: str | os.PathLike[str]) -> Placement:
 
     Raises ValueError like `find`, and where memory does not suffice.
     """
-    called = full_name(str(name))
+    called = full_name(name)
     published = called in PUBLISHED and not Path(name).is_dir()
     parameters = PUBLISHED[called].parameters if published else _parameters(find(name))
     return placement.choose(called, parameters, placement.machine())
@@ -91,7 +89,7 @@ def find(name: str | os.PathLike[str]) -> Path:
         return embedded.EMBEDDED / name
     if Path(name).is_dir():
         return Path(name)
-    if published := PUBLISHED.get(full_name(str(name))):
+    if published := PUBLISHED.get(full_name(name)):
         return fetch(published.repository, published.subfolder)
     if not _HUB_ID.fullmatch(str(name)):
         known = [*embedded.available(), *PUBLISHED]
@@ -193,13 +191,7 @@ def _check_files(folder: Path) -> None:
 
 def _tensor_files(folder: Path) -> dict[str, list[str]]:
     """The files of the backbone's tensors, those that the index names or one; which tensors, as far as it says."""
-    index = folder / INDEX
-    if not index.exists():
-        return {"model.safetensors": []}
-    try:
-        return shards(index)
-    except ValueError as error:
-        raise ValueError(f"{folder.name} cannot be read: {error}") from error
+    return shards(folder, folder.name) if (folder / INDEX).exists() else {"model.safetensors": []}
 
 
 def _parameters(folder: Path) -> int:

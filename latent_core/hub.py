@@ -99,9 +99,9 @@ def _download(repository: str, name: str, files: list[str]) -> Path:
 
 
 def _clear_leftovers(repository: str) -> None:
-    """Deletes half files of programs that were killed: each download begins another one and none takes them up."""
+    """Deletes half files of programs that were killed, where each download has its own and none takes them up."""
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs"
-    for half in blobs.glob("*.incomplete"):
+    for half in blobs.glob("*.????????.incomplete"):
         with contextlib.suppress(FileNotFoundError):  # its download has just ended
             if time.time() - half.stat().st_mtime > ABANDONED:
                 half.unlink()
@@ -145,20 +145,19 @@ def _check_listing(name: str, prefix: str, files: Iterable[str], text: list[str]
 
 def _check_shards(name: str, folder: Path, tensors: Iterable[str], reason: str = "") -> None:
     """Raises ValueError where the index names a shard that is not among `tensors`."""
-    index = folder / INDEX
-    missing = sorted({*shards(index)} - {*tensors}) if index.exists() else []
+    missing = sorted({*shards(folder, name)} - {*tensors}) if (folder / INDEX).exists() else []
     if missing:
         raise ValueError(reason or f"{name} is incomplete on the Hub: {INDEX} names {missing[0]}, which is not there.")
 
 
-def shards(index: Path) -> dict[str, list[str]]:
-    """Shard → tensors in it, from a checkpoint's index. Raises ValueError for an index that cannot be read."""
+def shards(folder: Path, name: str) -> dict[str, list[str]]:
+    """Shard → tensors in it, from the index of checkpoint `name`. Raises ValueError for one that cannot be read."""
     found: dict[str, list[str]] = {}
     try:
-        for tensor, file in json.loads(index.read_text())["weight_map"].items():
+        for tensor, file in json.loads((folder / INDEX).read_text())["weight_map"].items():
             found.setdefault(str(file), []).append(tensor)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index.name} cannot be read: {_first_line(error)}") from error
+        raise ValueError(f"{INDEX} of {name} cannot be read: {_first_line(error)}.") from error
     return found
 
 

@@ -11,8 +11,9 @@ import torch
 GB = 1e9
 SMALL = 200_000_000
 """Parameters up to which a model runs on the CPU in fp32: launching GPU kernels takes as long as computing there."""
-WORKING = 2 * GB
-"""Bytes beside the weights of a larger model: cache, activations of a picture of 8192 tokens, recorded attention."""
+WORKING = 4 * GB
+"""Bytes beside the weights of a larger model: cache, activations, recorded states of images of 8192 tokens in all. An
+estimate for 7B: 0.3 MB a token were measured at 1B parameters, a width of 1536, on a CPU."""
 WORKING_SMALL = 0.3 * GB
 
 

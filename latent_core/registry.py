@@ -4,8 +4,10 @@ They have no method.json. Facts are from the papers and the public code named in
 leave open stands in `unknown`.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from latent_core.config import LatentRange, MethodConfig, PixelLimits, Sampling
 from latent_core.settings import check
@@ -158,7 +160,16 @@ _ENTRIES = (
 PUBLISHED: dict[str, Published] = {entry.name: entry for entry in _ENTRIES}
 
 
-def full_name(name: str) -> str:
-    """`LVR-7B` → `vincentleebang/LVR-7B`; names that are not the end of a published one stay as they are."""
-    ends = [known for known in PUBLISHED if known.partition("/")[2] == name]
-    return ends[0] if ends else name
+def full_name(name: str | os.PathLike[str]) -> str:
+    """What a checkpoint is called: `LVR-7B` → `vincentleebang/LVR-7B`, a folder → its last part.
+
+    A folder without method.json that ends like a published name (`/data/Monet-7B`) is a copy of that one. A trace
+    carries the name to other machines, where the path to a folder says nothing and tells too much.
+    """
+    path = Path(name)
+    ends = ["/".join(path.parts[-count:]) for count in (3, 2, 1)]
+    if not path.is_dir() or not (path / "method.json").exists():
+        for known in PUBLISHED:
+            if {known, known.partition("/")[2]} & set(ends if path.is_dir() else [str(name)]):
+                return known
+    return path.name if path.is_dir() else str(name)

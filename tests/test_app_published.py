@@ -14,6 +14,7 @@ from app.runner import Runner
 from latent_core import embedded
 from latent_core.checkpoints import load
 from latent_core.config import LatentRange, Sampling
+from latent_core.placement import Machine
 from latent_core.registry import PUBLISHED
 from latent_core.trace import Trace
 from tests.twins import write_twin
@@ -43,7 +44,11 @@ def fields(runner) -> dict[str, object]:
     }
 
 
-def test_the_twin_answers_on_the_page_in_a_stream(runner):
+@pytest.mark.parametrize("small", [True, False])
+def test_the_twin_answers_on_the_page_in_a_stream(runner, monkeypatch, small):
+    """In fp32, as its size demands, and in bf16, as the size of the real one does."""
+    monkeypatch.setattr("latent_core.placement.SMALL", 10**9 if small else 0)
+    monkeypatch.setattr("latent_core.placement.machine", lambda: Machine(memory=64 * 10**9))
     handlers = Handlers(runner, History())
     files = as_files([Image.new("RGB", (56, 84), (30, 60, 200))])
     settings = ("forced", 3, "real", 0.1, 0.8, 50, 1.01, 24, 8, 0, "own")
@@ -54,6 +59,7 @@ def test_the_twin_answers_on_the_page_in_a_stream(runner):
     assert shown[-1]["name"].startswith("Monet 7B, forced K 3: ")
     (kept,) = [run for run in handlers.history.runs("tab") if not run.id.startswith("recorded")]
     trace = Trace.load(kept.path)
+    assert trace.source.dtype == ("float32" if small else "bfloat16")
     assert trace.source.checkpoint == MONET and trace.source.world is None
     assert [latents.latents.shape for latents in trace.blocks] == [(3, 16)]
     assert trace.settings.temperature == 0.1 and trace.system == PUBLISHED[MONET].config.system

@@ -114,6 +114,14 @@ def test_what_is_there_is_not_fetched_again_and_needs_no_hub(served, monkeypatch
     assert "Monet-SFT-7B/stage3 is no folder here and could not be fetched" in refused(SFT)
 
 
+def test_a_copy_in_a_folder_is_known_by_its_name(twins, monkeypatch):
+    for name, path in ((MONET, "Monet-7B"), (SFT, "Monet-SFT-7B/stage3")):
+        reasoner = load(next(twins.glob(f"*/{path}")))
+        assert reasoner.name == name and reasoner.config == PUBLISHED[name].config
+    monkeypatch.chdir(twins / "vincentleebang")
+    assert load("LVR-7B").name == LVR
+
+
 def test_one_stage_is_fetched_and_not_the_others(served):
     shutil.copytree(folder(served, SFT), folder(served, SFT).parent / "stage1")
     (folder(served, SFT).parent / "config.json").write_text("{}")
@@ -172,11 +180,11 @@ def test_a_program_ended_midway_leaves_no_half_shard(served, kill):
 def test_a_half_file_that_still_grows_is_left_alone(served):
     find(MONET)
     blobs = Path(constants.HF_HUB_CACHE) / "models--NOVAglow646--Monet-7B" / "blobs"
-    (blobs / "0.1.incomplete").write_bytes(b"fresh")
-    (blobs / "0.2.incomplete").write_bytes(b"old")
-    os.utime(blobs / "0.2.incomplete", (0, 0))
+    (blobs / "0.11111111.incomplete").write_bytes(b"fresh")
+    (blobs / "0.22222222.incomplete").write_bytes(b"old")
+    os.utime(blobs / "0.22222222.incomplete", (0, 0))
     find(MONET)
-    assert half() == [blobs / "0.1.incomplete"]
+    assert half() == [blobs / "0.11111111.incomplete"]
 
 
 @pytest.mark.parametrize(
@@ -221,6 +229,13 @@ def test_a_missing_shard_is_named_before_any_is_fetched(served):
         "model-00002-of-00003.safetensors, which is not there."
     )
     assert served.downloads(".safetensors") == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', "\\x80"])
+def test_an_index_that_cannot_be_read_is_named(served, text):
+    (folder(served, MONET) / "model.safetensors.index.json").write_text(text)
+    assert refused(MONET).startswith("model.safetensors.index.json of NOVAglow646/Monet-7B cannot be read: ")
+    assert served.downloads(SHARD) == []
 
 
 def test_a_corrupt_shard_is_named_and_deleted(served):
@@ -328,8 +343,8 @@ def test_the_command_line_refuses_before_it_fetches(served, monkeypatch, capsys)
     said = capsys.readouterr()
     assert said.out.startswith("NOVAglow646/Monet-7B: 16.6 GB in bf16, 33.2 GB in fp32. Licence: ")
     assert said.err == (
-        "NOVAglow646/Monet-7B needs 18.6 GB in bf16, but there is no GPU that computes in bf16 and 8.0 GB of main "
-        "memory are free; close other programs, or use a machine with 19 GB of memory free.\n"
+        "NOVAglow646/Monet-7B needs 20.6 GB in bf16, but there is no GPU that computes in bf16 and 8.0 GB of main "
+        "memory are free; close other programs, or use a machine with 21 GB of memory free.\n"
     )
     assert served.asked == []
 
@@ -341,5 +356,5 @@ def test_the_command_line_fetches_and_offers_it_first(served, monkeypatch, capsy
     monkeypatch.setattr("app.runner.Runner.preload", lambda *_: None)
     assert main(["--no-browser", "--model", "LVR-7B"]) == 0
     assert offered[:2] == [LVR, "glyph-monet"]
-    assert "LVR-7B runs on the CPU in bf16, slowly: it needs 18.6 GB" in capsys.readouterr().out
+    assert "LVR-7B runs on the CPU in bf16, slowly: it needs 20.6 GB" in capsys.readouterr().out
     assert served.downloads(SHARD)
