@@ -70,18 +70,30 @@ def fetch(repository: str, subfolder: str = "") -> Path:
     sizes = {file.rfilename: file.size or 0 for file in listed.siblings or []}
     text, tensors = (_matching(sizes, prefix, patterns) for patterns in (TEXT, TENSORS))
     _check_listing(name, prefix, sizes, text, tensors)
-    snapshot = _download(repository, name, text)  # small, and says which shards there should be
+    commit = str(listed.sha)
+    snapshot = _download(repository, name, text, commit)  # small, and says which shards there should be
     _check_shards(name, snapshot / subfolder, [file.removeprefix(prefix) for file in tensors])
     wanted = [*text, *tensors]
-    fresh = [file for file in wanted if not try_to_load_from_cache(repository, file, revision=listed.sha)]
-    _check_disk(name, sum(sizes[file] for file in fresh))
-    snapshot = _download(repository, name, wanted)
+    _check_disk(name, sum(sizes[file] for file in wanted if not _in_cache(repository, file, commit)))
+    snapshot = _download(repository, name, wanted, commit)
     _check_content(name, snapshot, wanted)
     return snapshot / subfolder
 
 
-def _download(repository: str, name: str, files: list[str]) -> Path:
-    """The snapshot folder with these files. One at a time, so that an interruption costs one shard and not all."""
+def _in_cache(repository: str, file: str, commit: str) -> Path | None:
+    """Where a file lies that was fetched before."""
+    path = try_to_load_from_cache(repository, file, revision=commit)
+    return Path(path) if isinstance(path, str) else None  # it may also know that the Hub has no such file
+
+
+def _download(repository: str, name: str, files: list[str], commit: str) -> Path:
+    """The snapshot folder with these files of the newest `commit`, fetched where one of them is not there yet.
+
+    One at a time, so that an interruption costs one shard and not all.
+    """
+    there = [_in_cache(repository, file, commit) for file in files]
+    if None not in there:
+        return there[0].parents[files[0].count("/")]
     _clear_leftovers(repository)
     try:
         return Path(snapshot_download(repository, allow_patterns=files, max_workers=1))

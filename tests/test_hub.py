@@ -178,8 +178,8 @@ def test_a_program_ended_midway_leaves_no_half_shard(served, kill):
 
 
 def test_a_half_file_that_still_grows_is_left_alone(served):
-    find(MONET)
     blobs = Path(constants.HF_HUB_CACHE) / "models--NOVAglow646--Monet-7B" / "blobs"
+    blobs.mkdir(parents=True)
     (blobs / "0.11111111.incomplete").write_bytes(b"fresh")
     (blobs / "0.22222222.incomplete").write_bytes(b"old")
     os.utime(blobs / "0.22222222.incomplete", (0, 0))
