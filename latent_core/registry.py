@@ -57,9 +57,9 @@ class Published:
         return self.parameters * BYTES[precision]
 
     def summary(self) -> str:
-        """One line for who is about to fetch it."""
+        """One line for who is about to fetch it: sizes, licence, what was chosen here for want of a source."""
         sizes = ", ".join(f"{self.weights(precision) / 1e9:.1f} GB in {precision}" for precision in BYTES)
-        return f"{self.name}: {sizes}. Licence: {self.licence}"
+        return f"{self.name}: {sizes}. Licence: {self.licence}. Not published: {'; '.join(self.unknown)}."
 
     def check_vocabulary(self, token_id: Callable[[str], int], rows: int) -> None:
         """Raises ValueError where tokenizer or embedding are not those of the published checkpoint.
@@ -118,7 +118,10 @@ def _monet_sft(stage: int, *unknown: str) -> Published:
         tokens=_MONET_TOKENS,
         rows=151670,
         licence=_MONET_LICENCE,
-        unknown=("how it was meant to be asked: system prompt, sampling and image limits are Monet-7B's", *unknown),
+        unknown=(
+            "how it was meant to be asked (system prompt, sampling and image limits are Monet-7B's here)",
+            *unknown,
+        ),
     )
 
 
@@ -129,9 +132,9 @@ _ENTRIES = (
         tokens=_MONET_TOKENS,
         rows=151670,
         licence=_MONET_LICENCE,
-        unknown=("the longest answer: 2048 tokens here",),
+        unknown=("the longest answer (2048 tokens here)",),
     ),
-    _monet_sft(1, "whether it opens blocks: no latents were trained in this stage"),
+    _monet_sft(1, "whether it opens blocks (no latents were trained in this stage)"),
     _monet_sft(2),
     _monet_sft(3),
     Published(
@@ -150,9 +153,9 @@ _ENTRIES = (
         rows=QWEN_ROWS,
         licence="Apache-2.0 for the code, not known for the weights; see the repository",
         unknown=(
-            "sampling: greedy here",
-            "image limits: those of its preprocessor_config.json",
-            "whether it has a head: none is expected, and tensors of one are an error",
+            "sampling (greedy here)",
+            "image limits (those of its preprocessor_config.json here)",
+            "whether it has a head (none is expected, and tensors of one are an error)",
         ),
     ),
 )

@@ -1,5 +1,6 @@
 """Twins of the published checkpoints, fetched from a local Hub and loaded: whole, broken off, refused, broken."""
 
+import errno
 import json
 import os
 import resource
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 from huggingface_hub.utils import close_session
 from PIL import Image
 
@@ -309,6 +310,22 @@ def test_a_disk_that_fills_up_leaves_nothing_half(served):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "could not be stored in" in sentence and "File too large; free some space" in sentence
     assert cached(".safetensors") == half() == []
+    assert load(MONET).name == MONET
+
+
+def test_a_disk_without_space_leaves_nothing_half(served, monkeypatch):
+    download = file_download.http_get
+
+    def full(url, file, **given):
+        if not url.endswith(SHARD):
+            return download(url, file, **given)
+        file.write(b"0" * 1000)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(file_download, "http_get", full)
+        assert "could not be stored in" in (sentence := refused(MONET)) and "No space left on device" in sentence
+    assert cached(SHARD) == half() == []
     assert load(MONET).name == MONET
 
 
