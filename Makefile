@@ -1,6 +1,7 @@
 # The first target that needs .venv makes it from requirements.txt under constraints.txt: minutes once, nothing later.
 #   PYTHON  the interpreter that .venv is made from (3.10 to 3.13)
 #   VENV    where it lies; one per interpreter: make test PYTHON=python3.12 VENV=.venv-3.12
+#   MODEL   a checkpoint to offer first: make app MODEL=NOVAglow646/Monet-7B
 #   ARGS    passed on, for example make test ARGS="-k engine"
 #   REPO    the Space to publish to, user/name
 PYTHON ?= python3
@@ -15,7 +16,7 @@ help:  ## Print this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1 \2/p' Makefile | awk '{ $$2 = sprintf("%-13s", $$2); print "  " $$0 }'
 
 app: $(READY)  ## Open Inscape in the browser
-	$(RUN) app $(ARGS)
+	$(RUN) app $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 test: $(READY)  ## Run all tests, those in a real browser included
 	$(RUN) pytest $(ARGS)

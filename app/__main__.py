@@ -1,7 +1,11 @@
 """`python -m app`: the page in a browser, with the checkpoints that come with Inscape or one of your own."""
 
 import argparse
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import app  # noqa: F401, its environment must be set before gradio is imported
@@ -15,7 +19,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m app", description="Watch a model think in latents.")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
-    parser.add_argument("--checkpoint", help="a folder or Hub id to offer first, beside the embedded ones")
+    parser.add_argument(
+        "--model",
+        "--checkpoint",
+        help="a published checkpoint (Monet-7B), a folder or a Hub id to offer first, beside the embedded ones",
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
     options = parser.parse_args(arguments)
 
@@ -23,18 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
     from app.server import serve
     from latent_core.embedded import available, offered
 
-    given = [options.checkpoint] if options.checkpoint else []
-    names = list(dict.fromkeys([*given, *offered()]))
     try:
-        if options.checkpoint:
-            from latent_core.checkpoints import find
-
-            find(options.checkpoint)
+        given = [_ready(options.model)] if options.model else []
     except ValueError as problem:
         print(problem, file=sys.stderr)
         return 2
+    names = list(dict.fromkeys([*given, *offered()]))
     if not names:
-        print("No checkpoint is here: run `make glyphs`, or name one with --checkpoint.", file=sys.stderr)
+        print("No checkpoint is here: run `make glyphs`, or name one with --model.", file=sys.stderr)
         return 2
     runner = Runner(names, _load, others=available())
     runner.preload(names[0])
@@ -44,6 +48,35 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"The page cannot be served: {problem}", file=sys.stderr)
         return 1
     return 0
+
+
+def _ready(name: str) -> str:
+    """The full name of a checkpoint, which is fetched if need be; says what it is and where it will run.
+
+    Raises ValueError for one that cannot be had or that this machine has no memory for.
+    """
+    from latent_core.checkpoints import find, planned
+    from latent_core.registry import PUBLISHED, full_name
+
+    called = full_name(name)
+    if called in PUBLISHED:
+        print(PUBLISHED[called].summary())
+        name = name if Path(name).is_dir() else called
+    # before anything is fetched, as far as the size is known by then
+    with _interrupted_at_once():
+        print(planned(name).reason)
+        find(name)
+    return name
+
+
+@contextlib.contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """Ctrl-C ends the program: huggingface_hub would first finish the file under way, minutes for a shard."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _load(name: str) -> "Reasoner":

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from app.asking import OWN_RULE, first_view, folded, make_ask, method_label, new_scene, save_trace
+from app.asking import OWN_RULE, first_view, folded, make_ask, method_label, new_scene, opening, save_trace
 from app.companions import Companions
 from app.fold import fold
 from app.handlers import session_of
@@ -111,17 +111,18 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         }
 
     hidden = {"visible": False}
+    _, sampling = opening(runner.names[0])
     inputs = [
         gr.File(file_count="multiple", label="images", **hidden),
         gr.Textbox(label="question", **hidden),
         gr.Textbox(runner.names[0], label="checkpoint", **hidden),
         gr.Dropdown(list(Mode.__args__), value="latent", label="mode", **hidden),
         gr.Dropdown([OWN_RULE, *Rule.__args__], value=OWN_RULE, label="rule", **hidden),
-        gr.Number(0, label="temperature", **hidden),
-        gr.Number(1, label="top_p", **hidden),
-        gr.Number(0, precision=0, label="top_k", **hidden),
-        gr.Number(1, label="repetition_penalty", **hidden),
-        gr.Number(128, precision=0, label="max_new_tokens", **hidden),
+        gr.Number(sampling.temperature, label="temperature", **hidden),
+        gr.Number(sampling.top_p, label="top_p", **hidden),
+        gr.Number(sampling.top_k, precision=0, label="top_k", **hidden),
+        gr.Number(sampling.repetition_penalty, label="repetition_penalty", **hidden),
+        gr.Number(sampling.max_new_tokens, precision=0, label="max_new_tokens", **hidden),
         gr.Number(8, precision=0, label="max_blocks", **hidden),
         gr.Number(0, precision=0, label="seed", **hidden),
         gr.Number(None, precision=0, label="latents", **hidden),

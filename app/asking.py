@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,10 @@ from app.fold import View, answer, fold
 from app.payload import payload
 from app.runner import Ask, Runner, throttled
 from latent_core import glyphs
-from latent_core.config import LatentRange
+from latent_core.config import LatentRange, Sampling
 from latent_core.events import Event
 from latent_core.images import load_image
+from latent_core.registry import PUBLISHED, full_name
 from latent_core.settings import Settings
 from latent_core.trace import Trace
 
@@ -110,6 +112,12 @@ def make_ask(files: Sequence[str], question: str, checkpoint: str, *, speed: str
     return Ask(images=images, question=question, checkpoint=checkpoint, settings=settings, slow=speed == "slow")
 
 
+def opening(checkpoint: str) -> tuple[LatentRange, Sampling]:
+    """K and sampling to begin with, before a model is loaded: a published checkpoint's own, or the usual ones."""
+    published = PUBLISHED.get(full_name(checkpoint))
+    return (published.config.latents, published.config.sampling) if published else (LatentRange(), Sampling())
+
+
 def carried_latents(latents: int | None, former: int | None, given: LatentRange) -> int:
     """K when another checkpoint takes over: what a person chose stays where the checkpoint allows it, all else is its
     default. former: the default of the checkpoint before, if it is known.
@@ -165,6 +173,10 @@ def run_name(view: View) -> str:
 
 
 def method_label(checkpoint: str) -> str:
-    """`glyph-monet-faithful` → `Monet faithful`."""
-    first, *rest = checkpoint.rstrip("/").split("/")[-1].removeprefix("glyph-").split("-")
-    return " ".join([SPELLED.get(first, first.capitalize()), *(SPELLED.get(word, word) for word in rest)])
+    """`glyph-monet-faithful` → `Monet faithful`; `owner/Monet-SFT-7B/stage3` → `Monet SFT 7B stage 3`."""
+    *_, folder, last = ["", *checkpoint.rstrip("/").split("/")]
+    stage = re.fullmatch(r"stage(\d)", last)
+    if stage:
+        last = f"{folder}-stage-{stage[1]}"
+    first, *rest = last.removeprefix("glyph-").split("-")
+    return " ".join([SPELLED.get(first.lower(), first.capitalize()), *(SPELLED.get(word, word) for word in rest)])

@@ -1,9 +1,10 @@
 """The page's events as Gradio calls them: values of components in, values of components out. Wired in page.py."""
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -15,8 +16,12 @@ from app.inspecting import compared, inspected, region_ranks, run_again
 from app.inspection import formulas, view_of
 from app.runner import MAX_IMAGES, Runner
 from latent_core import glyphs
+from latent_core.config import Sampling
 from latent_core.images import load_image
 from latent_core.trace import Trace
+
+if TYPE_CHECKING:
+    from latent_core.reasoner import Reasoner
 
 log = logging.getLogger("inscape")
 
@@ -24,6 +29,10 @@ PHOTO = (
     "This model only knows Glyphs scenes; its answer means nothing here. "
     "Choose a GPU checkpoint to ask about other pictures."
 )
+
+
+SAMPLING = tuple(Sampling.__dataclass_fields__)
+"""Settings that follow the chosen checkpoint, as K does."""
 
 
 class Handlers:
@@ -79,13 +88,28 @@ class Handlers:
         """Another checkpoint is chosen: K goes as far as it allows and follows its default unless the visitor has set
         it; the default, to compare with next time.
         """
-        reasoner = self.runner.reasoner(checkpoint)
+        reasoner = self._loaded(checkpoint)
         given = reasoner.config.latents
         update = {"maximum": given.max, "label": k_label(reasoner.method.caps)}
         kept = carried_latents(latents, former, given)
         if kept != latents:
             update["value"] = kept
         return gr.update(**update), given.default
+
+    def sample(self, checkpoint: str, former: dict[str, float], *values: float | None) -> tuple[Any, ...]:
+        """Another checkpoint is chosen: the fields of SAMPLING, its own but for those that the visitor has set; its
+        own, to compare with next time.
+        """
+        own = dataclasses.asdict(self._loaded(checkpoint).config.sampling)
+        kept = [own[name] if value == former[name] else value for name, value in zip(SAMPLING, values, strict=True)]
+        return *kept, own
+
+    def _loaded(self, checkpoint: str) -> "Reasoner":
+        """The model; what is wrong with it is shown."""
+        try:
+            return self.runner.reasoner(checkpoint)
+        except ValueError as problem:
+            raise gr.Error(str(problem), print_exception=False) from problem
 
     def interrupt(self, request: gr.Request) -> None:
         """K, method or mode has changed: what runs is stopped, to start again."""

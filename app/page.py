@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from app.api import add_endpoints
-from app.asking import OWN_RULE, k_label, method_label, new_scene
+from app.asking import OWN_RULE, k_label, method_label, new_scene, opening
 from app.companions import Companions
 from app.components import (
     Files,
@@ -18,7 +18,7 @@ from app.components import (
     run_view,
     static,
 )
-from app.handlers import Comparing, Handlers, Inspecting, loaded
+from app.handlers import SAMPLING, Comparing, Handlers, Inspecting, loaded
 from app.history import History
 from app.payload import data_url
 from app.runner import Runner
@@ -84,6 +84,9 @@ def _ask(runner: Runner, handlers: Handlers) -> None:
     settled = method.input(
         handlers.settle, [method, latents, usual], [latents, usual], trigger_mode="always_last", **QUIET
     )
+    sampling = [settings[name] for name in SAMPLING]
+    own = gr.State({name: settings[name].value for name in SAMPLING})  # the chosen checkpoint's sampling
+    settled = settled.then(handlers.sample, [method, own, *sampling], [*sampling, own], **QUIET)
     settled.then(**interrupted).then(handlers.ask, restart, **running)
 
     fresh = {"outputs": [well, kept, question, scene, notice], **QUIET}
@@ -135,10 +138,11 @@ def _question_column(files: Files, asked: str) -> tuple[gr.components.Component,
 def _settings_column(runner: Runner) -> dict[str, gr.components.Component]:
     """Component of each setting by its name, in the order in which handlers get them."""
     methods = [(method_label(name), name) for name in runner.names]
+    k, sampling = opening(runner.names[0])
     fields: dict[str, gr.components.Component] = {
         "checkpoint": gr.Radio(methods, value=runner.names[0], label="Method", elem_classes="ins-seg ins-methods"),
         "mode": gr.Radio(MODES, value="latent", label="Mode", elem_classes="ins-seg"),
-        "latents": gr.Slider(0, 16, 8, step=1, label=k_label(False), elem_id="ins-k", buttons=[]),
+        "latents": gr.Slider(0, k.max, k.default, step=1, label=k_label(False), elem_id="ins-k", buttons=[]),
         "speed": gr.Radio(
             [("Real", "real"), ("Slow, 25 a second", "slow")], value="slow", label="Speed", elem_classes="ins-seg"
         ),
@@ -149,11 +153,11 @@ def _settings_column(runner: Runner) -> dict[str, gr.components.Component]:
     ):
         fields |= {
             # no limits here: the checkpoint's own say in a sentence what is possible
-            "temperature": gr.Number(0, label="Temperature (0 is greedy)", step=0.1),
-            "top_p": gr.Number(1, label="Top p", step=0.05),
-            "top_k": gr.Number(0, label="Top k (0 is off)", precision=0),
-            "repetition_penalty": gr.Number(1, label="Repetition penalty", step=0.1),
-            "max_new_tokens": gr.Number(128, label="Most tokens", precision=0),
+            "temperature": gr.Number(sampling.temperature, label="Temperature (0 is greedy)", step=0.1),
+            "top_p": gr.Number(sampling.top_p, label="Top p", step=0.05),
+            "top_k": gr.Number(sampling.top_k, label="Top k (0 is off)", precision=0),
+            "repetition_penalty": gr.Number(sampling.repetition_penalty, label="Repetition penalty", step=0.1),
+            "max_new_tokens": gr.Number(sampling.max_new_tokens, label="Most tokens", precision=0),
             "max_blocks": gr.Number(8, label="Most blocks", precision=0),
             "seed": gr.Number(0, label="Seed", precision=0),
             "rule": gr.Dropdown(RULES, value=OWN_RULE, label="Attention rule", filterable=False),

@@ -5,73 +5,66 @@ backbone), `method.json` (config.py), `method.safetensors` for methods with para
 image processor, and for readers `metrics.json` and `README.md`. Nothing is unpickled, no code of a checkpoint is run.
 """
 
+import contextlib
 import json
+import logging
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from latent_core import embedded
+from latent_core import embedded, placement
 from latent_core.backbone import Backbone
-from latent_core.config import LatentRange, MethodConfig, PixelLimits, Sampling
+from latent_core.config import MethodConfig
 from latent_core.files import write_folder
+from latent_core.hub import INDEX, fetch, shards
 from latent_core.methods import LatentMethod, build_method
+from latent_core.placement import Placement
 from latent_core.processor import Processor
 from latent_core.reasoner import Reasoner
 from latent_core.records import from_json, nearest, to_json
-
-KNOWN: dict[str, MethodConfig] = {
-    "NOVAglow646/Monet-7B": MethodConfig(
-        method="monet",
-        open_token="<abs_vis_token>",
-        close_token="</abs_vis_token>",
-        pad_token="<abs_vis_token_pad>",
-        convention="start_overwritten",  # as its inference code feeds; its training code and figure are start_fed
-        latents=LatentRange(default=10, min=0, max=16),
-        system=(
-            "You are a helpful multimodal assistant. You are required to answer the question based on the image "
-            "provided. Put your final answer in \\boxed{}."
-        ),
-        sampling=Sampling(temperature=0.1, top_k=50, top_p=0.8, repetition_penalty=1.01, max_new_tokens=2048),
-        image=PixelLimits(min_pixels=256 * 28 * 28, max_pixels=8192 * 28 * 28),
-        provenance={"paper": "arXiv 2511.21395", "code": "NOVAglow646/Monet at 0893999"},
-    ),
-}
-"""Published checkpoints on the Hub, which have no method.json."""
+from latent_core.registry import PUBLISHED, full_name
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt")
-"""All that is fetched from the Hub: tensors and text, never pickles or code."""
 _EMBEDDINGS = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight")
 """The embedding's name in older and newer checkpoints."""
+log = logging.getLogger("inscape")
 
 
 def load(
-    name: str | os.PathLike[str], *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    name: str | os.PathLike[str], *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> Reasoner:
-    """A checkpoint by embedded name, local folder or Hub id, ready to answer.
+    """A checkpoint by embedded name, local folder, published name (registry.py) or Hub id, ready to answer.
 
-    Raises ValueError for an unknown name and for files that are missing, corrupt or do not fit together.
+    Without `device` and `dtype` both are chosen from its size and the machine (placement.py); with one of them, the
+    other is the CPU or float32. Raises ValueError for an unknown name, for files that are missing, corrupt or do not
+    fit together, and where memory does not suffice.
     """
-    folder = find(name)
-    config = read_config(folder, str(name))
+    folder, called = find(name), full_name(name)
+    config = read_config(folder, called)
     processor = Processor.load(folder, min_pixels=config.image.min_pixels, max_pixels=config.image.max_pixels)
-    model = load_model(folder, dtype=dtype).to(device)
-    rows = model.get_input_embeddings().num_embeddings
+    _check_files(folder)
+    rows = _embedding_rows(folder)
+    if called in PUBLISHED:
+        PUBLISHED[called].check_vocabulary(processor.token_id, rows)
     if len(processor.tokenizer) > rows:
-        raise ValueError(f"{name}: the tokenizer has {len(processor.tokenizer)} tokens, the model only {rows} rows.")
+        raise ValueError(f"{called}: the tokenizer has {len(processor.tokenizer)} tokens, the model only {rows} rows.")
+    if device is None and dtype is None:
+        chosen = placement.choose(called, _parameters(folder), placement.machine())
+        device, dtype = chosen.device, chosen.dtype
+        log.info("%s", chosen.reason)
+    device, dtype = device or "cpu", dtype or torch.float32
+    model = load_model(folder, dtype=dtype).to(device)
     method = build_method(config, processor.token_id)
     load_parameters(method, folder)
     return Reasoner(
-        # a trace carries the name to other machines, where the path to a folder says nothing and tells too much
-        name=folder.name if Path(name).is_dir() else str(name),
+        name=called,
         backbone=Backbone(model).eval(),
         processor=processor,
         method=method.to(device, dtype).eval(),
@@ -79,20 +72,29 @@ def load(
     )
 
 
+def planned(name: str | os.PathLike[str]) -> Placement:
+    """Where `load` would put a checkpoint; known of a published one before anything of it is fetched.
+
+    Raises ValueError like `find`, and where memory does not suffice.
+    """
+    called = full_name(name)
+    published = called in PUBLISHED and not Path(name).is_dir()
+    parameters = PUBLISHED[called].parameters if published else _parameters(find(name))
+    return placement.choose(called, parameters, placement.machine())
+
+
 def find(name: str | os.PathLike[str]) -> Path:
-    """The folder of a checkpoint, fetched from the Hub where it is a Hub id."""
+    """The folder of a checkpoint, fetched from the Hub where it is a published one or a Hub id."""
     if str(name) in embedded.available():
         return embedded.EMBEDDED / name
     if Path(name).is_dir():
         return Path(name)
+    if published := PUBLISHED.get(full_name(name)):
+        return fetch(published.repository, published.subfolder)
     if not _HUB_ID.fullmatch(str(name)):
-        known = [*embedded.available(), *KNOWN]
+        known = [*embedded.available(), *PUBLISHED]
         raise ValueError(f"There is no checkpoint or folder {str(name)!r}{nearest(str(name), known)}")
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=list(_FILES)))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{name} is no folder here and could not be fetched from the Hub: {reason}") from error
+    return fetch(str(name))
 
 
 def load_model(
@@ -104,9 +106,7 @@ def load_model(
     names whatever else is missing, unexpected, misshapen or corrupt.
     """
     folder = Path(folder)
-    for needed in ("config.json", "model.safetensors"):
-        if not (folder / needed).exists() and not (folder / f"{needed}.index.json").exists():
-            raise ValueError(f"{folder.name} has no {needed}.")
+    _check_files(folder)
     try:
         config = Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True)
         config.text_config.vocab_size = _embedding_rows(folder)
@@ -173,30 +173,56 @@ def read_config(folder: Path, name: str) -> MethodConfig:
     """What method.json says, or what is known of a published checkpoint. Raises ValueError for neither."""
     path = folder / "method.json"
     if not path.exists():
-        if name in KNOWN:
-            return KNOWN[name]
-        raise ValueError(f"{name} has no method.json; the only checkpoints known without one: {', '.join(KNOWN)}.")
+        if name in PUBLISHED:
+            return PUBLISHED[name].config
+        raise ValueError(f"{name} has no method.json; the only checkpoints known without one: {', '.join(PUBLISHED)}.")
     try:
         return from_json(MethodConfig, json.loads(path.read_text()), "method.json")
     except ValueError as error:
         raise ValueError(f"method.json of {folder.name} cannot be used: {error}") from error
 
 
+def _check_files(folder: Path) -> None:
+    """Raises ValueError where config.json or a file of tensors is not there."""
+    for needed in ["config.json", *_tensor_files(folder)]:
+        if not (folder / needed).is_file():
+            raise ValueError(f"{folder.name} has no {needed}.")
+
+
+def _tensor_files(folder: Path) -> dict[str, list[str]]:
+    """The files of the backbone's tensors, those that the index names or one; which tensors, as far as it says."""
+    return shards(folder, folder.name) if (folder / INDEX).exists() else {"model.safetensors": []}
+
+
+def _parameters(folder: Path) -> int:
+    """Numbers in the backbone's stored tensors, from the headers of their files."""
+    _check_files(folder)
+    count = 0
+    for name in _tensor_files(folder):
+        with _opened(folder, name) as tensors:
+            count += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())
+    return count
+
+
 def _embedding_rows(folder: Path) -> int:
     """Rows of the stored input embedding."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        shards = json.loads(index.read_text())["weight_map"]
-        names = [name for name in _EMBEDDINGS if name in shards]
-        file = folder / shards[names[0]] if names else folder / "model.safetensors"
-    else:
-        file = folder / "model.safetensors"
-    with safe_open(file, "pt") as tensors:
-        stored = set(tensors.keys())
-        for name in _EMBEDDINGS:
-            if name in stored:
-                return tensors.get_slice(name).get_shape()[0]
+    for name, listed in _tensor_files(folder).items():
+        if listed and not set(listed) & set(_EMBEDDINGS):
+            continue
+        with _opened(folder, name) as tensors:
+            for stored in set(tensors.keys()) & set(_EMBEDDINGS):
+                return tensors.get_slice(stored).get_shape()[0]
     raise ValueError(f"{folder.name} has no input embedding ({' or '.join(_EMBEDDINGS)}).")
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, name: str) -> Iterator[safe_open]:
+    """A file of tensors. Raises ValueError for one that is corrupt."""
+    try:
+        with safe_open(folder / name, "pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{name} of {folder.name} cannot be read: {error}") from error
 
 
 def load_parameters(method: LatentMethod, folder: Path) -> None:

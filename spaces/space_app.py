@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from app.zero import Lend
     from latent_core.reasoner import Reasoner
 
+PUBLISHED = ("NOVAglow646/Monet-7B",)
+"""Offered on a GPU unless the environment names others: each takes 17 GB."""
+
 
 def main() -> int:
     """Serves until the Space is stopped; 2 where a checkpoint that a visitor could choose cannot be had."""
@@ -57,9 +60,7 @@ def chosen() -> list[str]:
     given = os.environ.get("INSCAPE_CHECKPOINTS")
     if given is not None:
         return given.split()
-    from latent_core.checkpoints import KNOWN
-
-    return list(KNOWN)
+    return list(PUBLISHED)
 
 
 def load(name: str) -> "Reasoner":

@@ -5,15 +5,16 @@ import resource
 
 import pytest
 import torch
-from huggingface_hub import errors
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from latent_core import checkpoints, embedded
-from latent_core.checkpoints import KNOWN, find, load, load_model, save
+from latent_core import embedded, placement
+from latent_core.checkpoints import find, load, load_model, planned, save
 from latent_core.config import LatentRange, MethodConfig, PixelLimits, Sampling
+from latent_core.placement import Machine
 from latent_core.records import from_json, to_json
+from latent_core.registry import PUBLISHED
 from tests.words import words_model, words_processor
 
 CONFIG = MethodConfig(
@@ -91,40 +92,16 @@ def test_a_hub_id_without_network_is_a_sentence():
         load("nobody/nothing")
 
 
-@pytest.mark.parametrize("error", [OSError("no route"), errors.LocalEntryNotFoundError("offline")])
-def test_hub_errors_are_named(error, monkeypatch):
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr(checkpoints, "snapshot_download", fail)
-    with pytest.raises(ValueError, match=str(error)):
-        find("nobody/nothing")
-
-
-def test_the_hub_gives_tensors_and_text_only(folder, monkeypatch):
-    asked = {}
-
-    def fetch(name, allow_patterns):
-        asked.update(name=name, patterns=allow_patterns)
-        return str(folder)
-
-    monkeypatch.setattr(checkpoints, "snapshot_download", fetch)
-    assert load("someone/tiny").name == "someone/tiny"
-    assert asked == {"name": "someone/tiny", "patterns": ["*.safetensors", "*.json", "*.jinja", "*.txt"]}
-
-
-def test_a_published_checkpoint_needs_no_method_json(folder, monkeypatch):
-    (folder / "method.json").unlink()
-    monkeypatch.setattr(checkpoints, "snapshot_download", lambda *_, **__: str(folder))
-    reasoner = load("NOVAglow646/Monet-7B")
-    assert reasoner.config == KNOWN["NOVAglow646/Monet-7B"]
-    assert reasoner.config.convention == "start_overwritten" and reasoner.config.rule == "everything"
-    settings = reasoner.settings()
-    assert (settings.temperature, settings.top_k, settings.top_p) == (0.1, 50, 0.8)
-    assert settings.repetition_penalty == 1.01
-    assert reasoner.processor.image_processor.size["longest_edge"] == 8192 * 28 * 28
-    with pytest.raises(ValueError, match="no method.json"):
+def test_memory_is_looked_at_before_a_model_is_loaded(parts, folder, monkeypatch):
+    count = sum(parameter.numel() for parameter in parts["model"].parameters())
+    monkeypatch.setattr(placement, "machine", lambda: Machine(memory=10**8))
+    with pytest.raises(ValueError, match="tiny needs 0.3 GB of memory, but 0.1 GB are free"):
         load(folder)
+    monkeypatch.setattr(placement, "SMALL", count - 1)
+    monkeypatch.setattr(placement, "machine", lambda: Machine(memory=10**10))
+    assert load(folder).backbone.dtype == planned(folder).dtype == torch.bfloat16
+    monkeypatch.setattr(placement, "SMALL", count)
+    assert load(folder).backbone.dtype == planned(folder).dtype == torch.float32
 
 
 @pytest.mark.parametrize("change", [-3, 5])
@@ -229,7 +206,7 @@ def test_method_json_survives_the_round_trip():
         sampling=Sampling(temperature=0.5),
         image=PixelLimits(max_pixels=5),
     )
-    for config in (full, CONFIG, *KNOWN.values()):
+    for config in (full, CONFIG, *(entry.config for entry in PUBLISHED.values())):
         assert from_json(MethodConfig, json.loads(json.dumps(to_json(config))), "x") == config
 
 

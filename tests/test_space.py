@@ -21,9 +21,10 @@ from packaging.version import Version
 from app.runner import Runner
 from app.server import serve
 from latent_core import embedded
-from latent_core.checkpoints import KNOWN, load
+from latent_core.checkpoints import load
+from latent_core.registry import PUBLISHED
 from latent_core.trace import Trace
-from tests.hub_server import SHORT_DESCRIPTION, front_matter
+from tests.hub_uploads import SHORT_DESCRIPTION, front_matter
 from tests.scripted import ScriptedReasoner
 from tests.test_boundaries import imports
 
@@ -101,7 +102,7 @@ def test_the_front_matter_configures_the_space(tree):
     assert given["sdk"] == "gradio" and f"\ngradio=={given['sdk_version']}\n" in constraints
     assert (tree / given["app_file"]).is_file()
     assert isinstance(given["python_version"], str) and allowed(given["python_version"])
-    assert given["models"] == list(KNOWN)
+    assert given["models"] == list(script("space_app").PUBLISHED)
     assert given["license"] == "apache-2.0" and (tree / "LICENSE").read_text().lstrip().startswith("Apache License")
     assert 0 < len(given["short_description"]) <= SHORT_DESCRIPTION
     assert given["suggested_hardware"] == "cpu-basic" and re.fullmatch(r"\d+[mh]", given["startup_duration_timeout"])
@@ -149,7 +150,7 @@ def test_the_app_knows_where_it_runs(monkeypatch, tree):
     assert space.lender() is None  # installed, but not needed
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     assert space.lender() is marker
-    assert space.chosen() == list(KNOWN)
+    assert space.chosen() == list(space.PUBLISHED) and set(space.PUBLISHED) <= set(PUBLISHED)
     monkeypatch.setenv("INSCAPE_CHECKPOINTS", "ada/one  ada/two")
     assert space.chosen() == ["ada/one", "ada/two"]
     monkeypatch.setenv("INSCAPE_CHECKPOINTS", "")

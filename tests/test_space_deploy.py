@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_server import TOKEN, USER, Hub, Space, serving
+from tests.hub_uploads import TOKEN, USER, Hub, Space, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = f"{USER}/inscape"
