@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from trainers.build import REINFORCED, STUDIED
+from trainers.build import BEFORE_AND_AFTER, STUDIED
 from trainers.summary import BEGIN, END, evidence
 
 ROOT = Path(__file__).parent.parent
@@ -40,4 +40,4 @@ def test_make_targets_exist():
 
 def test_the_figures_are_those_of_the_measurements():
     (shown,) = re.findall(f"{re.escape(BEGIN)}\n(.*?){re.escape(END)}", README, re.DOTALL)
-    assert shown == evidence(STUDIED, REINFORCED)
+    assert shown == evidence(STUDIED, BEFORE_AND_AFTER)

@@ -57,9 +57,10 @@ def reinforce(name: str, *, n: int = 500, split: str = "test", batch: int = 250)
         f"{size * recipe.rl.group} responses."
     )
     write_file(folder / f"{split}.md", f"{told}\n\n{table(recipe, rows, curves)}".encode())
-    if split == "test" and (EMBEDDED / name).is_dir():
+    shipped = EMBEDDED / (name if (EMBEDDED / name).is_dir() else recipe.init)  # else beside what it started from
+    if split == "test" and shipped.is_dir():
         for kind in ("json", "md"):
-            shutil.copy(folder / f"test.{kind}", EMBEDDED / name / f"{NAME}.{kind}")
+            shutil.copy(folder / f"test.{kind}", shipped / f"{NAME}.{kind}")
     return folder / f"{split}.md"
 
 
