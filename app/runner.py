@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
+from app.limits import OWN, Limits
+from app.rate import Rate
 from latent_core.events import Event
 from latent_core.trace import Trace
 
@@ -23,11 +25,12 @@ LAYERS = 8
 """Decoder blocks of a run whose attention is recorded, at most."""
 REFRESH = 0.1
 """Seconds between updates of the page."""
-MAX_IMAGES = 4
-"""Per question: what the page has room for."""
-
 T = TypeVar("T")
 log = logging.getLogger("inscape")
+
+
+class Overtime(ValueError):
+    """A run that took longer than the instance allows; what came until then is a run all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +43,6 @@ class Ask:
     settings: Mapping[str, Any]
     """Fields of `latent_core.Settings`; the checkpoint fills in the others and checks all."""
     slow: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.images) > MAX_IMAGES:
-            raise ValueError(f"There are {len(self.images)} images; a question may carry at most {MAX_IMAGES}.")
 
 
 @dataclass
@@ -64,10 +63,18 @@ class Runner:
         names: checkpoints to offer; the first is the default.
         load: name → reasoner (latent_core.load).
         others: checkpoints that runs can be compared with, beside those.
+        limits: what one visitor may ask for.
     """
 
-    def __init__(self, names: Sequence[str], load: "Callable[[str], Reasoner]", others: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        load: "Callable[[str], Reasoner]",
+        others: Sequence[str] = (),
+        limits: Limits = OWN,
+    ) -> None:
         self.names = tuple(names)
+        self.limit(limits)
         self.known = (*self.names, *(name for name in others if name not in names))
         self._load = load
         self._reasoners: dict[str, Reasoner] = {}
@@ -77,10 +84,16 @@ class Runner:
         self._lock = threading.Lock()
         self._numbers = itertools.count(time.time_ns() // 1_000_000)  # later than those of a server before this one
 
+    def limit(self, limits: Limits) -> None:
+        """Allows what `limits` say from now on."""
+        self.limits = limits
+        self.starts = Rate(limits.runs_a_minute, "runs", most=limits.sessions)
+        self.looks = Rate(limits.looks_a_minute, "inspections", most=limits.sessions)
+
     def reasoner(self, name: str) -> "Reasoner":
         """The model of this name. Raises ValueError for names that are not offered."""
         if name not in self.known:
-            raise ValueError(f"Unknown checkpoint {name!r}; choose one of {', '.join(self.known)}.")
+            raise ValueError(f"Unknown checkpoint {str(name)[:80]!r}; choose one of {', '.join(self.known)}.")
         with self._loading:
             if name not in self._reasoners:
                 self._reasoners[name] = self._load(name)
@@ -115,15 +128,17 @@ class Runner:
     def stream(self, session: str, ask: Ask) -> Iterator[Event]:
         """The events of a run, without a FinishEvent where it was stopped; a new run of a session ends the one before.
 
-        Closing the iterator closes the engine's. Raises ValueError for what the model cannot read.
+        Closing the iterator closes the engine's. Raises ValueError for what the model cannot read and for a session
+        that starts too many runs, Overtime where the run took too long.
         """
+        self.starts.take(session)
         cancelled = self._begin(session)
         try:
             reasoner = self.reasoner(ask.checkpoint)
             layers = spread(reasoner.num_layers, LAYERS)
             events = reasoner.stream(list(ask.images), ask.question, attention=layers, **ask.settings)
             with contextlib.closing(events):
-                yield from paced(events, SLOW if ask.slow else None, cancelled)
+                yield from paced(timely(events, self.limits.run_seconds), SLOW if ask.slow else None, cancelled)
         finally:
             self._end(session)
 
@@ -155,6 +170,7 @@ class Runner:
             if state is None or not state.restarts:
                 return False
             state.restarts -= 1
+            self._drop_if_idle(session)
             return True
 
     def forget(self, session: str) -> None:
@@ -162,6 +178,8 @@ class Runner:
         self.stop(session)
         with self._lock:
             self._sessions.pop(session, None)
+        self.starts.forget(session)
+        self.looks.forget(session)
 
     def _begin(self, name: str) -> threading.Event:
         with self._lock:
@@ -177,6 +195,12 @@ class Runner:
             self._running -= 1
             if name in self._sessions:
                 self._sessions[name].active -= 1
+                self._drop_if_idle(name)
+
+    def _drop_if_idle(self, name: str) -> None:
+        """Programs never say that their session has ended; so nothing of it is kept between runs."""
+        if not self._sessions[name].active and not self._sessions[name].restarts:
+            del self._sessions[name]
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -184,6 +208,18 @@ def spread(count: int, most: int) -> list[int]:
     if count <= most:
         return list(range(count))
     return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
+
+
+def timely(events: Iterable[T], seconds: float, clock: Callable[[], float] = time.monotonic) -> Iterator[T]:
+    """The same events; raises Overtime once they have taken longer than `seconds`, waiting for them included."""
+    end = clock() + seconds
+    for event in events:
+        if clock() > end:
+            raise Overtime(
+                f"The run was stopped after {seconds:g} seconds, the most that this instance gives; what came until "
+                "then is shown. Ask for fewer tokens or latents, or at the speed “real”."
+            )
+        yield event
 
 
 def paced(events: Iterable[T], rate: float | None, cancelled: threading.Event) -> Iterator[T]:
