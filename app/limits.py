@@ -84,9 +84,9 @@ class Limits:
     def kept(self) -> str:
         """What becomes of a visitor's data, in a sentence for the page."""
         return (
-            "What you upload and your runs stay on this server's disk, are shown to nobody else, and train nothing. "
-            "Your runs are deleted when you close or reload the page, images and all that is left "
-            f"{_span(self.keep_seconds)} later at most."
+            "What you upload and your runs stay on this server, are shown to nobody else and train nothing. Runs are "
+            "deleted when you close or reload the page; images, and all that is left, "
+            f"{_span(self.keep_seconds)} after they came."
         )
 
 
