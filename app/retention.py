@@ -14,7 +14,7 @@ from pathlib import Path
 from gradio.utils import get_upload_folder
 
 SWEEP_SECONDS = 60.0
-"""Between two sweeps: files stay that much longer than is said at most."""
+"""Between two sweeps at most: files stay that much longer than is said."""
 
 log = logging.getLogger("inscape")
 
@@ -53,12 +53,12 @@ def sweep(folder: str | os.PathLike[str], seconds: float, kept: Collection[str] 
 
 
 def sweeper(folder: str, seconds: float, kept: Collection[str], serving: Callable[[], bool]) -> threading.Thread:
-    """Sweeps now and every minute for as long as `serving()`; what an earlier server left behind goes too."""
+    """Sweeps now and every minute, oftener where files stay shorter than that, for as long as `serving()`; what an earlier server left behind goes too."""
 
     def run() -> None:
         while serving():
             sweep(folder, seconds, kept)
-            time.sleep(SWEEP_SECONDS)
+            time.sleep(min(SWEEP_SECONDS, seconds / 4))
 
     thread = threading.Thread(target=run, daemon=True, name="sweeper")
     thread.start()

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from app.components import paths, read
 from app.guard import Guard
-from app.limits import PUBLIC
+from app.limits import OWN, PUBLIC
 from app.page import build, first_files
 from app.retention import sweeper
 from app.runner import Runner
@@ -38,10 +38,11 @@ def serve(
 ) -> gr.Blocks:
     """Serves the page; returns at once unless `wait`. `port` None: the first free one from 7860.
 
-    `public`: for visitors whom nobody knows. The limits are PUBLIC's, routes that the page does not need are closed,
-    and no file is fetched from an address. Nothing is shared, looked up or recorded outside this machine.
+    `public`: for visitors whom nobody knows. The limits are PUBLIC's unless the runner was given others, routes that
+    the page does not need are closed, and no file is fetched from an address. Nothing is shared, looked up or recorded
+    outside this machine.
     """
-    if public:
+    if public and runner.limits is OWN:
         runner.limit(PUBLIC)
     Path(get_upload_folder()).mkdir(mode=0o700, parents=True, exist_ok=True)
 
