@@ -55,6 +55,8 @@ class Limits:
     """Runs kept of all sessions together; the oldest go with their traces."""
     sessions: int = 500
     """Sessions that are remembered; those not heard of for longest are forgotten."""
+    states: int = 100
+    """Sessions whose fields Gradio remembers, 0.2 MB each; in one forgotten the scene in view has no known answer."""
     keep_seconds: float = 86_400.0
     """Age at which uploads and traces are deleted, whether or not their tab is still open."""
     disk_bytes: int = 20_000_000_000

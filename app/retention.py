@@ -53,7 +53,10 @@ def sweep(folder: str | os.PathLike[str], seconds: float, kept: Collection[str] 
 
 
 def sweeper(folder: str, seconds: float, kept: Collection[str], serving: Callable[[], bool]) -> threading.Thread:
-    """Sweeps now and every minute, oftener where files stay shorter than that, for as long as `serving()`; what an earlier server left behind goes too."""
+    """Sweeps now and every minute, oftener where files stay shorter than that, for as long as `serving()`.
+
+    What an earlier server left behind goes too.
+    """
 
     def run() -> None:
         while serving():

@@ -63,7 +63,7 @@ def serve(
         inbrowser=open_browser,
         share=False,
         max_file_size=runner.limits.file_bytes,
-        state_session_capacity=runner.limits.sessions,
+        state_session_capacity=runner.limits.states,
         run_history=False,
         enable_monitoring=False,
         strict_cors=True,
