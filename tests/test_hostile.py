@@ -188,6 +188,18 @@ def test_files_outside_are_never_served(url, canary):
         assert httpx.post(f"{url}gradio_api/{path}", json={}).status_code == 404, path
 
 
+def test_uploads_are_never_served_as_pages(visitor):
+    """Markup comes back as a download, whatever its name says; a picture's name makes no page of it."""
+    script = f"<script>{hostile.PROBE}</script>".encode()
+    for name in ("page.html", "page.svg", "page.xhtml", "page.js", "page.pdf", "page", "page.png", "page.xml"):
+        (path,) = visitor.upload(script, name).json()
+        said = visitor.http.get(f"gradio_api/file={path}")
+        assert said.content == script and said.headers["X-Content-Type-Options"] == "nosniff"
+        download = said.headers["Content-Disposition"].startswith("attachment")
+        assert download or said.headers["Content-Type"].startswith("image/png"), name
+        assert "script-src 'self';" in said.headers["Content-Security-Policy"]
+
+
 def test_files_are_not_fetched_from_addresses(visitor):
     """A file argument that is an address is refused before Gradio would fetch it."""
     for address in ("http://127.0.0.1:9/x.png", "https://example.com/x.png", " HTTP://x", "file:///etc/passwd"):
