@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 import plotly
-from gradio.utils import get_upload_folder
+from gradio.utils import LRUCache, get_upload_folder
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
@@ -52,6 +52,8 @@ def serve(
         )
 
     page = build(runner)
+    # what Gradio has to say to tabs that do not listen, up to a megabyte each, it would keep for 2,000 of them
+    page._queue.pending_messages_per_session = LRUCache(runner.limits.sessions)
     options: dict[str, Any] = {
         "routes": [Route("/health", health), Route("/plotly.min.js", drawing_library)],
         "middleware": [Middleware(Guard, limits=runner.limits, public=public)],

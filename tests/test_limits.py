@@ -195,6 +195,15 @@ def test_the_pages_limits_are_those_of_the_instance(server):
     assert "24 hours after" in OWN.kept
 
 
+def test_what_gradio_keeps_for_sessions_is_bounded():
+    page = serve(Runner(["scripted"], lambda name: ScriptedReasoner()), host="127.0.0.1", port=None, wait=False)
+    try:
+        assert page._queue.pending_messages_per_session.max_size == OWN.sessions
+        assert page.app.state_holder.capacity == OWN.states and page._queue.max_size == OWN.queue
+    finally:
+        page.close()
+
+
 def test_a_full_disk_refuses_uploads_with_a_sentence(server, monkeypatch):
     def full(most):
         raise OSError("this server holds as many files as it may; try again in some minutes.")
