@@ -157,10 +157,10 @@ class Runner:
 
     def interrupt(self, session: str) -> None:
         """Ends what the session runs so that it starts again with new settings; nothing where nothing runs."""
-        running = self.stop(session)
-        with self._lock:
+        with self._lock:  # one step: between two, the run could end and its session be dropped
             state = self._sessions.get(session)
-            if state is not None and (running or state.restarts):
+            if state is not None and (state.active or state.restarts):
+                state.cancelled.set()
                 state.restarts += 1
 
     def take_restart(self, session: str) -> bool:
