@@ -25,6 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="a published checkpoint (Monet-7B), a folder or a Hub id to offer first, beside the embedded ones",
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    parser.add_argument(
+        "--public",
+        action="store_true",
+        help="for visitors whom nobody knows: tighter limits, no routes and files beyond what the page needs",
+    )
     options = parser.parse_args(arguments)
 
     from app.runner import Runner
@@ -40,10 +45,17 @@ def main(arguments: list[str] | None = None) -> int:
     if not names:
         print("No checkpoint is here: run `make glyphs`, or name one with --model.", file=sys.stderr)
         return 2
+    if options.public and (folders := [name for name in names if name not in available() and Path(name).is_dir()]):
+        print(
+            f"{folders[0]} is a folder of this machine, and a public page shows its checkpoints' names to everybody: "
+            "name a Hub id, or put the checkpoint into assets/checkpoints.",
+            file=sys.stderr,
+        )
+        return 2
     runner = Runner(names, _load, others=available())
     runner.preload(names[0])
     try:
-        serve(runner, host=options.host, port=options.port, open_browser=not options.no_browser)
+        serve(runner, host=options.host, port=options.port, open_browser=not options.no_browser, public=options.public)
     except OSError as problem:
         print(f"The page cannot be served: {problem}", file=sys.stderr)
         return 1

@@ -3,24 +3,38 @@
 client.predict([handle_file("scene.png")], "Which mark is on the blue square?", api_name="/ask")
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from app.asking import OWN_RULE, first_view, folded, make_ask, method_label, new_scene, opening, save_trace
+from app.asking import (
+    FAILURES,
+    OWN_RULE,
+    first_view,
+    folded,
+    make_ask,
+    method_label,
+    model_failed,
+    new_scene,
+    opening,
+    save_trace,
+    unsaved,
+)
+from app.boundary import told
 from app.companions import Companions
+from app.components import inside
 from app.fold import fold
-from app.handlers import session_of
+from app.handlers import MOST_SEEDS, session_of
 from app.inspecting import difference, figures, pairs, region_ranks
 from app.inspection import view_of
+from app.opening import open_trace
 from app.payload import summary
 from app.runner import Runner
 from latent_core import glyphs
 from latent_core.analysis.similarity import top
 from latent_core.settings import Mode, Rule
-from latent_core.trace import Trace
 
 
 def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
@@ -31,7 +45,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
     companions = Companions(runner.known)
 
     def ask(
-        images: Sequence[str],
+        images: list[str],
         question: str,
         checkpoint: str,
         mode: str,
@@ -59,17 +73,13 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
             "max_blocks": max_blocks,
             "seed": seed,
         }
-        try:
-            return _answer(runner, session_of(request), images, question, checkpoint, settings)
-        except (ValueError, OSError) as problem:
-            raise gr.Error(str(problem), print_exception=False) from problem
+        return _answer(runner, session_of(request), images, question, checkpoint, settings)
 
     def scene(family: str, seed: int) -> tuple[Image.Image, dict[str, Any]]:
         """A Glyphs scene of the test split: image, and question, answer, family, seed. A negative seed draws one."""
-        try:
-            images, question, identity = new_scene(family, None if seed < 0 else seed)
-        except ValueError as problem:
-            raise gr.Error(str(problem), print_exception=False) from problem
+        if type(seed) is not int or seed >= MOST_SEEDS:
+            raise ValueError(f"The seed is no whole number below {MOST_SEEDS}; choose another.")
+        images, question, identity = new_scene(family, None if seed < 0 else seed)
         example = glyphs.sample(family, identity["seed"], split="test")
         return images[0], {"question": question, "answer": example.answer, **identity}
 
@@ -77,32 +87,37 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         """The checkpoints that /ask takes, the default first."""
         return [{"name": name, "method": method_label(name), "loaded": name in runner.loaded} for name in runner.names]
 
-    def inspect(trace: str) -> dict[str, Any]:
+    def inspect(trace: str, request: gr.Request) -> dict[str, Any]:
         """The figures of a run, from its trace as /ask gives it: places, matrices, shares, nearest words, norms."""
-        try:
-            value = figures(Trace.load(trace), companions, run="", name="", own=True)
-        except (ValueError, OSError) as problem:
-            raise gr.Error(str(problem), print_exception=False) from problem
+        runner.looks.take(session_of(request))
+        value = figures(open_trace(trace), companions, run="", name="", own=True)
         return {key: part for key, part in value.items() if key not in ("id", "name", "own", "view")}
 
     def region(
-        trace: str, image: int, x0: float, y0: float, x1: float, y1: float, level: int, layer: int, head: int
+        trace: str,
+        image: int,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        level: int,
+        layer: int,
+        head: int,
+        request: gr.Request,
     ) -> dict[str, Any]:
         """Who looks into a region (shares of the image, 0…1): words and latents by attention and by raw cosine."""
-        try:
-            box = (x0, y0, x1, y1)
-            return region_ranks(
-                Trace.load(trace), image=image, box=box, level=level, centred=False, layer=layer, head=head
-            )
-        except (ValueError, OSError) as problem:
-            raise gr.Error(str(problem), print_exception=False) from problem
+        runner.looks.take(session_of(request))
+        if any(value is None for value in (image, x0, y0, x1, y1, level, layer, head)):
+            raise ValueError("A number of the region is empty; give all of them.")
+        box = (x0, y0, x1, y1)
+        return region_ranks(
+            open_trace(trace), image=image, box=box, level=level, centred=False, layer=layer, head=head
+        )
 
-    def compare(first: str, second: str) -> dict[str, Any]:
+    def compare(first: str, second: str, request: gr.Request) -> dict[str, Any]:
         """Two traces: the difference of their words, the cosines of their latents, their figures."""
-        try:
-            traces = [Trace.load(first), Trace.load(second)]
-        except (ValueError, OSError) as problem:
-            raise gr.Error(str(problem), print_exception=False) from problem
+        runner.looks.take(session_of(request))
+        traces = [open_trace(first), open_trace(second)]
         views = [view_of(trace) for trace in traces]
         return {
             "words": difference(*(view.text for view in views)),
@@ -128,31 +143,36 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         gr.Number(None, precision=0, label="latents", **hidden),
     ]
     outputs = [gr.JSON(label="answer", **hidden), gr.File(label="trace", **hidden)]
-    gr.Button(**hidden).click(ask, inputs, outputs, api_name="ask", **model)
+    gr.Button(**hidden).click(told(ask), inputs, outputs, api_name="ask", **model)
     family = gr.Textbox("find", label="family", **hidden)
     seed = gr.Number(-1, precision=0, label="seed", **hidden)
     drawn = [gr.Image(label="image", format="png", **hidden), gr.JSON(label="scene", **hidden)]
-    gr.Button(**hidden).click(scene, [family, seed], drawn, api_name="scene")
+    gr.Button(**hidden).click(told(scene), [family, seed], drawn, api_name="scene")
     files = [gr.File(label=label, **hidden) for label in ("trace", "first", "second")]
     numbers = [
         gr.Number(value, label=label, precision=None if label[0] in "xy" else 0, **hidden)
         for label, value in {"image": 0, "x0": 0, "y0": 0, "x1": 1, "y1": 1, "level": 0, "layer": 0, "head": 0}.items()
     ]
     found = gr.JSON(label="found", **hidden)
-    gr.Button(**hidden).click(inspect, files[0], found, api_name="inspect", **model)
-    gr.Button(**hidden).click(region, [files[0], *numbers], found, api_name="region")
-    gr.Button(**hidden).click(compare, files[1:], found, api_name="compare")
-    gr.Button(**hidden).click(checkpoints, None, gr.JSON(label="checkpoints", **hidden), api_name="checkpoints")
+    gr.Button(**hidden).click(told(inspect), files[0], found, api_name="inspect", **model)
+    gr.Button(**hidden).click(told(region), [files[0], *numbers], found, api_name="region")
+    gr.Button(**hidden).click(told(compare), files[1:], found, api_name="compare")
+    gr.Button(**hidden).click(told(checkpoints), None, gr.JSON(label="checkpoints", **hidden), api_name="checkpoints")
 
 
 def _answer(
-    runner: Runner, session: str, files: Sequence[str], question: str, checkpoint: str, settings: dict[str, Any]
-) -> tuple[dict[str, Any], str]:
-    ask = make_ask(files or [], question, checkpoint, **settings)
-    view = first_view(runner, ask)
+    runner: Runner, session: str, files: object, question: str, checkpoint: str, settings: dict[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """The answer, and the trace unless the disk is full. Raises ValueError with a sentence."""
+    given = files if isinstance(files, list) else []
+    ask = make_ask([inside(file) for file in given], question, checkpoint, limits=runner.limits, **settings)
     events = []
-    for view in folded(view, runner.stream(session, ask), events):  # noqa: B007, B020, the last view is the whole run
-        pass
+    try:
+        view = first_view(runner, ask)
+        for view in folded(view, runner.stream(session, ask), events):  # noqa: B007, B020, the last is the whole run
+            pass
+    except FAILURES as failure:
+        raise ValueError(model_failed(failure)) from failure
     trace = runner.trace(ask, events)
     view = view if view.finish else fold(view, trace.finish)
     assert view.start is not None
@@ -163,4 +183,8 @@ def _answer(
         if item.glow is not None
         for patch in top(item.glow, view.start.grids, 1)
     ]
-    return {**summary(view), "looks": looks}, save_trace(trace, runner.next_run())
+    found = {**summary(view), "looks": looks}
+    try:
+        return found, save_trace(trace, runner.next_run(), runner.limits)
+    except OSError as failure:
+        return {**found, "problem": unsaved(failure)}, None

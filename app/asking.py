@@ -1,10 +1,12 @@
 """One question from the outside in: check it, run it, fold its events, yield what the page shows."""
 
 import logging
+import math
 import random
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from PIL import Image
 
 from app.components import Files, paths
 from app.fold import View, answer, fold
+from app.limits import OWN, Limits
 from app.payload import payload
-from app.runner import Ask, Runner, throttled
+from app.retention import check_room
+from app.runner import Ask, Overtime, Runner, throttled
 from latent_core import glyphs
 from latent_core.config import LatentRange, Sampling
 from latent_core.events import Event
@@ -31,6 +35,8 @@ OWN_RULE = "own"
 """Stands for the checkpoint's own attention rule where a field needs a value."""
 WHOLE = ("latents", "max_new_tokens", "max_blocks", "top_k", "seed")
 """Settings that are whole numbers; a browser may send 8.0."""
+FRACTIONS = ("temperature", "top_p", "repetition_penalty")
+"""Settings that are other numbers."""
 
 SPELLED = {"lvr": "LVR", "valr": "VaLR", "deeplatent": "DeepLatent", "rl": "RL"}
 """Methods whose names are not written as other words."""
@@ -59,33 +65,36 @@ def answer_stream(
     `settings` are those of `latent_core.Settings` and `speed` ("real" or "slow"). What goes wrong becomes a
     sentence in the last value.
     """
-    number, label = runner.next_run(), method_label(checkpoint)
-    view = View(checkpoint=checkpoint, question=question, settings=Settings(), opens=False)
+    number, label, problem = runner.next_run(), "", None
+    view = View(checkpoint="", question="", settings=Settings(), opens=False)  # nothing of the visitor's unchecked
     try:
-        ask = make_ask(paths(files), question, checkpoint, **settings)
+        ask = make_ask(paths(files), question, checkpoint, limits=runner.limits, **settings)
         view = first_view(runner, ask)
+        label = method_label(checkpoint)
         yield payload(view, number, label=label), None
         events: list[Event] = []
-        for view in throttled(folded(view, runner.stream(session, ask), events)):  # noqa: B020, it goes on from it
-            if view.finish is None:
-                yield payload(view, number, label=label), None
+        try:
+            for view in throttled(folded(view, runner.stream(session, ask), events)):  # noqa: B020, it goes on from it
+                if view.finish is None:
+                    yield payload(view, number, label=label), None
+        except Overtime as overtime:
+            problem = str(overtime)
+            view = reduce(fold, events, first_view(runner, ask))  # throttled() may have held the last one back
         trace = runner.trace(ask, events)
         view = view if view.finish else fold(view, trace.finish)
         truth = true_answer(scene, ask)
-    except ValueError as problem:
-        yield payload(view, number, label=label, problem=str(problem)), None
+    except ValueError as wrong:
+        yield payload(view, number, label=label, problem=str(wrong)), None
         return
-    except RuntimeError as problem:  # torch's own errors, running out of memory among them
-        log.exception("A run failed.")
-        sentence = f"The model could not answer ({str(problem).splitlines()[0]}). The server's log says more."
-        yield payload(view, number, label=label, problem=sentence), None
+    except FAILURES as failure:
+        yield payload(view, number, label=label, problem=model_failed(failure)), None
         return
-    done = payload(view, number, label=label, truth=truth) | {"name": run_name(view)}
+    done = payload(view, number, label=label, truth=truth) | {"name": run_name(view), "problem": problem}
     yield done, None
     try:
-        path = save_trace(trace, number)
-    except OSError as problem:
-        yield done | {"problem": f"The answer is complete, but its trace could not be saved: {problem}"}, None
+        path = save_trace(trace, number, runner.limits)
+    except OSError as failure:
+        yield done | {"problem": " ".join(filter(None, [problem, unsaved(failure)]))}, None
     else:
         yield done, path
 
@@ -100,15 +109,23 @@ def new_scene(family: str, seed: int | None = None) -> tuple[list[Image.Image], 
     return list(example.images), example.question, {"family": family, "seed": chosen}
 
 
-def make_ask(files: Sequence[str], question: str, checkpoint: str, *, speed: str = "real", **settings: Any) -> Ask:
+def make_ask(
+    files: Sequence[str],
+    question: str,
+    checkpoint: str,
+    *,
+    speed: str = "real",
+    limits: Limits = OWN,
+    **settings: Any,
+) -> Ask:
     """What came from outside, decoded; raises ValueError with a sentence for the person. The model checks the rest."""
-    for name, value in settings.items():
-        if value is None:
-            raise ValueError(f"The setting {name.replace('_', ' ')} is empty; write a number.")
-    settings = {name: int(value) if name in WHOLE else value for name, value in settings.items()}
+    settings = {name: _setting(name, value) for name, value in settings.items()}
     if settings.get("rule") == OWN_RULE:
         settings["rule"] = None
-    images = [load_image(file) for file in files]
+    limits.check_settings(settings)
+    question = limits.check_question(question)
+    limits.check_images(len(files))
+    images = [load_image(file, max_pixels=limits.pixels) for file in files]
     return Ask(images=images, question=question, checkpoint=checkpoint, settings=settings, slow=speed == "slow")
 
 
@@ -116,6 +133,17 @@ def opening(checkpoint: str) -> tuple[LatentRange, Sampling]:
     """K and sampling to begin with, before a model is loaded: a published checkpoint's own, or the usual ones."""
     published = PUBLISHED.get(full_name(checkpoint))
     return (published.config.latents, published.config.sampling) if published else (LatentRange(), Sampling())
+
+
+def _setting(name: str, value: Any) -> Any:
+    """The value of a setting as the type that it has. Raises ValueError for any other."""
+    words = name.replace("_", " ")
+    if value is None:
+        raise ValueError(f"The setting {words} is empty; write a number.")
+    number = name in WHOLE or name in FRACTIONS
+    if number and (type(value) not in (int, float) or (type(value) is float and not math.isfinite(value))):
+        raise ValueError(f"The setting {words} is {str(value)[:40]!r}; write a number.")
+    return int(value) if name in WHOLE else value
 
 
 def carried_latents(latents: int | None, former: int | None, given: LatentRange) -> int:
@@ -156,13 +184,36 @@ def true_answer(scene: Scene | None, ask: Ask) -> str | None:
     return example.answer if same and ask.question.strip() == example.question else None
 
 
-def save_trace(trace: Trace, number: int) -> str:
-    """Where the trace was saved: a folder that cannot be guessed, a name that no person wrote. Gradio cleans it up."""
+def save_trace(trace: Trace, number: int, limits: Limits = OWN) -> str:
+    """Where the trace was saved: a folder that cannot be guessed, a name that no person wrote. Raises OSError."""
+    check_room(limits.disk_bytes)
     folder = Path(get_upload_folder()) / secrets.token_hex(16)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"inscape-run-{number}.safetensors"
-    trace.save(path)
+    try:
+        trace.save(path)
+    except OSError:
+        folder.rmdir()
+        raise
     return str(path)
+
+
+FAILURES = (RuntimeError, OSError, MemoryError)
+"""What a model raises that is nobody's mistake: torch's own errors, a checkpoint whose files are gone."""
+
+
+def model_failed(failure: Exception) -> str:
+    """Logs what happened to the model; the sentence for the visitor, without the names of folders."""
+    log.error("A run failed.", exc_info=failure)
+    reason = "its files cannot be read" if isinstance(failure, OSError) else (str(failure) or "memory ran out")
+    return f"The model could not answer ({reason.splitlines()[0]}). The server's log says more."
+
+
+def unsaved(failure: OSError) -> str:
+    """Logs why a trace could not be saved; the sentence for the visitor, without the names of folders."""
+    log.warning("A trace could not be saved: %s", failure)
+    origin = failure.__cause__ if isinstance(failure.__cause__, OSError) else failure
+    return f"The answer is complete, but its trace could not be saved: {origin.strerror or origin}"
 
 
 def run_name(view: View) -> str:

@@ -84,10 +84,29 @@ def as_files(images: Sequence[Image.Image]) -> Files:
     return [FileData(path=save_pil_to_cache(image, cache_dir=folder, format="png")).model_dump() for image in images]
 
 
-def paths(files: Files | None) -> list[str]:
+def paths(files: object) -> list[str]:
     """Where the files of a well lie. Raises ValueError for any that was not uploaded to this page."""
+    if files is None:
+        return []
+    if not isinstance(files, (list, tuple)) or not all(isinstance(file, dict) for file in files):
+        raise ValueError("The images are no list of uploaded files; upload them again.")
+    return [inside(file.get("path")) for file in files]
+
+
+def inside(path: object) -> str:
+    """The path of an uploaded file. Raises ValueError for what was not uploaded to this page, or is not kept any more.
+
+    The answer is the same for a file elsewhere that exists and for one that does not.
+    """
     folder = Path(get_upload_folder()).resolve()
-    found = [Path(file["path"]).resolve() for file in files or ()]
-    if any(folder not in path.parents for path in found):
-        raise ValueError("An image was not uploaded to this page; upload it again.")
-    return [str(path) for path in found]
+    refused = ValueError("A file was not uploaded to this page, or is not kept any more; upload it again.")
+    if not isinstance(path, str):
+        raise refused
+    try:
+        found = Path(path).resolve()
+        known = folder in found.parents and found.is_file()
+    except (OSError, ValueError, RuntimeError) as problem:  # names too long, with zero bytes, links in circles
+        raise refused from problem
+    if not known:
+        raise refused
+    return str(found)

@@ -1,34 +1,44 @@
 """The page's events as Gradio calls them: values of components in, values of components out. Wired in page.py."""
 
 import dataclasses
-import logging
+import secrets
 from collections.abc import Iterator
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
-from app.asking import Scene, answer_stream, carried_latents, k_label, new_scene, run_name, save_trace
+from app.asking import (
+    FAILURES,
+    Scene,
+    answer_stream,
+    carried_latents,
+    k_label,
+    model_failed,
+    new_scene,
+    run_name,
+    save_trace,
+)
+from app.boundary import sentence, told
 from app.companions import Companions
 from app.components import Files, as_files, paths
 from app.history import History
 from app.inspecting import compared, inspected, region_ranks, run_again
 from app.inspection import formulas, view_of
-from app.runner import MAX_IMAGES, Runner
+from app.limits import MAX_NAME
+from app.opening import open_trace
+from app.runner import Runner
 from latent_core import glyphs
 from latent_core.config import Sampling
 from latent_core.images import load_image
-from latent_core.trace import Trace
-
-if TYPE_CHECKING:
-    from latent_core.reasoner import Reasoner
-
-log = logging.getLogger("inscape")
 
 PHOTO = (
     "This model only knows Glyphs scenes; its answer means nothing here. "
     "Choose a GPU checkpoint to ask about other pictures."
 )
+
+MOST_SEEDS = 2**31
+"""Scenes of a family that can be asked for by number."""
 
 
 SAMPLING = tuple(Sampling.__dataclass_fields__)
@@ -41,6 +51,7 @@ class Handlers:
     def __init__(self, runner: Runner, history: History) -> None:
         self.runner, self.history = runner, history
 
+    @told
     def ask(
         self,
         restart: bool,
@@ -84,11 +95,12 @@ class Handlers:
                 self.history.add(session, value["run"], value["name"], path)
             yield value, gr.DownloadButton(value=path, interactive=True) if path else gr.skip()
 
+    @told
     def settle(self, checkpoint: str, latents: int | None, former: int) -> tuple[Any, int]:
         """Another checkpoint is chosen: K goes as far as it allows and follows its default unless the visitor has set
         it; the default, to compare with next time.
         """
-        reasoner = self._loaded(checkpoint)
+        reasoner = self.runner.reasoner(checkpoint)
         given = reasoner.config.latents
         update = {"maximum": given.max, "label": k_label(reasoner.method.caps)}
         kept = carried_latents(latents, former, given)
@@ -96,44 +108,45 @@ class Handlers:
             update["value"] = kept
         return gr.update(**update), given.default
 
+    @told
     def sample(self, checkpoint: str, former: dict[str, float], *values: float | None) -> tuple[Any, ...]:
         """Another checkpoint is chosen: the fields of SAMPLING, its own but for those that the visitor has set; its
         own, to compare with next time.
         """
-        own = dataclasses.asdict(self._loaded(checkpoint).config.sampling)
+        own = dataclasses.asdict(self.runner.reasoner(checkpoint).config.sampling)
         kept = [own[name] if value == former[name] else value for name, value in zip(SAMPLING, values, strict=True)]
         return *kept, own
 
-    def _loaded(self, checkpoint: str) -> "Reasoner":
-        """The model; what is wrong with it is shown."""
-        try:
-            return self.runner.reasoner(checkpoint)
-        except ValueError as problem:
-            raise gr.Error(str(problem), print_exception=False) from problem
-
+    @told
     def interrupt(self, request: gr.Request) -> None:
         """K, method or mode has changed: what runs is stopped, to start again."""
         self.runner.interrupt(session_of(request))
 
+    @told
     def stop(self, request: gr.Request) -> None:
         """The Stop button."""
         self.runner.stop(session_of(request))
 
+    @told
     def forget(self, request: gr.Request) -> None:
         """The tab is closed."""
         self.runner.forget(session_of(request))
         self.history.forget(session_of(request))
 
+    @told
     def region(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """Who looks into the region painted on a run's image; a sentence where that cannot be said."""
-        asked = event._data
+        asked = _asked(event)
         try:
+            self.runner.looks.take(session_of(request))
             trace = self.history.open(session_of(request), str(asked["run"]))
             box = tuple(float(edge) for edge in asked["box"])
             where = {name: int(asked[name]) for name in ("image", "level", "layer", "head")}
             found = region_ranks(trace, box=box, centred=asked["centred"] is True, **where)
-        except (ValueError, TypeError, KeyError) as problem:
-            return {"problem": _sentence(problem)}
+        except ValueError as problem:
+            return {"problem": sentence(problem)}
+        except (TypeError, KeyError, OverflowError):
+            return {"problem": "That is no region of a run; paint one on its image."}
         return {
             "run": str(asked["run"]),
             "box": list(box),
@@ -142,34 +155,42 @@ class Handlers:
             "formulas": formulas("region"),
         }
 
+    @told
     def scene(self, family: str) -> tuple[Files, Files, str, Scene, str]:
         """A new scene."""
         return loaded(family)
 
+    @told
     def example(self, event: gr.EventData) -> tuple[Files, Files, str, Scene, str]:
         """The example scene that was clicked."""
-        family, seed = event._data["family"], event._data["seed"]
-        if family not in glyphs.FAMILIES or type(seed) is not int or seed < 0:
+        family, seed = _asked(event).get("family"), _asked(event).get("seed")
+        if family not in list(glyphs.FAMILIES) or type(seed) is not int or not 0 <= seed < MOST_SEEDS:
             raise gr.Error("That example does not exist; choose another.")
         return loaded(family, seed)
 
+    @told
     def check(self, files: Files, kept: Files, checkpoint: str) -> tuple[Files, Files, str]:
         """New images: those that can be used (else the ones before), the same to remember, and a notice."""
         good, problems = [], []
-        for file in files[:MAX_IMAGES]:
+        limits = self.runner.limits
+        for file in (files if isinstance(files, list) else [])[: limits.images]:
             try:
-                load_image(*paths([file]))
+                load_image(*paths([file]), max_pixels=limits.pixels)
                 good.append(file)
             except ValueError as problem:
                 problems.append(f'<p class="ins-problem" role="alert">{escape(str(problem))}</p>')
         use = good or (kept if problems else [])
         return use, use, "".join(problems) + self.photo_notice(use, checkpoint)
 
+    @told
     def photo_notice(self, files: Files, checkpoint: str) -> str:
         """HTML that says so where a picture is shown to a model that cannot know such pictures."""
         if self.runner.reasoner(checkpoint).config.world != "glyphs":
             return ""
-        if all(glyphs.looks_like(load_image(path)) for path in paths(files)):
+        limits = self.runner.limits
+        if all(
+            glyphs.looks_like(load_image(path, max_pixels=limits.pixels)) for path in paths(files)[: limits.images]
+        ):
             return ""
         return f'<p class="ins-notice" role="status">{PHOTO}</p>'
 
@@ -180,6 +201,7 @@ class Inspecting:
     def __init__(self, runner: Runner, history: History, companions: Companions) -> None:
         self.runner, self.history, self.companions = runner, history, companions
 
+    @told
     def enter(self, newest: str, request: gr.Request) -> tuple[Any, str]:
         """The page is opened: the newest run, unless it is there already."""
         runs = self.history.runs(session_of(request))
@@ -187,40 +209,46 @@ class Inspecting:
             return gr.skip(), newest
         return self._value(request, runs[0].id), runs[0].id
 
+    @told
     def open(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A run is chosen."""
-        return self._value(request, event._data.get("id"))
+        return self._value(request, _asked(event).get("id"))
 
+    @told
     def read(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """Its latents are to be read by layer, which needs its model."""
-        return self._value(request, event._data.get("id"), model=True)
+        return self._value(request, _asked(event).get("id"), model=True)
 
+    @told
     def rename(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A run gets another name."""
-        session, id = session_of(request), event._data.get("id")
+        session, id = session_of(request), _asked(event).get("id")
         try:
-            self.history.rename(session, id, str(event._data.get("name", "")))
+            self.history.rename(session, id, str(_asked(event).get("name", "")))
         except ValueError as problem:
             return self._problem(request, problem)
         return self._value(request, id)
 
+    @told
     def remove(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A run is deleted; the next one takes its place."""
         try:
-            self.history.remove(session_of(request), event._data.get("id"))
+            self.history.remove(session_of(request), _asked(event).get("id"))
         except (ValueError, OSError) as problem:
             return self._problem(request, problem)
         runs = self.history.runs(session_of(request))
         return self._value(request, runs[0].id) if runs else self._problem(request, ValueError("There is no run."))
 
+    @told
     def upload(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A trace file of a visitor's own: read, and kept like a run."""
         session = session_of(request)
         try:
-            (path,) = paths([{"path": str(event._data.get("path", ""))}])
-            trace = Trace.load(path)
+            self.runner.looks.take(session)
+            trace = open_trace(_asked(event).get("path"))
             number = self.runner.next_run()
-            kept = self.history.add(session, number, f"Opened: {run_name(view_of(trace))}", save_trace(trace, number))
+            path = save_trace(trace, number, self.runner.limits)
+            kept = self.history.add(session, number, f"Opened: {run_name(view_of(trace))}", path)
         except (ValueError, OSError) as problem:
             return self._problem(request, problem)
         return self._value(request, kept.id)
@@ -228,6 +256,7 @@ class Inspecting:
     def _value(self, request: gr.Request, id: object, *, model: bool = False) -> dict[str, Any]:
         session = session_of(request)
         try:
+            self.runner.looks.take(session)
             value = inspected(self.runner, self.history, self.companions, session, id, model=model)
         except ValueError as problem:
             return self._problem(request, problem)
@@ -235,7 +264,7 @@ class Inspecting:
 
     def _problem(self, request: gr.Request, problem: Exception) -> dict[str, Any]:
         """A sentence beside what is shown already."""
-        return {"problem": _sentence(problem), "runs": self.history.choices(session_of(request))}
+        return {"problem": sentence(problem), "runs": self.history.choices(session_of(request))}
 
 
 class Comparing:
@@ -244,6 +273,7 @@ class Comparing:
     def __init__(self, runner: Runner, history: History) -> None:
         self.runner, self.history = runner, history
 
+    @told
     def enter(self, newest: str, request: gr.Request) -> tuple[Any, str]:
         """The page is opened: the newest run as A and the one before it as B, unless they are there already."""
         runs = self.history.runs(session_of(request))
@@ -251,39 +281,41 @@ class Comparing:
             return gr.skip(), newest
         return self._value(request, runs[0].id, runs[min(1, len(runs) - 1)].id), runs[0].id
 
+    @told
     def pair(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """Two runs are chosen."""
-        return self._value(request, event._data.get("a"), event._data.get("b"))
+        return self._value(request, _asked(event).get("a"), _asked(event).get("b"))
 
+    @told
     def again(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A's question once more with another setting, as B."""
-        session, id, changes = session_of(request), event._data.get("id"), event._data.get("changes")
+        session, id, changes = session_of(request), _asked(event).get("id"), _asked(event).get("changes")
         try:
             if not isinstance(changes, dict):
                 raise ValueError("No setting was named that should change.")
             kept = run_again(self.runner, self.history, session, id, changes)
-        except (ValueError, OSError) as problem:
-            return self._listed(request, {"problem": _sentence(problem)})
-        except RuntimeError as problem:  # torch's own errors, running out of memory among them
-            log.exception("A run failed.")
-            return self._listed(request, {"problem": f"The model could not answer ({_sentence(problem)})."})
+        except ValueError as problem:
+            return self._listed(request, {"problem": sentence(problem)})
+        except FAILURES as failure:
+            return self._listed(request, {"problem": model_failed(failure)})
         if kept is None:
             return self._listed(request, {"problem": "The run was stopped."})
         return self._value(request, id, kept.id)
 
     def _value(self, request: gr.Request, first: object, second: object) -> dict[str, Any]:
         try:
+            self.runner.looks.take(session_of(request))
             return self._listed(request, compared(self.history, session_of(request), first, second))
         except ValueError as problem:
-            return self._listed(request, {"problem": _sentence(problem)})
+            return self._listed(request, {"problem": sentence(problem)})
 
     def _listed(self, request: gr.Request, value: dict[str, Any]) -> dict[str, Any]:
         return value | {"runs": self.history.choices(session_of(request)), "checkpoints": list(self.runner.known)}
 
 
-def _sentence(problem: Exception) -> str:
-    """The first line of what went wrong."""
-    return str(problem).splitlines()[0] if str(problem) else "That is not something the page can ask for."
+def _asked(event: gr.EventData) -> dict[str, Any]:
+    """What the browser said with an event; nothing where that is no object of named values."""
+    return event._data if isinstance(event._data, dict) else {}
 
 
 def loaded(family: str, seed: int | None = None) -> tuple[Files, Files, str, Scene, str]:
@@ -294,5 +326,11 @@ def loaded(family: str, seed: int | None = None) -> tuple[Files, Files, str, Sce
 
 
 def session_of(request: gr.Request) -> str:
-    """Gradio's name of the browser tab or API client."""
-    return request.session_hash or "no session"
+    """Gradio's name of the browser tab or API client; a name of its own for a request that gives none.
+
+    Raises ValueError for a name longer than any of Gradio's.
+    """
+    name = request.session_hash or secrets.token_hex(8)
+    if len(name) > MAX_NAME:
+        raise ValueError(f"The session's name has {len(name):,} characters; at most {MAX_NAME} are accepted.")
+    return name

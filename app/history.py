@@ -4,21 +4,23 @@ A run is known by its id: its number, or `recorded:NAME`. What comes from the br
 the disk.
 """
 
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from app.limits import OWN, Limits
+from app.retention import delete
 from latent_core.trace import Trace
 
 RECORDED = Path(__file__).parent.parent / "assets" / "traces"
 """Traces that come with Inscape."""
-MOST_RUNS = 20
-"""Runs kept per session; older ones go."""
-MOST_SESSIONS = 500
 MOST_LETTERS = 60
 """Of a run's name."""
+
+log = logging.getLogger("inscape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,13 @@ class Kept:
 
 
 class History:
-    """Runs by session, newest last. Sessions that were not heard of for longest are dropped."""
+    """Runs by session, newest last. Sessions that were not heard of for longest are dropped.
 
-    def __init__(self, recorded: Path = RECORDED) -> None:
+    A run that is dropped takes its trace with it.
+    """
+
+    def __init__(self, recorded: Path = RECORDED, limits: Limits = OWN) -> None:
+        self.limits = limits
         self.recorded = tuple(
             Kept(f"recorded:{path.stem}", f"Recorded: {path.stem.replace('_', ', ')}", path)
             for path in sorted(recorded.glob("*.safetensors"))
@@ -47,10 +53,12 @@ class History:
         with self._lock:
             runs = self._runs.setdefault(session, [])
             runs.append(kept)
-            del runs[:-MOST_RUNS]
+            dropped = runs[: -self.limits.session_runs]
+            del runs[: -self.limits.session_runs]
             self._runs.move_to_end(session)
-            while len(self._runs) > MOST_SESSIONS:
-                self._runs.popitem(last=False)
+            while len(self._runs) > self.limits.sessions or self._count() > self.limits.all_runs:
+                dropped += self._runs.popitem(last=False)[1]
+        _delete(dropped)
         return kept
 
     def runs(self, session: str) -> tuple[Kept, ...]:
@@ -65,7 +73,7 @@ class History:
     def find(self, session: str, id: object) -> Kept:
         """Raises ValueError for a run that this session does not have."""
         for kept in self.runs(session):
-            if kept.id == id:
+            if kept.id == id and kept.path.exists():
                 return kept
         raise ValueError("That run is not kept any more; run the question again.")
 
@@ -84,12 +92,16 @@ class History:
         """Forgets one of the session's own runs and deletes its trace."""
         kept = self.find(session, id)
         self._change(session, id, lambda _: [])
-        kept.path.unlink(missing_ok=True)
+        delete(kept.path)
 
     def forget(self, session: str) -> None:
-        """The tab is closed; its traces are deleted with the other uploads, a day later."""
+        """The tab is closed: its runs are deleted."""
         with self._lock:
-            self._runs.pop(session, None)
+            runs = self._runs.pop(session, [])
+        _delete(runs)
+
+    def _count(self) -> int:
+        return sum(len(runs) for runs in self._runs.values())
 
     def _own(self, session: str, id: object) -> bool:
         with self._lock:
@@ -101,3 +113,12 @@ class History:
         with self._lock:
             runs = self._runs[session]
             self._runs[session] = [new for kept in runs for new in (change(kept) if kept.id == id else [kept])]
+
+
+def _delete(runs: Sequence[Kept]) -> None:
+    """Deletes traces that no session can open any more; one that stays is logged, and swept away later."""
+    for kept in runs:
+        try:
+            delete(kept.path)
+        except OSError as problem:
+            log.warning("A trace could not be deleted: %s", problem)

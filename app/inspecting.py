@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from app.asking import carried_latents, first_view, folded, method_label, run_name, save_trace
+from app.asking import carried_latents, first_view, folded, method_label, run_name, save_trace, unsaved
 from app.companions import Companions
 from app.fold import View
 from app.history import History, Kept
@@ -197,7 +197,7 @@ CHANGES = {"latents": int, "mode": str, "checkpoint": str}
 def run_again(runner: Runner, history: History, session: str, id: object, changes: Mapping[str, Any]) -> Kept | None:
     """The question of a run once more with other settings; None where it was stopped.
 
-    Raises ValueError for a run that is not kept and for settings that do not exist.
+    Raises ValueError for a run that is not kept, for settings that do not exist, and where the disk is full.
     """
     trace = history.open(session, id)
     wrong = [name for name, value in changes.items() if type(value) is not CHANGES.get(name)]
@@ -214,11 +214,18 @@ def run_again(runner: Runner, history: History, session: str, id: object, change
         settings["latents"] = carried_latents(old.latents, former, runner.reasoner(checkpoint).config.latents)
     settings |= {name: value for name, value in changes.items() if name != "checkpoint"}
     images = [Image.fromarray(image.numpy()) for image in trace.images]
-    ask = Ask(images=images, question=trace.question, checkpoint=checkpoint, settings=settings)
+    runner.limits.check_settings(settings)
+    runner.limits.check_images(len(images))
+    question = runner.limits.check_question(trace.question)
+    ask = Ask(images=images, question=question, checkpoint=checkpoint, settings=settings)
     view, events = first_view(runner, ask), list[Event]()
     for view in folded(view, runner.stream(session, ask), events):  # noqa: B007, B020, the last view is the whole run
         pass
     if view.finish is None:
         return None
     number = runner.next_run()
-    return history.add(session, number, run_name(view), save_trace(runner.trace(ask, events), number))
+    try:
+        path = save_trace(runner.trace(ask, events), number, runner.limits)
+    except OSError as failure:
+        raise ValueError(unsaved(failure)) from failure
+    return history.add(session, number, run_name(view), path)

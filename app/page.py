@@ -1,5 +1,6 @@
 """The page: layout and wiring. What the events do is in handlers.py, how things look in assets/app/ and theme.py."""
 
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -29,18 +30,21 @@ MODES = [("Latent", "latent"), ("Text only", "text"), ("Forced", "forced"), ("Ma
 RULES = [("the checkpoint’s own", OWN_RULE), *((rule, rule) for rule in Rule.__args__)]
 FIRST_SEED = 22
 """Seed of the scene in view when the page opens, and of the examples: the embedded glyph-monet gets all four right."""
-MODEL = {"concurrency_id": "model", "concurrency_limit": 4}
-"""Shared by everything that runs a model: four sessions at once, the others queue."""
+MODEL = {"concurrency_id": "model"}
+"""Shared by everything that runs a model: `Limits.at_once` sessions at once, the others queue."""
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def build(runner: Runner) -> gr.Blocks:
     """The whole page. Models are not loaded here."""
-    history = History()
+    history, limits = History(limits=runner.limits), runner.limits
     handlers = Handlers(runner, history)
-    with gr.Blocks(title="Inscape", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+    cache = (60, round(limits.keep_seconds))  # Gradio's own sweep, which also clears its lists of files
+    with gr.Blocks(title="Inscape", fill_width=True, analytics_enabled=False, delete_cache=cache) as page:
         static(read("header.html"), read("header.js"))
-        add_endpoints(runner, MODEL)  # before the page's own events, which would take the names
+        add_endpoints(
+            runner, {**MODEL, "concurrency_limit": limits.at_once}
+        )  # before the page's own events, which would take the names
         with gr.Tabs(elem_id="ins-tabs"):
             with gr.Tab("Ask", id="ask"):
                 _ask(runner, handlers)
@@ -48,8 +52,14 @@ def build(runner: Runner) -> gr.Blocks:
                 _inspect(tab, Inspecting(runner, history, Companions(runner.known)))
             with gr.Tab("Compare", id="compare") as tab:
                 _compare(tab, Comparing(runner, history))
+        static(f'<p class="ins-small ins-kept">{escape(limits.kept)}</p>')
         page.unload(handlers.forget)
-    return page.queue(max_size=32)
+    return page.queue(max_size=limits.queue)
+
+
+def first_files() -> Files:
+    """The image that the page opens with; every visitor's page names it, so it is never swept away."""
+    return loaded("find", FIRST_SEED)[0]
 
 
 def _ask(runner: Runner, handlers: Handlers) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
+from app.limits import OWN, Limits
+from app.rate import Rate
 from app.zero import Lend, Work, lent, seconds_for
 from latent_core.events import Event, LatentEvent
 from latent_core.trace import Trace
@@ -26,11 +28,12 @@ LAYERS = 8
 """Decoder blocks of a run whose attention is recorded, at most."""
 REFRESH = 0.1
 """Seconds between updates of the page."""
-MAX_IMAGES = 4
-"""Per question: what the page has room for."""
-
 T = TypeVar("T")
 log = logging.getLogger("inscape")
+
+
+class Overtime(ValueError):
+    """A run that took longer than the instance allows; what came until then is a run all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +46,6 @@ class Ask:
     settings: Mapping[str, Any]
     """Fields of `latent_core.Settings`; the checkpoint fills in the others and checks all."""
     slow: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.images) > MAX_IMAGES:
-            raise ValueError(f"There are {len(self.images)} images; a question may carry at most {MAX_IMAGES}.")
 
 
 @dataclass
@@ -69,6 +68,7 @@ class Runner:
         others: checkpoints that runs can be compared with, beside those.
         lend: lends a GPU for a call (zero.py), where the platform works that way.
         borrowers: those checkpoints that need it. They must be loaded before the page is served.
+        limits: what one visitor may ask for.
     """
 
     def __init__(
@@ -79,8 +79,10 @@ class Runner:
         *,
         lend: Lend | None = None,
         borrowers: Iterable[str] = (),
+        limits: Limits = OWN,
     ) -> None:
         self.names = tuple(names)
+        self.limit(limits)
         self.known = (*self.names, *(name for name in others if name not in names))
         self._load = load
         self._reasoners: dict[str, Reasoner] = {}
@@ -95,10 +97,16 @@ class Runner:
             self._answer_there = lent(self._answer, lend, self._seconds_of_answer)
             self._reread_there = lent(self._reread, lend, self._seconds_of_reread)
 
+    def limit(self, limits: Limits) -> None:
+        """Allows what `limits` say from now on."""
+        self.limits = limits
+        self.starts = Rate(limits.runs_a_minute, "runs", most=limits.sessions)
+        self.looks = Rate(limits.looks_a_minute, "inspections", most=limits.sessions)
+
     def reasoner(self, name: str) -> "Reasoner":
         """The model of this name. Raises ValueError for names that are not offered."""
         if name not in self.known:
-            raise ValueError(f"Unknown checkpoint {name!r}; choose one of {', '.join(self.known)}.")
+            raise ValueError(f"Unknown checkpoint {str(name)[:80]!r}; choose one of {', '.join(self.known)}.")
         with self._loading:
             if name not in self._reasoners:
                 self._reasoners[name] = self._load(name)
@@ -133,14 +141,16 @@ class Runner:
     def stream(self, session: str, ask: Ask) -> Iterator[Event]:
         """The events of a run, without a FinishEvent where it was stopped; a new run of a session ends the one before.
 
-        Closing the iterator closes the engine's. Raises ValueError for what the model cannot read.
+        Closing the iterator closes the engine's. Raises ValueError for what the model cannot read and for a session
+        that starts too many runs, Overtime where the run took too long.
         """
+        self.starts.take(session)
         cancelled = self._begin(session)
         try:
             self.reasoner(ask.checkpoint)
             answer: Work = self._answer_there if ask.checkpoint in self._borrowers else self._answer
             with contextlib.closing(answer(ask)) as events:
-                yield from paced(events, SLOW if ask.slow else None, cancelled)
+                yield from paced(timely(events, self.limits.run_seconds), SLOW if ask.slow else None, cancelled)
         finally:
             self._end(session)
 
@@ -169,12 +179,16 @@ class Runner:
         from latent_core.replay import lens_by_layer, replay
 
         reasoner = self._reasoners[trace.source.checkpoint]
-        found = replay(reasoner, trace)
         latents = [n for n, step in enumerate(trace.steps) if isinstance(step, LatentEvent)]
+        try:
+            found = replay(reasoner, trace)
+            readings = lens_by_layer(reasoner, found, latents)
+        except (RuntimeError, IndexError, StopIteration) as problem:  # an opened trace may name what no model wrote
+            raise ValueError("The run does not fit the model that it names, so it cannot be read again.") from problem
         decode = reasoner.processor.decode
         words = [
             [[(decode([reading.id]).strip(), round(reading.probability, 3)) for reading in layer] for layer in layers]
-            for layers in lens_by_layer(reasoner, found, latents)
+            for layers in readings
         ]
         yield found, dict(zip(latents, words, strict=True))
 
@@ -206,10 +220,10 @@ class Runner:
 
     def interrupt(self, session: str) -> None:
         """Ends what the session runs so that it starts again with new settings; nothing where nothing runs."""
-        running = self.stop(session)
-        with self._lock:
+        with self._lock:  # one step: between two, the run could end and its session be dropped
             state = self._sessions.get(session)
-            if state is not None and (running or state.restarts):
+            if state is not None and (state.active or state.restarts):
+                state.cancelled.set()
                 state.restarts += 1
 
     def take_restart(self, session: str) -> bool:
@@ -219,6 +233,7 @@ class Runner:
             if state is None or not state.restarts:
                 return False
             state.restarts -= 1
+            self._drop_if_idle(session)
             return True
 
     def forget(self, session: str) -> None:
@@ -226,6 +241,8 @@ class Runner:
         self.stop(session)
         with self._lock:
             self._sessions.pop(session, None)
+        self.starts.forget(session)
+        self.looks.forget(session)
 
     def _begin(self, name: str) -> threading.Event:
         with self._lock:
@@ -241,6 +258,12 @@ class Runner:
             self._running -= 1
             if name in self._sessions:
                 self._sessions[name].active -= 1
+                self._drop_if_idle(name)
+
+    def _drop_if_idle(self, name: str) -> None:
+        """Programs never say that their session has ended; so nothing of it is kept between runs."""
+        if not self._sessions[name].active and not self._sessions[name].restarts:
+            del self._sessions[name]
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -248,6 +271,18 @@ def spread(count: int, most: int) -> list[int]:
     if count <= most:
         return list(range(count))
     return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
+
+
+def timely(events: Iterable[T], seconds: float, clock: Callable[[], float] = time.monotonic) -> Iterator[T]:
+    """The same events; raises Overtime once they have taken longer than `seconds`, waiting for them included."""
+    end = clock() + seconds
+    for event in events:
+        if clock() > end:
+            raise Overtime(
+                f"The run was stopped after {seconds:g} seconds, the most that this instance gives; what came until "
+                "then is shown. Ask for fewer tokens or latents, or at the speed “real”."
+            )
+        yield event
 
 
 def paced(events: Iterable[T], rate: float | None, cancelled: threading.Event) -> Iterator[T]:

@@ -84,10 +84,12 @@ class Processor:
         given = {name: value for name, value in limits.items() if value is not None}
         for needed in ("tokenizer.json", "preprocessor_config.json"):
             if not Path(folder, needed).is_file():
-                raise ValueError(f"{folder} has no {needed}.")
-        with _named(ValueError, f"The tokenizer in {folder} cannot be read"):
+                raise ValueError(
+                    f"{Path(folder).name} has no {needed}."
+                )  # the rest of the path tells strangers too much
+        with _named(ValueError, f"The tokenizer in {Path(folder).name} cannot be read"):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        with _named(ValueError, f"preprocessor_config.json in {folder} cannot be read"):
+        with _named(ValueError, f"preprocessor_config.json in {Path(folder).name} cannot be read"):
             images = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True, **given)
         return cls(tokenizer, images)
 

@@ -60,7 +60,7 @@ class Settings:
             0 <= self.temperature <= 10, f"Temperature is {self.temperature}; choose 0 (greedy) or a number up to 10."
         )
         check(0 < self.top_p <= 1, f"top_p is {self.top_p}; choose a number above 0 and at most 1.")
-        check(self.top_k >= 0, f"top_k is {self.top_k}; choose 0 (off) or a positive number.")
+        check(0 <= self.top_k < 2**31, f"top_k is {self.top_k}; choose 0 (off) or a positive number below 2^31.")
         check(
             0.1 <= self.repetition_penalty <= 10,
             f"repetition_penalty is {self.repetition_penalty}; choose a number from 0.1 to 10 (1 is off).",

@@ -24,6 +24,8 @@ from latent_core.records import from_json, to_json
 from latent_core.settings import Settings
 
 VERSION = 2
+MAX_STEPS = 16_384
+"""Tokens and latents of a run that is read: twice what Settings allow, for those that the runtime adds."""
 Step = TokenEvent | LatentEvent
 _STEPS: dict[str, type[Step]] = {"token": TokenEvent, "latent": LatentEvent}
 _VECTORS = {"token": ("hidden",), "latent": ("fed", "hidden")}
@@ -219,6 +221,8 @@ class Trace:
                 raise ValueError(f"its format version is {version!r}; this program reads version {VERSION}.")
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
         parts = from_json(_File, content, "trace")
+        if len(parts.steps) > MAX_STEPS:
+            raise ValueError(f"it has {len(parts.steps):,} words and latents; a run has at most {MAX_STEPS:,}.")
         tensors = _Tensors(stored)
         start = _start(parts.start, tensors)
         # a run that was stopped at once recorded attention nowhere

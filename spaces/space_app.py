@@ -42,7 +42,7 @@ def main() -> int:
             return 2
     runner.preload(runner.names[0])
     host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), os.environ.get("GRADIO_SERVER_PORT", "7860")
-    serve(runner, host=host, port=int(port))
+    serve(runner, host=host, port=int(port), public=True)
     return 0
 
 

@@ -158,6 +158,17 @@ def test_restarts_follow_interruptions_of_running_runs(runner, scene):
     assert runner.take_restart("tab") and runner.take_restart("tab") and not runner.take_restart("tab")
 
 
+def test_an_interrupted_run_starts_again_however_fast_it_ends(runner, scene):
+    for _ in range(20):
+        handler = answer_stream(runner, "tab", scene.files, scene.question, "scripted", None, speed="slow")
+        next(handler), next(handler)
+        rest = threading.Thread(target=list, args=(handler,))
+        rest.start()
+        runner.interrupt("tab")
+        rest.join()
+        assert runner.take_restart("tab") and not runner.take_restart("tab")
+
+
 def test_paced_waits_but_not_when_cancelled():
     cancelled = threading.Event()
     stream = paced(range(10), 1000.0, cancelled)

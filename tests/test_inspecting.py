@@ -15,9 +15,10 @@ from PIL import Image
 from app.companions import Companions
 from app.fold import fold
 from app.handlers import Comparing, Handlers, Inspecting
-from app.history import MOST_RUNS, RECORDED, History
+from app.history import RECORDED, History
 from app.inspecting import compared, difference, inspected, pairs, region_ranks, run_again
 from app.inspection import FORMULAS, formulas, inspection, view_of
+from app.limits import OWN
 from app.payload import maps
 from app.runner import Runner
 from latent_core import glyphs, load
@@ -264,9 +265,9 @@ def test_history_keeps_names_and_forgets(history, tmp_path):
         history.open("another tab", "7")
     history.remove("tab", "7")
     assert not (tmp_path / "run.safetensors").exists() and history.runs("tab") == history.recorded
-    for number in range(MOST_RUNS + 5):
+    for number in range(OWN.session_runs + 5):
         history.add("tab", number, "run", tmp_path / "x")
-    assert [kept.id for kept in history.runs("tab")][:MOST_RUNS] == [str(n) for n in range(24, 4, -1)]
+    assert [kept.id for kept in history.runs("tab")][: OWN.session_runs] == [str(n) for n in range(24, 4, -1)]
     history.forget("tab")
     assert history.runs("tab") == history.recorded
 

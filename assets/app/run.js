@@ -131,6 +131,24 @@ function update() {
   drawHistory();
 }
 
+// A run's updates begin with the run; before that the page says how many wait.
+let timer = 0;
+function awaitTurn() {
+  const before = latest;
+  clearInterval(timer);
+  timer = setInterval(async () => {
+    let size = 0;
+    try {
+      size = (await (await fetch(new URL("gradio_api/queue/status", document.baseURI))).json()).queue_size;
+    } catch { clearInterval(timer); return; }   // Gradio itself says that the connection is lost
+    if (latest !== before || !size) { clearInterval(timer); return; }
+    const words = `The server is busy: ${size === 1 ? "1 question waits" : `${size} questions wait`}`;
+    part("status").replaceChildren(make("span", { class: "ins-state" }, words));
+    say(words);
+  }, 1000);
+}
+document.addEventListener("click", (event) => { if (event.target.closest?.("#ins-run")) awaitTurn(); });
+
 followSelected((shown) => shown === String(run.value?.run), (n) => select(n, true, true));
 part("level").disabled = true;
 reset({ items: [], n: 0 });

@@ -1,0 +1,117 @@
+"""Every limit on what a visitor may ask, in one place: one's own page has room, a public instance shares it.
+
+Limits of the formats themselves lie with their readers: MAX_PIXELS and MAX_ASPECT in latent_core/images.py, the ranges
+of settings in latent_core/settings.py, MAX_QUESTION in latent_core/reasoner.py. None of these here is above theirs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from latent_core.images import MAX_PIXELS
+from latent_core.settings import MAX_LATENTS, check
+
+MAX_NAME = 64
+"""Characters of a session's name, which the visitor's program chooses; Gradio's own have 11."""
+MAX_BODY = 2_000_000
+"""Bytes of a request that is no upload. The largest that the page sends, a question with four images, has 20,000."""
+MAX_NESTING = 64
+"""Depth of lists and objects in a request; the page sends at most 6."""
+MAX_UPLOADS = 4
+"""Files of one upload request: as many as a question takes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one instance allows. The defaults are those of a page on one's own machine."""
+
+    images: int = 4
+    """Images per question: what the page has room for."""
+    file_bytes: int = 10_000_000
+    """Bytes of one uploaded file: a camera's JPEG, or the trace of 600 steps of a 7B model at 16 bits."""
+    pixels: int = MAX_PIXELS
+    """Width × height of an uploaded image."""
+    question: int = 4000
+    """Characters of a question."""
+    tokens: int = 8192
+    """Tokens and latents of a response."""
+    blocks: int = 64
+    """Blocks of a response."""
+    latents: int = MAX_LATENTS
+    """K, latents of a block."""
+    queue: int = 32
+    """Questions that wait; the next one is refused with a sentence."""
+    at_once: int = 4
+    """Runs and inspections under way at once, those of all visitors together."""
+    run_seconds: float = 1800.0
+    """Seconds of a run, waiting at the speed `slow` included. Checked between tokens, so one forward may exceed it."""
+    runs_a_minute: int | None = None
+    """Runs that one session may start in a minute; None: as many as it likes."""
+    looks_a_minute: int | None = None
+    """Inspections, comparisons and regions of one session in a minute, which cost about as much as a short run."""
+    session_runs: int = 20
+    """Runs kept per session; the oldest goes with its trace."""
+    all_runs: int = 10_000
+    """Runs kept of all sessions together; the oldest go with their traces."""
+    sessions: int = 500
+    """Sessions that are remembered; those not heard of for longest are forgotten."""
+    states: int = 100
+    """Sessions whose fields Gradio remembers, 0.2 MB each; in one forgotten the scene in view has no known answer."""
+    keep_seconds: float = 86_400.0
+    """Age at which uploads and traces are deleted, whether or not their tab is still open."""
+    disk_bytes: int = 20_000_000_000
+    """Bytes of all uploads and traces; above it nothing more is taken until the oldest are deleted."""
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raises ValueError for settings above what this instance gives; the checkpoint checks the rest."""
+        for name, most in {"max_new_tokens": self.tokens, "max_blocks": self.blocks, "latents": self.latents}.items():
+            asked, called = settings.get(name, 0), "K" if name == "latents" else name
+            check(asked <= most, f"{called} is {asked}, but at most {most} is given here; choose a smaller number.")
+
+    def check_question(self, question: object) -> str:
+        """The question, if it is one. Raises ValueError with a sentence otherwise."""
+        check(isinstance(question, str), "The question is no text; write one.")
+        assert isinstance(question, str)
+        check(
+            len(question) <= self.question,
+            f"The question has {len(question):,} characters; at most {self.question:,} are accepted. Shorten it.",
+        )
+        return question
+
+    def check_images(self, count: int) -> None:
+        """Raises ValueError for more images than a question may carry."""
+        check(count <= self.images, f"There are {count} images; a question may carry at most {self.images}.")
+
+    @property
+    def kept(self) -> str:
+        """What becomes of a visitor's data, in a sentence for the page."""
+        return (
+            "What you upload and your runs stay on this server, are shown to nobody else and train nothing. Runs are "
+            "deleted when you close or reload the page; images, and all that is left, "
+            f"{_span(self.keep_seconds)} after they came."
+        )
+
+
+OWN = Limits()
+"""A page on one's own machine."""
+
+PUBLIC = Limits(
+    pixels=25_000_000,  # 75 MB decoded, for each of the runs at once
+    question=2000,
+    tokens=512,  # the embedded models need 130
+    blocks=16,
+    latents=64,  # the embedded models' largest grid has 36
+    run_seconds=60.0,  # 512 tokens at the slow speed take 21 s
+    runs_a_minute=30,  # a run at the slow speed takes 2 s, and dragging K starts a few
+    looks_a_minute=60,
+    all_runs=2000,
+    keep_seconds=3600.0,
+    disk_bytes=2_000_000_000,  # a Space has 50 GB, and shares them with the packages
+)
+"""A page for everybody. Queue, runs at once and sessions as above: 36 visitors are served or told to wait."""
+
+
+def _span(seconds: float) -> str:
+    """`3600` → `an hour`."""
+    hours = round(seconds / 3600)
+    return "an hour" if hours == 1 else f"{hours} hours"
