@@ -36,6 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
     from app.server import serve
     from latent_core.embedded import available, offered
 
+    if options.public and options.model and options.model not in available() and Path(options.model).is_dir():
+        print(
+            f"{options.model} is a folder of this machine, and a public page shows its checkpoints' names to everybody: "
+            "name a Hub id, or put the checkpoint into assets/checkpoints.",
+            file=sys.stderr,
+        )
+        return 2
     try:
         given = [_ready(options.model)] if options.model else []
     except ValueError as problem:
@@ -44,13 +51,6 @@ def main(arguments: list[str] | None = None) -> int:
     names = list(dict.fromkeys([*given, *offered()]))
     if not names:
         print("No checkpoint is here: run `make glyphs`, or name one with --model.", file=sys.stderr)
-        return 2
-    if options.public and (folders := [name for name in names if name not in available() and Path(name).is_dir()]):
-        print(
-            f"{folders[0]} is a folder of this machine, and a public page shows its checkpoints' names to everybody: "
-            "name a Hub id, or put the checkpoint into assets/checkpoints.",
-            file=sys.stderr,
-        )
         return 2
     runner = Runner(names, _load, others=available())
     runner.preload(names[0])
