@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     if options.public and options.model and options.model not in available() and Path(options.model).is_dir():
         print(
-            f"{options.model} is a folder of this machine, and a public page shows its checkpoints' names to everybody: "
+            f"{options.model} is a folder of this machine, and a public page shows everybody its checkpoints' names: "
             "name a Hub id, or put the checkpoint into assets/checkpoints.",
             file=sys.stderr,
         )
