@@ -139,7 +139,7 @@ def policy(nonce: str | None) -> str:
         "img-src": "'self' data: blob:",
         "font-src": "'self' data:",
         "media-src": "'self' data: blob:",
-        "connect-src": "'self'",
+        "connect-src": "'self' data: blob:",  # figures are fetched from their own data to be downloaded
         "worker-src": "'self' blob:",
         "object-src": "'none'",
         "base-uri": "'self'",
