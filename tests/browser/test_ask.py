@@ -133,9 +133,17 @@ def test_words_after_a_block_say_that_they_do_not_see_the_image(page):
     expect(page.locator("[data-part='rule']")).to_be_hidden()
 
 
-def test_changing_k_while_it_streams_starts_again(page):
+@pytest.fixture
+def leisurely(monkeypatch):
+    """Runs at the speed `slow` take so long that none is over before what a person does in it arrives."""
+    monkeypatch.setattr("app.runner.SLOW", 4.0)
+    return monkeypatch
+
+
+def test_changing_k_while_it_streams_starts_again(page, leisurely):
     page.click("#ins-run")
     page.wait_for_selector(CARD)
+    leisurely.undo()  # for the run after it
     set_k(page, 3)
     page.wait_for_selector(ANSWER)
     expect(page.locator(CARD)).to_have_count(3)
@@ -150,9 +158,10 @@ def test_changing_k_at_rest_runs_nothing(page, runner):
     expect(page.locator(CARD)).to_have_count(8)
 
 
-def test_changing_mode_while_it_streams_starts_again(page):
+def test_changing_mode_while_it_streams_starts_again(page, leisurely):
     page.click("#ins-run")
     page.wait_for_selector(CARD)
+    leisurely.undo()
     page.get_by_label("Markers only", exact=True).check()
     page.wait_for_selector(ANSWER + ", .ins-state:text('Finished')")
     expect(page.locator(CARD)).to_have_count(0)
