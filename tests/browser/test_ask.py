@@ -210,7 +210,7 @@ def test_no_block_offers_to_force_one(page):
     expect(page.get_by_label("Forced", exact=True)).to_be_checked()
 
 
-def test_stop_keeps_what_has_come(page, runner, eventually):
+def test_stop_keeps_what_has_come(page, runner, eventually, leisurely):
     page.click("#ins-run")
     page.wait_for_selector(".ins-token")
     page.click("#ins-stop")
@@ -220,7 +220,7 @@ def test_stop_keeps_what_has_come(page, runner, eventually):
     expect(page.locator("#ins-run")).to_be_enabled()
 
 
-def test_closing_the_tab_ends_the_run(open_page, runner, url, eventually):
+def test_closing_the_tab_ends_the_run(open_page, runner, url, eventually, leisurely):
     page = open_page()
     page.click("#ins-run")
     page.wait_for_selector(".ins-token")
