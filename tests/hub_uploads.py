@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import yaml
 
 TOKEN = "hf_" + "t" * 34
-USER = "ada"
+USER = "someone"
 SHORT_DESCRIPTION = 60
 """Letters that the Hub accepts."""
 

@@ -151,8 +151,8 @@ def test_the_app_knows_where_it_runs(monkeypatch, tree):
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     assert space.lender() is marker
     assert space.chosen() == list(space.PUBLISHED) and set(space.PUBLISHED) <= set(PUBLISHED)
-    monkeypatch.setenv("INSCAPE_CHECKPOINTS", "ada/one  ada/two")
-    assert space.chosen() == ["ada/one", "ada/two"]
+    monkeypatch.setenv("INSCAPE_CHECKPOINTS", "someone/one  someone/two")
+    assert space.chosen() == ["someone/one", "someone/two"]
     monkeypatch.setenv("INSCAPE_CHECKPOINTS", "")
     assert space.chosen() == []
     assert space.load("glyph-monet").backbone.device.type == "cpu"
@@ -182,21 +182,23 @@ def test_with_zero_gpu_published_checkpoints_are_loaded_first_and_borrow(served,
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    monkeypatch.setenv("INSCAPE_CHECKPOINTS", "ada/one")
+    monkeypatch.setenv("INSCAPE_CHECKPOINTS", "someone/one")
     monkeypatch.setenv("GRADIO_SERVER_PORT", "7999")
     monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=gpu))
     space = script("space_app")
     monkeypatch.setattr(space, "load", ScriptedReasoner)
     assert space.main() == 0
     ((runner, options),) = served
-    assert runner.names == (*embedded.offered(), "ada/one") and runner.loaded == ("ada/one",) and len(tasks) == 2
+    assert (
+        runner.names == (*embedded.offered(), "someone/one") and runner.loaded == ("someone/one",) and len(tasks) == 2
+    )
     assert options["port"] == 7999
 
     def absent(name):
         raise ValueError(f"{name} could not be fetched from the Hub.")
 
     monkeypatch.setattr(space, "load", absent)
-    assert space.main() == 2 and "ada/one could not be fetched" in capsys.readouterr().err
+    assert space.main() == 2 and "someone/one could not be fetched" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -112,10 +112,10 @@ def test_a_dry_run_lists_exactly_what_would_go(hub, tree, deploy):
             TOKEN,
             "create",
             (403, "No write scope"),
-            f"ada's token may not write the Space {REPO} (403: No write scope)",
+            f"someone's token may not write the Space {REPO} (403: No write scope)",
         ),
-        (TOKEN, "create", (402, "PRO only"), f"ada's token may not write the Space {REPO} (402: PRO only)"),
-        (TOKEN, "preupload", (403, "Read only"), f"ada's token may not write the Space {REPO} (403: Read only)"),
+        (TOKEN, "create", (402, "PRO only"), f"someone's token may not write the Space {REPO} (402: PRO only)"),
+        (TOKEN, "preupload", (403, "Read only"), f"someone's token may not write the Space {REPO} (403: Read only)"),
         (TOKEN, "create", (409, "Taken"), f"{REPO} exists already (409: Taken): choose another name."),
     ],
 )
