@@ -234,3 +234,11 @@ def test_activation_checkpointing_changes_no_result(tmp_path):
 
     less = run("less", "activation_checkpointing=true", "activation_checkpointing_kwargs={use_reentrant: false}")
     assert less == pytest.approx(run("more"), abs=1e-6)
+
+
+def test_latents_that_a_head_makes_have_ratio_one_and_no_divergence_at_first(tmp_path):
+    """The head is the policy's in what it feeds and the reference's in what that would have fed."""
+    built = stage("constants", tmp_path, "rl.variant=vlpo", "rl.sigma=1")
+    out = built(**batch(built, n=4))
+    assert out["metrics"]["latent_ratio"] == pytest.approx(1, abs=1e-3)
+    assert out["metrics"]["latent_kl"] == pytest.approx(0, abs=1e-3)

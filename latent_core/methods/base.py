@@ -61,6 +61,10 @@ class LatentMethod(nn.Module):
         overwritten = self.config.convention == "start_overwritten" and num_latents > 0
         return overwritten and self.controls() is None
 
+    def latents(self, states: torch.Tensor) -> torch.Tensor:
+        """What states (N, D) feed as latents, where a block feeds states back: themselves by default."""
+        return states
+
     def block(self, context: Context) -> Generator[Feed, torch.Tensor, None]:
         """One block: yields what to feed, receives the states (N, D) that come back."""
         raise TypeError(f"Method {self.name!r} opens no blocks.")

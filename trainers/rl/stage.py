@@ -213,10 +213,10 @@ class RlStage(nn.Module):
             words = mine.logprobs - rollout.logprobs.to(mine.logprobs.device)
             divergence = k3(mine.logprobs - theirs.logprobs) if theirs else torch.zeros_like(words)
             actions = [(words, divergence)]
+            known = (self.reference[1], theirs) if theirs else None
             if options.variant == "vlpo":
-                actions += latent_terms(options, method, rollout, mine, theirs)
+                actions += latent_terms(options, method, rollout, mine, known)
             if options.variant == "modulation":
-                known = (self.reference[1], theirs) if theirs else None
                 actions += modulation_terms(options, method, rollout, mine, known, batch.features[number][0])
             moved["token"].append(actions[0])
             moved["latent"] += actions[1:]

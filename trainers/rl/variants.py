@@ -49,17 +49,20 @@ def modulations(method: DeepLatent) -> list[torch.nn.Module]:
 
 
 def latent_terms(
-    options: RlOptions, method: LatentMethod, rollout: Rollout, mine: Replayed, theirs: Replayed | None
+    options: RlOptions,
+    method: LatentMethod,
+    rollout: Rollout,
+    mine: Replayed,
+    theirs: tuple[LatentMethod, Replayed] | None,
 ) -> Terms:
     """VLPO, per block (K,): deterministic latents under a fixed σ, sampled ones under the noise they were drawn with.
 
     With deterministic latents z = h_old, so that the gradient of a phase's first update is zero.
     """
-    fed_as = getattr(method, "latents", lambda states: states)
     for block, fed in enumerate(rollout.latents):
         if not len(fed):
             continue
-        now = fed_as(mine.producers[block])
+        now = method.latents(mine.producers[block])
         fed, then = fed.to(now), rollout.producers[block].to(now)
         sigma = options.sigma
         if options.noise:
@@ -67,7 +70,8 @@ def latent_terms(
         ratio = latent_log_ratio(fed, now, sigma, then if options.noise else None)
         cost = torch.zeros_like(ratio)
         if theirs is not None:
-            cost = k3(latent_log_ratio(fed, now, sigma, theirs.producers[block]))
+            reference, replayed = theirs
+            cost = k3(latent_log_ratio(fed, now, sigma, reference.latents(replayed.producers[block])))
         yield ratio, cost
 
 
