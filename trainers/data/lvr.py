@@ -9,7 +9,6 @@ in shares of the image. As in the released code, newlines around `<image>` go, a
 """
 
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +18,19 @@ from PIL import Image
 
 from latent_core import answers
 from latent_core.example import Box, Example, Step, Thought, Words
-from trainers.data.rows import BadRow, Format, field, write_dataset
+from trainers.data.rows import (
+    IMAGE,
+    BadRow,
+    Format,
+    exchange,
+    field,
+    image_paths,
+    without_marks,
+    write_dataset,
+)
 from trainers.data.segments import segments
 
 MARK = "<lvr>"
-IMAGE = "<image>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +57,11 @@ def parse_row(row: object, place: str) -> LvrRow:
     if not isinstance(number, (str, int)):
         raise BadRow(place, "question_id is missing.")
     name = f"{dataset}/{number}"
-    images = row.get("image")
-    images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not images or not all(isinstance(path, str) for path in images):
-        raise BadRow(name, "image has to list the paths of one or more images.")
-    turns = field(row, "conversations", list, name)[:2]
-    if [turn.get("from") if isinstance(turn, dict) else None for turn in turns] != ["human", "gpt"]:
-        raise BadRow(name, "conversations have to begin with a turn of human and one of gpt.")
-    asked, said = (field(turn, "value", str, name) for turn in turns)
+    images = image_paths(row, name)
+    asked, said = exchange(row, name)
     if asked.count(IMAGE) != len(images):
         raise BadRow(name, f"{len(images)} images stand beside {asked.count(IMAGE)} marks {IMAGE}.")
-    question = re.sub(rf"\n?{IMAGE}\n?", "", asked)
+    question = without_marks(asked)
     if not question.strip():
         raise BadRow(name, "the question is empty.")
     boxes = row.get("bboxes") or []
@@ -77,7 +78,7 @@ def parse_row(row: object, place: str) -> LvrRow:
             parts.append(checked[index - 1])
         if text:
             parts.append(Words(text, "answer" if "<answer>" in text else "text"))
-    return LvrRow(name, dataset, tuple(images), question, tuple(parts))
+    return LvrRow(name, dataset, images, question, tuple(parts))
 
 
 def _box(box: object, name: str) -> Box:

@@ -71,6 +71,33 @@ def field(row: object, key: str, kind: type, place: str) -> object:
     return value
 
 
+IMAGE = "<image>"
+"""Stands for an image in a question of LLaVA's kind of rows."""
+
+
+def image_paths(row: dict[str, object], name: str) -> tuple[str, ...]:
+    """The paths under `image`, one or a list. Raises BadRow for anything else."""
+    images = row.get("image")
+    images = [images] if isinstance(images, str) else images
+    if not isinstance(images, list) or not images or not all(isinstance(path, str) for path in images):
+        raise BadRow(name, "image has to list the paths of one or more images.")
+    return tuple(images)
+
+
+def exchange(row: object, name: str) -> tuple[str, str]:
+    """The first question and answer under `conversations`. Raises BadRow where they do not begin so."""
+    turns = field(row, "conversations", list, name)[:2]
+    if [turn.get("from") if isinstance(turn, dict) else None for turn in turns] != ["human", "gpt"]:
+        raise BadRow(name, "conversations have to begin with a turn of human and one of gpt.")
+    asked, said = (field(turn, "value", str, name) for turn in turns)
+    return asked, said
+
+
+def without_marks(question: str) -> str:
+    """The question without marks of images and a newline on either side, as LVR's released code has it."""
+    return re.sub(rf"\n?{IMAGE}\n?", "", question)
+
+
 class PublishedDataset(Dataset):
     """Rows of one or several files of a published format.
 

@@ -10,7 +10,6 @@ Marks `<image>` and newlines around them go: images stand before the question.
 """
 
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +19,7 @@ from PIL import Image
 
 from latent_core import answers
 from latent_core.example import Example
-from trainers.data.rows import BadRow, Format, field, write_dataset
-
-IMAGE = "<image>"
+from trainers.data.rows import IMAGE, BadRow, Format, exchange, field, image_paths, without_marks, write_dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +40,22 @@ def parse_row(row: object, place: str) -> QuestionRow:
     Raises BadRow for a wrong type, for images and marks that do not match, and for an empty question or answer.
     """
     if isinstance(row, dict) and "conversations" in row:
-        turns = field(row, "conversations", list, place)[:2]
-        if [turn.get("from") if isinstance(turn, dict) else None for turn in turns] != ["human", "gpt"]:
-            raise BadRow(place, "conversations have to begin with a turn of human and one of gpt.")
-        asked, said = (field(turn, "value", str, place) for turn in turns)
+        asked, said = exchange(row, place)
     else:
         asked, said = (field(row, key, str, place) for key in ("question", "answer"))
     number = row.get("qid", row.get("question_id"))
     name = f"virl/{number}" if isinstance(number, (str, int)) else place
-    images = row.get("image")
-    images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not images or not all(isinstance(path, str) for path in images):
-        raise BadRow(name, "image has to list the paths of one or more images.")
+    images = image_paths(row, name)
     if asked.count(IMAGE) not in (0, len(images)):
         raise BadRow(name, f"{len(images)} images stand beside {asked.count(IMAGE)} marks {IMAGE}.")
     category = row.get("category")
     dataset = category if isinstance(category, str) and category else "virl"
-    return QuestionRow(name, dataset, tuple(images), *checked(asked, said, name))
+    return QuestionRow(name, dataset, images, *checked(asked, said, name))
 
 
 def checked(asked: str, said: str, name: str) -> tuple[str, str]:
     """Question and answer without marks. Raises BadRow where one of them is empty."""
-    question = re.sub(rf"\n?{IMAGE}\n?", "", asked).strip()
+    question = without_marks(asked).strip()
     if not question:
         raise BadRow(name, "the question is empty.")
     answer = (answers.extract(said) or said).strip()
