@@ -31,6 +31,7 @@ RUN useradd --create-home inscape
 USER inscape
 ENV PYTHONUNBUFFERED=1 GRADIO_SERVER_PORT=7860
 EXPOSE 7860
-HEALTHCHECK --start-period=2m --interval=30s --timeout=5s \
+# The published checkpoints are fetched before the page is served, once.
+HEALTHCHECK --start-period=30m --interval=30s --timeout=5s \
   CMD ["python", "-c", "import os, urllib.request as web; web.urlopen(f'http://127.0.0.1:{os.environ[\"GRADIO_SERVER_PORT\"]}/health', timeout=4)"]
 CMD ["python", "app.py"]

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     try:
-        given = [_ready(options.model)] if options.model else []
+        given = [prepared(options.model)] if options.model else []
     except ValueError as problem:
         print(problem, file=sys.stderr)
         return 2
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _ready(name: str) -> str:
+def prepared(name: str) -> str:
     """The full name of a checkpoint, which is fetched if need be; says what it is and where it will run.
 
     Raises ValueError for one that cannot be had or that this machine has no memory for.

@@ -158,16 +158,16 @@ def _with_headers(start: Message, security: str, *, private: bool) -> Message:
 
 async def _whole(receive: Receive, most: int) -> bytes:
     """The body of a request. Raises Refused for one above `most` bytes."""
-    parts: list[bytes] = []
+    body = bytearray()  # and not a list to be counted: it may come byte by byte
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Refused(400, "The request ended before it was complete.")
-        parts.append(message.get("body", b""))
-        if sum(map(len, parts)) > most:
+        body += message.get("body", b"")
+        if len(body) > most:
             raise Refused(413, f"The request is longer than {most:,} bytes.")
         if not message.get("more_body"):
-            return b"".join(parts)
+            return bytes(body)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -54,6 +54,13 @@ def build(runner: Runner) -> gr.Blocks:
                 _compare(tab, Comparing(runner, history))
         static(f'<p class="ins-small ins-kept">{escape(limits.kept)}</p>')
         page.unload(handlers.forget)
+
+        async def leave(request: gr.Request) -> None:
+            """The tab is closed: what it still waits for leaves the queue, which Gradio sees to only in tabs that
+            listen at that moment."""
+            await page._queue.clean_events(session_hash=request.session_hash)
+
+        page.unload(leave)
     return page.queue(max_size=limits.queue)
 
 

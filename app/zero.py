@@ -44,7 +44,8 @@ def lent(work: Work, lend: Lend, seconds: Callable[..., int]) -> Work:
     """`work` with a GPU while it runs. Arguments and items must be picklable.
 
     Closing the iterator ends the work after its next item. Raises ValueError and RuntimeError as `work` does, and
-    ValueError with the platform's sentence where it lends no GPU.
+    ValueError with the platform's sentence where it lends no GPU or takes it away in the middle: the time asked for
+    is over, or the process was killed.
     """
 
     @lend(duration=seconds)
@@ -60,15 +61,18 @@ def lent(work: Work, lend: Lend, seconds: Callable[..., int]) -> Work:
             yield pickle.dumps(Failed(kind, str(problem)))
 
     def here(*arguments: Any) -> Iterator[Any]:
+        came = False
         try:
             with contextlib.closing(there(*arguments)) as parts:
                 for part in parts:
+                    came = True
                     item = pickle.loads(part)  # written by our own copy above, through a pipe that is nobody else's
                     if isinstance(item, Failed):
                         raise item.kind(item.sentence)
                     yield item
         except gr.Error as problem:
-            raise ValueError(f"No GPU was lent: {_plain(problem.message)}") from problem
+            what = "The GPU was taken away before the run ended" if came else "No GPU was lent"
+            raise ValueError(f"{what}: {_plain(problem.message)}") from problem
 
     return here
 

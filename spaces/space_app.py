@@ -33,13 +33,14 @@ def main() -> int:
 
     published = chosen() if torch.cuda.is_available() else []
     runner = Runner([*offered(), *published], load, others=available(), lend=lend, borrowers=published)
-    if lend is not None:  # the processes that answer are copies of this one: they know what is loaded now
-        try:
-            for name in published:
-                runner.reasoner(name)
-        except ValueError as problem:
-            print(problem, file=sys.stderr)
-            return 2
+    # Before visitors come, who would all wait for the download. And on ZeroGPU the processes that answer are copies of
+    # this one: they know what is loaded now.
+    try:
+        for name in published:
+            runner.reasoner(name)
+    except ValueError as problem:
+        print(problem, file=sys.stderr)
+        return 2
     runner.preload(runner.names[0])
     host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), os.environ.get("GRADIO_SERVER_PORT", "7860")
     serve(runner, host=host, port=int(port), public=True)

@@ -14,6 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
+
 LARGE = (".safetensors", ".bin", "tokenizer.json")
 """What the Hub keeps in large file storage, named by its SHA-256; the rest is named by git's SHA-1."""
 
@@ -56,6 +60,17 @@ def describe(path: Path) -> dict[str, object]:
     """Size and sum of a file as the Hub states them."""
     stat = path.stat()
     return _described(path, stat.st_size, stat.st_mtime_ns)
+
+
+def online(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
+    """huggingface_hub asks the Hub at `url` from now on, without a token, and keeps files in `cache`."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent/token")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    close_session()
 
 
 @lru_cache

@@ -1,9 +1,10 @@
 """Many visitors at once for a while, by hand: `python -m tests.soak --visitors 50 --seconds 600`.
 
 One public instance on the CPU in a process of its own. Every visitor again and again opens a session, asks its own
-question on the page and as a program, inspects the run, and leaves, sometimes in the middle. Reported: what became of
-the questions, who waited, whether anybody saw another's run, memory and disk of the server before and after. Exits
-with 1 where a run was lost or seen by another, or where memory or disk do not come back to within 10% of their start.
+question on the page and as a program, inspects the run, and leaves, sometimes in the middle; who is refused waits for
+some seconds. Reported: what became of the questions, who waited, whether anybody saw another's run, memory and disk of
+the server before and after. Exits with 1 where a run was lost or seen by another, where fewer than half of the
+questions were answered, or where memory or disk do not come back to within 10% of their start.
 
 The start is after a warm-up: until 40 threads have computed and Gradio's 100 sessions are in place, the server grows.
 
@@ -16,6 +17,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,10 +27,14 @@ from pathlib import Path
 
 import httpx
 
-from tests.visitor import Visitor, result
+from tests.visitor import Tab, result
 
-KEEP_SECONDS = 20.0
-"""How long the instance keeps files, in place of an hour, so that their end can be seen."""
+KEEP_SECONDS = 60.0
+"""How long the instance keeps files, in place of an hour, so that their end can be seen: longer than anybody waits."""
+PATIENCE = 3.0, 9.0
+"""Seconds after which who was refused asks again, least and most."""
+THOUGHT = 0.0, 4.0
+"""Seconds between two rounds of a visitor."""
 TOLERANCE = 1.10
 """Memory and disk afterwards, over those at the start."""
 CHECKPOINT = "glyph-monet"
@@ -49,73 +55,51 @@ def serve() -> None:
     page.close()
 
 
-class Tab:
-    """A visitor with an open page: the server hears when it is closed."""
-
-    def __init__(self, url: str, functions: list[dict]) -> None:
-        self.visitor = Visitor(url, timeout=120.0, functions=functions)
-        self.numbers = {function["api_name"]: function["id"] for function in functions}
-        self.open = True
-        self.pulse = threading.Thread(target=self._beat, daemon=True)
-        self.pulse.start()
-
-    def _beat(self) -> None:
-        try:
-            with self.visitor.http.stream("GET", f"gradio_api/heartbeat/{self.visitor.session}", timeout=30) as beats:
-                for _ in beats.iter_lines():
-                    if not self.open:
-                        return
-        except httpx.HTTPError:  # the server is busy or gone; the questions will tell
-            pass
-
-    def ask(self, question: str, image: dict, *, speed: str = "real") -> tuple[bool, str]:
-        """Presses Run."""
-        settings = [CHECKPOINT, "latent", 8, speed, 0, 1, 0, 1, 64, 8, 0, "own"]
-        return self.visitor.join(self.numbers["ask_1"], [None, [image], question, None, *settings])
-
-    def close(self) -> None:
-        self.open = False
-        self.visitor.close()
-
-
 def visit(url: str, functions: list[dict], name: str, scene: bytes, draw: random.Random, counts: collections.Counter):
     """One round of one visitor."""
-    tab = Tab(url, functions)
+    time.sleep(draw.uniform(*THOUGHT))
+    tab = Tab(url, CHECKPOINT, functions=functions)
     question = f"Which mark is on the blue square? {TOKEN}-{name}."
     try:
-        image = tab.visitor.file(scene)
-        began = time.monotonic()
-        heard = [tab.ask(question, image), tab.visitor.ask(question, image)]
-        counts["slowest run, ms"] = max(counts["slowest run, ms"], round(500 * (time.monotonic() - began)))
-        for (ok, said), way in zip(heard, ("page", "program"), strict=True):
+        image = tab.file(scene)
+        heard = []
+        for way in (tab.press, tab.ask):
+            began = time.monotonic()
+            heard.append(way(question, image))
+            counts["slowest answer, ms"] = max(counts["slowest answer, ms"], round(1000 * (time.monotonic() - began)))
             counts["questions"] += 1
+            became = fate(*heard[-1])
+            counts[became] += 1
+            if became.startswith("refused"):
+                time.sleep(draw.uniform(*PATIENCE))
+        for _, said in heard:
             counts["queue messages"] += said.count('"msg":"estimation"')
-            others = said.replace(f"{TOKEN}-{name}.", "")
-            counts["saw another's run"] += TOKEN in others
-            if ok and (way == "program" or question in said) and "boxed" in said:
-                counts["answered"] += 1
-            elif "Queue is full" in said:
-                counts["refused, queue full"] += 1
-            elif "in a minute; wait" in said:
-                counts["refused, too many"] += 1
-            else:
-                counts["errors"] += 1
-                counts[f"error: {said[-160:]!r}"] += 1
+            counts["saw another's run"] += TOKEN in said.replace(f"{TOKEN}-{name}.", "")
         if heard[1][0] and (trace := result(heard[1][1])[1]):
-            inside = tab.visitor.http.get(trace["url"]).text
+            inside = tab.http.get(trace["url"]).text
             counts["saw another's run"] += question not in inside
-        ok, said = tab.visitor.join(tab.numbers["enter"], [""])
+        ok, said = tab.join(tab.numbers["enter"], [""])
         counts["inspected"] += ok
         counts["saw another's run"] += TOKEN in said.replace(f"{TOKEN}-{name}.", "")
         if draw.random() < 0.3:  # leaves in the middle
-            body = {"fn_index": tab.numbers["ask_1"], "session_hash": tab.visitor.session, "event_data": None}
-            settings = [CHECKPOINT, "latent", 8, "slow", 0, 1, 0, 1, 64, 8, 0, "own"]
-            tab.visitor.post("gradio_api/queue/join", {**body, "data": [None, [image], question, None, *settings]})
+            tab.leave(question, image)
             counts["left in the middle"] += 1
     except httpx.TimeoutException:
         counts["time-outs"] += 1
     finally:
         tab.close()
+
+
+def fate(ok: bool, said: str) -> str:
+    """What became of a question, by what its visitor heard."""
+    if ok and "boxed" in said:
+        return "answered"
+    if "Queue is full" in said:
+        return "refused, queue full"
+    if "in a minute; wait" in said:
+        return "refused, too many"
+    told = re.search(r'"(?:problem|error)": ?"([^"]+)"', said)
+    return f"error: {told[1] if told else said[-160:]}"
 
 
 def crowd(url: str, visitors: int, seconds: float, counts: collections.Counter, *, first: str) -> None:
@@ -133,9 +117,9 @@ def crowd(url: str, visitors: int, seconds: float, counts: collections.Counter, 
             own: collections.Counter = collections.Counter()
             visit(url, functions, f"{first}{number}x{turn}", written(scene, "PNG"), draw, own)
             with lock:
-                slowest = max(counts["slowest run, ms"], own.pop("slowest run, ms", 0))
+                slowest = max(counts["slowest answer, ms"], own.pop("slowest answer, ms", 0))
                 counts.update(own)
-                counts["slowest run, ms"] = slowest
+                counts["slowest answer, ms"] = slowest
             turn += 1
 
     threads = [threading.Thread(target=live, args=(number,)) for number in range(visitors)]
@@ -194,7 +178,8 @@ def main() -> int:
     print(json.dumps({**counts, "running at the end": running}, indent=2))
     print(json.dumps({"memory before the warm-up": cold, "start": start, "peak": peak, "end": end}, indent=2))
     grown = [what for what in start if end[what] > TOLERANCE * start[what]]
-    lost = counts["saw another's run"] or counts["errors"] or counts["time-outs"]
+    errors = sum(count for what, count in counts.items() if what.startswith("error"))
+    lost = counts["saw another's run"] or counts["time-outs"] or errors or counts["answered"] < counts["questions"] / 2
     if grown:
         print(f"More than at the start: {', '.join(grown)}.", file=sys.stderr)
     return 1 if grown or lost else 0

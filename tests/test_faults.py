@@ -1,8 +1,10 @@
 """What breaks while a visitor waits: a sentence for them, nothing half-written, and the next run works."""
 
+import dataclasses
 import errno
 import os
 import shutil
+import time
 from pathlib import Path
 
 import gradio as gr
@@ -14,12 +16,13 @@ from app.boundary import UNEXPECTED, told
 from app.components import as_files
 from app.history import History
 from app.inspecting import run_again
+from app.limits import PUBLIC
 from app.runner import Runner
 from app.server import serve
 from latent_core import checkpoints, embedded
 from tests import hostile
 from tests.scripted import ScriptedReasoner
-from tests.visitor import Visitor, result
+from tests.visitor import Tab, Visitor, result
 
 
 def ask(runner: Runner, checkpoint: str = "scripted") -> tuple[dict, str | None]:
@@ -135,6 +138,31 @@ def test_a_tab_that_closes_in_the_middle_frees_the_model():
     stream.close()
     runner.forget("tab")
     assert runner.running == 0 and reasoner.closed == 1 and kept() == before and not runner._sessions
+
+
+def test_a_tab_that_closes_while_it_waits_leaves_the_queue():
+    """Also one that does not listen at that moment, and the next in line is served."""
+    slow = ScriptedReasoner(delay=0.2)
+    runner = Runner(["scripted"], lambda name: slow, limits=dataclasses.replace(PUBLIC, at_once=1))
+    page = serve(runner, host="127.0.0.1", port=None, wait=False)
+    try:
+        tabs = [Tab(page.local_url, "scripted") for _ in range(6)]
+        image = tabs[0].file(hostile.written(new_scene("find", 7)[0][0], "PNG"))
+        for tab in tabs[:5]:
+            tab.press_unheard("Which?", image)
+        waiting = len(page._queue)
+        for tab in tabs[1:5]:
+            tab.close()
+        end = time.monotonic() + 5
+        while len(page._queue) > 0:
+            assert time.monotonic() < end, f"{len(page._queue)} of {waiting} still wait"
+            time.sleep(0.05)
+        assert waiting >= 4 and runner.running == 1  # the first goes on
+        slow.delay = 0
+        ok, said = tabs[5].press("Which?", image)
+        assert ok and "ring" in said
+    finally:
+        page.close()
 
 
 def test_a_failure_that_nobody_foresaw_is_logged_and_told_without_its_inside(caplog):

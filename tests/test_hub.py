@@ -22,7 +22,7 @@ from latent_core.checkpoints import find, load
 from latent_core.placement import Machine
 from latent_core.records import to_json
 from latent_core.registry import PUBLISHED, QWEN_ROWS
-from tests.hub_downloads import Hub, serving
+from tests.hub_downloads import Hub, online, serving
 from tests.twins import rewrite, write_twin
 
 MONET, SFT, LVR = "NOVAglow646/Monet-7B", "NOVAglow646/Monet-SFT-7B/stage3", "vincentleebang/LVR-7B"
@@ -46,21 +46,11 @@ def served(twins, tmp_path, monkeypatch):
     shutil.copytree(twins, tmp_path / "hub")
     repositories = {entry.repository: tmp_path / "hub" / entry.repository for entry in PUBLISHED.values()}
     with serving(repositories) as server:
-        online(monkeypatch, server.url)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        online(monkeypatch, server.url, tmp_path / "cache")
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # what is kept of a broken connection
         monkeypatch.setattr("time.sleep", lambda _: None)  # huggingface_hub waits before it tries again
         yield server
         close_session()
-
-
-def online(monkeypatch, url: str) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent/token")
-    close_session()
 
 
 def offline(monkeypatch) -> None:
@@ -219,7 +209,7 @@ def test_access_lost_midway_is_a_sentence(served, monkeypatch):
 
 
 def test_a_hub_that_is_not_there_is_a_sentence(served, monkeypatch):
-    online(monkeypatch, "http://127.0.0.1:9")
+    online(monkeypatch, "http://127.0.0.1:9", Path(constants.HF_HUB_CACHE))
     assert "could not be fetched from the Hub: " in refused(MONET)
 
 

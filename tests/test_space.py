@@ -174,6 +174,16 @@ def test_on_a_cpu_the_embedded_checkpoints_are_served(served, monkeypatch):
     assert list(runner.names) == embedded.offered() and options == {"host": "0.0.0.0", "port": 7860, "public": True}
 
 
+def test_on_a_gpu_of_its_own_published_checkpoints_are_loaded_before_visitors_come(served, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("INSCAPE_CHECKPOINTS", "someone/one")
+    space = script("space_app")
+    monkeypatch.setattr(space, "load", ScriptedReasoner)
+    assert space.main() == 0
+    ((runner, _),) = served
+    assert runner.names == (*embedded.offered(), "someone/one") and runner.loaded == ("someone/one",)
+
+
 def test_with_zero_gpu_published_checkpoints_are_loaded_first_and_borrow(served, monkeypatch, capsys):
     tasks = []
 

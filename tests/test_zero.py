@@ -3,6 +3,7 @@
 import inspect
 import multiprocessing
 import pickle
+import signal
 from collections.abc import Callable, Iterator
 from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
@@ -28,13 +29,15 @@ pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_meth
 class Platform:
     """Lends as ZeroGPU does: a fork per call, arguments and items through pipes, a stop asked for between two items.
 
-    It refuses with a gr.Error.
+    It refuses with a gr.Error, and tells with one that the process was killed.
     """
 
     def __init__(self) -> None:
         self.asked: list[int] = []
         """Seconds of every call."""
         self.refusal: str | None = None
+        self.killed = False
+        """Whether the process is killed after its second item."""
 
     def GPU(self, *, duration: Callable[..., int]) -> Callable[[Callable], Callable]:
         def decorate(task: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
@@ -42,27 +45,33 @@ class Platform:
                 self.asked.append(duration(*arguments))
                 if self.refusal:
                     raise gr.Error(self.refusal)
-                yield from forked(task, ForkingPickler.dumps(arguments))
+                yield from forked(task, ForkingPickler.dumps(arguments), killed=self.killed)
 
             return call
 
         return decorate
 
 
-def forked(task: Callable[..., Iterator[Any]], arguments: bytes) -> Iterator[Any]:
+def forked(task: Callable[..., Iterator[Any]], arguments: bytes, *, killed: bool) -> Iterator[Any]:
     context = multiprocessing.get_context("fork")
     items, sender = context.Pipe(duplex=False)
     stop = context.Event()
     process = context.Process(target=work, args=(task, bytes(arguments), sender, stop), daemon=True)
     process.start()
     sender.close()
+    given = 0
     try:
         while (item := items.recv()) is not None:
             yield item[0]
+            given += 1
+            if killed and given == 2:
+                process.kill()
+    except EOFError:
+        raise gr.Error("GPU task aborted") from None
     finally:
         stop.set()
         process.join(30)
-        assert process.exitcode == 0, "the work went on after it was stopped"
+        assert process.exitcode == (-signal.SIGKILL if killed else 0), "the work went on after it was stopped"
 
 
 def work(task: Callable[..., Iterator[Any]], arguments: bytes, sender: Any, stop: Any) -> None:
@@ -158,6 +167,20 @@ def test_what_is_wrong_there_is_told_here(platform, scene, monkeypatch):
     assert "(CUDA out of memory)" in problem()
     platform.refusal = 'Your quota is used up. <a href="https://example.org">More</a>'
     assert problem() == "No GPU was lent: Your quota is used up. More"
+
+
+def test_a_process_that_is_killed_in_the_middle_is_told_and_the_next_run_works(platform, scene):
+    runner = borrowing(platform, ScriptedReasoner(delay=0.05))
+
+    def ask() -> dict:
+        return list(answer_stream(runner, "tab", scene.files, scene.question, "scripted", None))[-1][0]
+
+    platform.killed = True
+    value = ask()
+    assert value["state"] == "failed" and runner.running == 0
+    assert value["problem"] == "The GPU was taken away before the run ended: GPU task aborted"
+    platform.killed = False
+    assert ask()["finish"]["answer"] == "ring"
 
 
 def test_time_is_asked_for_by_tokens_latents_and_pixels(platform):

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import socket
 from typing import Any
 
 import httpx
@@ -78,6 +79,43 @@ class Visitor:
                     break
         text = "\n".join(parts)
         return good in text, text
+
+
+class Tab(Visitor):
+    """A visitor with an open page: the server hears when it is closed."""
+
+    def __init__(self, url: str, checkpoint: str, *, functions: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(url, timeout=120.0, functions=functions)
+        self.chosen = checkpoint
+        self.numbers = {function["api_name"]: function["id"] for function in self.functions}
+        # a socket that nobody reads from, for one that is being read from stays open when it is closed
+        self.heartbeat = socket.create_connection((self.http.base_url.host, self.http.base_url.port))
+        request = f"GET /gradio_api/heartbeat/{self.session} HTTP/1.1\r\nHost: {self.http.base_url.host}\r\n\r\n"
+        self.heartbeat.sendall(request.encode())
+
+    def press(self, question: str, image: dict[str, Any], *, speed: str = "real") -> tuple[bool, str]:
+        """Presses Run."""
+        return self.join(self.numbers["ask_1"], self._fields(question, image, speed))
+
+    def press_unheard(self, question: str, image: dict[str, Any]) -> None:
+        """Presses Run and does not listen to what becomes of it."""
+        body = {"fn_index": self.numbers["ask_1"], "session_hash": self.session, "event_data": None}
+        self.post("gradio_api/queue/join", {**body, "data": self._fields(question, image, "slow")}).raise_for_status()
+
+    def leave(self, question: str, image: dict[str, Any]) -> None:
+        """Presses Run, and closes the tab as soon as it hears of the run or that it has to wait."""
+        self.press_unheard(question, image)
+        with self.http.stream("GET", f"gradio_api/queue/data?session_hash={self.session}") as said:
+            next(said.iter_lines(), None)
+        self.close()
+
+    def _fields(self, question: str, image: dict[str, Any], speed: str) -> list[object]:
+        return [None, [image], question, None, self.chosen, "latent", 8, speed, 0, 1, 0, 1, 64, 8, 0, "own"]
+
+    def close(self) -> None:
+        """Closes the tab."""
+        self.heartbeat.close()
+        super().close()
 
 
 def result(text: str) -> Any:

@@ -12,9 +12,9 @@ import torch
 REPEATS = 5
 
 
-def medians(timed: dict[str, Callable[[], float]]) -> dict[str, float]:
+def medians(timed: dict[str, Callable[[], float]], repeats: int = REPEATS) -> dict[str, float]:
     """Seconds of each, taking turns; the first round warms up and does not count."""
-    rounds = [{name: run() for name, run in timed.items()} for _ in range(REPEATS + 1)]
+    rounds = [{name: run() for name, run in timed.items()} for _ in range(repeats + 1)]
     return {name: statistics.median(r[name] for r in rounds[1:]) for name in timed}
 
 
@@ -31,6 +31,18 @@ def clock(run: Callable[[], object], now: Callable[[], float] = time.process_tim
         return now() - began
 
     return timed
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Memory at its highest during `run`, weights included: PyTorch's on a GPU, the process's on the CPU (Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back
+    run()
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(status["VmHWM"].split()[0])
 
 
 def write_report(name: str, seconds: dict[str, float], **found: object) -> None:
