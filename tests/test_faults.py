@@ -149,7 +149,7 @@ def test_a_tab_that_closes_while_it_waits_leaves_the_queue():
         tabs = [Tab(page.local_url, "scripted") for _ in range(6)]
         image = tabs[0].file(hostile.written(new_scene("find", 7)[0][0], "PNG"))
         for tab in tabs[:5]:
-            tab.press_unheard("Which?", image)
+            tab.press_unheard("Which?", image).raise_for_status()
         waiting = len(page._queue)
         for tab in tabs[1:5]:
             tab.close()

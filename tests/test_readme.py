@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from trainers.build import BEFORE_AND_AFTER, STUDIED
-from trainers.summary import BEGIN, END, evidence
+from trainers.summary import BEGIN, END, RESULTS, evidence, headline
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,4 +40,17 @@ def test_make_targets_exist():
 
 def test_the_figures_are_those_of_the_measurements():
     (shown,) = re.findall(f"{re.escape(BEGIN)}\n(.*?){re.escape(END)}", README, re.DOTALL)
-    assert shown == evidence(STUDIED, BEFORE_AND_AFTER)
+    assert shown == headline(STUDIED)
+    assert RESULTS.read_text(encoding="utf-8") == evidence(STUDIED, BEFORE_AND_AFTER)
+
+
+def test_links_inside_the_documents_lead_somewhere():
+    for document in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#:]*(?:#[\w-]+)?)\)", document.read_text(encoding="utf-8")):
+            path, _, anchor = target.partition("#")
+            linked = (document.parent / path).resolve() if path else document
+            assert linked.exists(), f"{document.name}: {target}"
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+                anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert anchor in anchors, f"{document.name}: {target}"

@@ -97,16 +97,16 @@ class Tab(Visitor):
         """Presses Run."""
         return self.join(self.numbers["ask_1"], self._fields(question, image, speed))
 
-    def press_unheard(self, question: str, image: dict[str, Any]) -> None:
+    def press_unheard(self, question: str, image: dict[str, Any]) -> httpx.Response:
         """Presses Run and does not listen to what becomes of it."""
         body = {"fn_index": self.numbers["ask_1"], "session_hash": self.session, "event_data": None}
-        self.post("gradio_api/queue/join", {**body, "data": self._fields(question, image, "slow")}).raise_for_status()
+        return self.post("gradio_api/queue/join", {**body, "data": self._fields(question, image, "slow")})
 
     def leave(self, question: str, image: dict[str, Any]) -> None:
         """Presses Run, and closes the tab as soon as it hears of the run or that it has to wait."""
-        self.press_unheard(question, image)
-        with self.http.stream("GET", f"gradio_api/queue/data?session_hash={self.session}") as said:
-            next(said.iter_lines(), None)
+        if self.press_unheard(question, image).status_code == 200:
+            with self.http.stream("GET", f"gradio_api/queue/data?session_hash={self.session}") as said:
+                next(said.iter_lines(), None)
         self.close()
 
     def _fields(self, question: str, image: dict[str, Any], speed: str) -> list[object]:

@@ -1,4 +1,4 @@
-"""The README's evidence section, written from the embedded checkpoints' measurements and from nothing else."""
+"""The evidence in README and docs/RESULTS.md, written from the embedded checkpoints' measurements and nothing else."""
 
 import json
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from latent_core.files import write_file
 from latent_core.study import REPLACEMENTS, Condition, Row, row_from_json
 
 README = Path(__file__).parent.parent / "README.md"
+RESULTS = README.parent / "docs" / "RESULTS.md"
 BEGIN, END = "<!-- evidence: written by `python -m trainers glyphs` -->", "<!-- /evidence -->"
 
 
@@ -20,32 +21,57 @@ def measurements(name: str) -> dict:
     return report | {"rows": [row_from_json(row) for row in report["rows"]]}
 
 
-def write_evidence(names: Sequence[str], reinforced: Sequence[str] = (), readme: Path = README) -> None:
-    """Replaces what stands between the two markers of the README. Raises ValueError where a marker is missing."""
+def write_evidence(
+    names: Sequence[str], reinforced: Sequence[str] = (), readme: Path = README, results: Path = RESULTS
+) -> None:
+    """Replaces what stands between the two markers of the README, and all of docs/RESULTS.md.
+
+    Raises ValueError where a marker is missing.
+    """
     text = readme.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise ValueError(f"{readme} lacks the marker {BEGIN} or {END}.")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
-    write_file(readme, f"{before}{BEGIN}\n{evidence(names, reinforced)}{END}{after}".encode())
+    write_file(readme, f"{before}{BEGIN}\n{headline(names)}{END}{after}".encode())
+    write_file(results, evidence(names, reinforced).encode())
+
+
+def headline(names: Sequence[str]) -> str:
+    """Markdown for the README: accuracy by family, and what becomes of answers when latents are replaced."""
+    reports, latent = _reports(names)
+    return "\n".join([_accuracies(reports), _interventions(latent)])
 
 
 def evidence(names: Sequence[str], reinforced: Sequence[str] = ()) -> str:
-    """Markdown: accuracy of every checkpoint by family; what becomes of answers when latents are replaced; K; looks;
-    blocks against words; ablations; reinforced checkpoints before and after.
-    """
-    reports = {name: measurements(name) for name in names}
-    latent = {name: report for name, report in reports.items() if _own(report)[1] is not None}
-    parts = [_accuracies(reports), _interventions(latent), _sweeps(latent), _looks(latent), _depictions(names)]
+    """docs/RESULTS.md: the headline, K, looks, pictures, blocks against words, ablations, reinforcement."""
+    reports, latent = _reports(names)
+    parts = [TITLE, _accuracies(reports), "## Do the latents matter?", _interventions(latent)]
+    parts += ["## How many latents, and how fast", _sweeps(latent)]
+    parts += ["## Where they look, what they stand for", _looks(latent), _depictions(names)]
     parts += [_without_blocks(name, latent[name]) for name in names if _is_long(latent.get(name))]
     for name in names:
         file = EMBEDDED / name / "ablations.md"
         if file.is_file():
-            parts.append(f"### `{name}`, one part at a time\n{file.read_text().strip()}\n")
+            parts.append(f"## `{name}`, one part at a time\n{file.read_text().strip()}\n")
     for name in reinforced:
         text = (EMBEDDED / name / "reinforcement.md").read_text()
-        parts.append(f"### `{name}`, before and after\n{text.strip()}\n")
+        parts.append(f"## `{name}`, before and after reinforcement\n{text.strip()}\n")
     return "\n".join(part for part in parts if part)
+
+
+TITLE = """# What the embedded models do
+Written by `python -m trainers glyphs` from the measurements that lie beside each checkpoint (`metrics.json`,
+`grounding.md`, `depict.md`, `ablations.md`, `reinforcement.md` in `assets/checkpoints/`); a test compares them. What
+the checkpoints are stands in the [README](../README.md#the-embedded-models).
+
+## How often they are right"""
+
+
+def _reports(names: Sequence[str]) -> tuple[dict[str, dict], dict[str, dict]]:
+    """All measurements by checkpoint, and those of checkpoints with latents."""
+    reports = {name: measurements(name) for name in names}
+    return reports, {name: report for name, report in reports.items() if _own(report)[1] is not None}
 
 
 def _table(header: Sequence[str], lines: Sequence[str]) -> str:
