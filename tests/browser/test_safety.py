@@ -1,6 +1,13 @@
 """A public instance in a real browser: it works under its own policy, shows hostile text as text, tells who waits."""
 
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -150,3 +157,46 @@ def test_a_reload_in_the_middle_of_a_run_ends_it_and_leaves_nothing(browser, bus
     page.close()
     eventually(lambda: not any(path.exists() for path in kept))
     assert Visitor(url).http.get("health").json()["running"] == 0
+
+
+@contextmanager
+def instance(port: int, folder: Path) -> Iterator[subprocess.Popen]:
+    """A public instance in a process of its own, ready to be asked."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "--public", "--no-browser", "--port", str(port)],
+        env={**os.environ, "GRADIO_TEMP_DIR": str(folder)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/health").raise_for_status()
+                break
+            except httpx.TransportError:
+                assert process.poll() is None and time.monotonic() < end, "it was never served"
+                time.sleep(0.2)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_server_killed_in_the_middle_is_told_and_the_page_goes_on_with_the_next(browser, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = browser.new_page()
+    with instance(port, tmp_path) as process:
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("#ins-well img")
+        page.click("#ins-run")
+        page.wait_for_selector(CARD)
+        process.kill()
+        expect(page.locator(".toast-body").first).to_contain_text("Connection to the server was lost")
+    assert not list(tmp_path.rglob("*run*"))  # neither a trace nor a half one
+    with instance(port, tmp_path):
+        expect(page.locator(".toast-body")).to_have_count(0, timeout=30_000)
+        page.click("#ins-run")
+        page.wait_for_selector(".ins-big", timeout=30_000)
+    page.close()
