@@ -92,7 +92,7 @@ def visit(url: str, functions: list[dict], name: str, scene: bytes, draw: random
 
 def fate(ok: bool, said: str) -> str:
     """What became of a question, by what its visitor heard."""
-    if ok and "boxed" in said:
+    if ok and re.search(r'"reason": ?"(stop|length)"', said):
         return "answered"
     if "Queue is full" in said:
         return "refused, queue full"
