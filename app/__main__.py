@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     try:
-        given = [prepared(options.model)] if options.model else []
+        given = prepared(options.model) if options.model else {}
     except ValueError as problem:
         print(problem, file=sys.stderr)
         return 2
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not names:
         print("No checkpoint is here: run `make glyphs`, or name one with --model.", file=sys.stderr)
         return 2
-    runner = Runner(names, _load, others=available())
+    runner = Runner(names, _load, others=available(), folders=given)
     runner.preload(names[0])
     try:
         serve(runner, host=options.host, port=options.port, open_browser=not options.no_browser, public=options.public)
@@ -62,23 +62,25 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def prepared(name: str) -> str:
-    """The full name of a checkpoint, which is fetched if need be; says what it is and where it will run.
+def prepared(name: str) -> dict[str, str]:
+    """What a checkpoint is called, and what it is loaded by: the folder of one that lies on this machine.
 
-    Raises ValueError for one that cannot be had or that this machine has no memory for.
+    Fetches it if need be, and says what it is and where it will run. Raises ValueError for one that cannot be had or
+    that this machine has no memory for, and for one whose method is not known.
     """
-    from latent_core.checkpoints import find, planned
+    from latent_core.checkpoints import find, planned, read_config
     from latent_core.registry import PUBLISHED, full_name
 
     called = full_name(name)
     if called in PUBLISHED:
         print(PUBLISHED[called].summary())
-        name = name if Path(name).is_dir() else called
+    source = name if Path(name).is_dir() else called
     # before anything is fetched, as far as the size is known by then
     with _interrupted_at_once():
-        print(planned(name).reason)
-        find(name)
-    return name
+        print(planned(source).reason)
+        folder = find(source)
+    read_config(folder, called)
+    return {called: str(folder) if Path(source).is_dir() else source}
 
 
 @contextlib.contextmanager

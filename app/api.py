@@ -42,7 +42,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
 
     `model` holds the concurrency settings shared by what takes long.
     """
-    companions = Companions(runner.known)
+    companions = Companions(runner.known, runner.folders)
 
     def ask(
         images: list[str],
@@ -126,7 +126,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         }
 
     hidden = {"visible": False}
-    _, sampling = opening(runner.names[0])
+    _, sampling = opening(runner.names[0], runner.folders.get(runner.names[0]))
     inputs = [
         gr.File(file_count="multiple", label="images", **hidden),
         gr.Textbox(label="question", **hidden),

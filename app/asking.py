@@ -21,10 +21,11 @@ from app.payload import payload
 from app.retention import check_room
 from app.runner import Ask, Overtime, Runner, throttled
 from latent_core import glyphs
-from latent_core.config import LatentRange, Sampling
+from latent_core.config import LatentRange, MethodConfig, Sampling
+from latent_core.embedded import beside
 from latent_core.events import Event
 from latent_core.images import load_image
-from latent_core.registry import PUBLISHED, full_name
+from latent_core.registry import PUBLISHED
 from latent_core.settings import Settings
 from latent_core.trace import Trace
 
@@ -129,10 +130,19 @@ def make_ask(
     return Ask(images=images, question=question, checkpoint=checkpoint, settings=settings, slow=speed == "slow")
 
 
-def opening(checkpoint: str) -> tuple[LatentRange, Sampling]:
-    """K and sampling to begin with, before a model is loaded: a published checkpoint's own, or the usual ones."""
-    published = PUBLISHED.get(full_name(checkpoint))
-    return (published.config.latents, published.config.sampling) if published else (LatentRange(), Sampling())
+def opening(checkpoint: str, folder: str | None = None) -> tuple[LatentRange, Sampling]:
+    """K and sampling to begin with, before a model is loaded: the checkpoint's own, as far as they are known by then.
+
+    Those of a checkpoint from the Hub that is no published one are not. Raises ValueError for a method.json that
+    cannot be used.
+    """
+    if path := beside(folder or checkpoint, "method.json"):
+        config = MethodConfig.read(path.parent)
+    elif checkpoint in PUBLISHED:
+        config = PUBLISHED[checkpoint].config
+    else:
+        return LatentRange(), Sampling()
+    return config.latents, config.sampling
 
 
 def _setting(name: str, value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +20,9 @@ class Companions:
     Names may come from a trace, and traces from anybody: only names that the program offers are looked for.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
+    def __init__(self, names: Iterable[str], folders: Mapping[str, str] | None = None) -> None:
+        """folders: where those lie that are no embedded ones."""
+        self.folders = {name: name for name in names} | dict(folders or {})
         self._loaded: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
 
@@ -39,11 +40,11 @@ class Companions:
         return {what: report for what, report in reports.items() if report is not None}
 
     def _find(self, name: str, file: str, load: Callable[[Path], T]) -> T | None:
-        if name not in self.names:
+        if name not in self.folders:
             return None
         with self._lock:
             if (name, file) not in self._loaded:
-                path = beside(name, file)
+                path = beside(self.folders[name], file)
                 self._loaded[name, file] = None if path is None else load(path)
             return self._loaded[name, file]
 

@@ -49,7 +49,7 @@ def build(runner: Runner) -> gr.Blocks:
             with gr.Tab("Ask", id="ask"):
                 _ask(runner, handlers)
             with gr.Tab("Inspect", id="inspect") as tab:
-                _inspect(tab, Inspecting(runner, history, Companions(runner.known)))
+                _inspect(tab, Inspecting(runner, history, Companions(runner.known, runner.folders)))
             with gr.Tab("Compare", id="compare") as tab:
                 _compare(tab, Comparing(runner, history))
         static(f'<p class="ins-small ins-kept">{escape(limits.kept)}</p>')
@@ -155,7 +155,7 @@ def _question_column(files: Files, asked: str) -> tuple[gr.components.Component,
 def _settings_column(runner: Runner) -> dict[str, gr.components.Component]:
     """Component of each setting by its name, in the order in which handlers get them."""
     methods = [(method_label(name), name) for name in runner.names]
-    k, sampling = opening(runner.names[0])
+    k, sampling = opening(runner.names[0], runner.folders.get(runner.names[0]))
     fields: dict[str, gr.components.Component] = {
         "checkpoint": gr.Radio(methods, value=runner.names[0], label="Method", elem_classes="ins-seg ins-methods"),
         "mode": gr.Radio(MODES, value="latent", label="Mode", elem_classes="ins-seg"),

@@ -63,9 +63,10 @@ class Runner:
     """Models by name, loaded when first asked for, and the runs of every session.
 
     Args:
-        names: checkpoints to offer; the first is the default.
-        load: name → reasoner (latent_core.load).
+        names: checkpoints to offer, as their runs call them; the first is the default.
+        load: name or folder → reasoner (latent_core.load).
         others: checkpoints that runs can be compared with, beside those.
+        folders: where those lie that `load` does not find by their names.
         lend: lends a GPU for a call (zero.py), where the platform works that way.
         borrowers: those checkpoints that need it. They must be loaded before the page is served.
         limits: what one visitor may ask for.
@@ -77,6 +78,7 @@ class Runner:
         load: "Callable[[str], Reasoner]",
         others: Sequence[str] = (),
         *,
+        folders: Mapping[str, str] | None = None,
         lend: Lend | None = None,
         borrowers: Iterable[str] = (),
         limits: Limits = OWN,
@@ -84,6 +86,7 @@ class Runner:
         self.names = tuple(names)
         self.limit(limits)
         self.known = (*self.names, *(name for name in others if name not in names))
+        self.folders = dict(folders or {})
         self._load = load
         self._reasoners: dict[str, Reasoner] = {}
         self._loading = threading.Lock()
@@ -109,7 +112,7 @@ class Runner:
             raise ValueError(f"Unknown checkpoint {str(name)[:80]!r}; choose one of {', '.join(self.known)}.")
         with self._loading:
             if name not in self._reasoners:
-                self._reasoners[name] = self._load(name)
+                self._reasoners[name] = self._load(self.folders.get(name, name))
             return self._reasoners[name]
 
     def preload(self, name: str) -> threading.Thread:

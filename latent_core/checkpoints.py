@@ -28,8 +28,8 @@ from latent_core.methods import LatentMethod, build_method
 from latent_core.placement import Placement
 from latent_core.processor import Processor
 from latent_core.reasoner import Reasoner
-from latent_core.records import from_json, nearest, to_json
-from latent_core.registry import PUBLISHED, full_name
+from latent_core.records import nearest, to_json
+from latent_core.registry import FINAL, PUBLISHED, full_name
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _EMBEDDINGS = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight")
@@ -84,11 +84,14 @@ def planned(name: str | os.PathLike[str]) -> Placement:
 
 
 def find(name: str | os.PathLike[str]) -> Path:
-    """The folder of a checkpoint, fetched from the Hub where it is a published one or a Hub id."""
+    """The folder of a checkpoint, fetched from the Hub where it is a published one or a Hub id.
+
+    A run of the trainers (`runs/mine`) has it in a folder of its own.
+    """
     if str(name) in embedded.available():
         return embedded.EMBEDDED / name
     if Path(name).is_dir():
-        return Path(name)
+        return Path(name) / FINAL if (Path(name) / FINAL).is_dir() else Path(name)
     if published := PUBLISHED.get(full_name(name)):
         return fetch(published.repository, published.subfolder)
     if not _HUB_ID.fullmatch(str(name)):
@@ -171,15 +174,11 @@ def save(
 
 def read_config(folder: Path, name: str) -> MethodConfig:
     """What method.json says, or what is known of a published checkpoint. Raises ValueError for neither."""
-    path = folder / "method.json"
-    if not path.exists():
+    if not (folder / "method.json").exists():
         if name in PUBLISHED:
             return PUBLISHED[name].config
         raise ValueError(f"{name} has no method.json; the only checkpoints known without one: {', '.join(PUBLISHED)}.")
-    try:
-        return from_json(MethodConfig, json.loads(path.read_text()), "method.json")
-    except ValueError as error:
-        raise ValueError(f"method.json of {folder.name} cannot be used: {error}") from error
+    return MethodConfig.read(folder)
 
 
 def _check_files(folder: Path) -> None:

@@ -1,8 +1,11 @@
 """method.json: what a checkpoint folder says about itself beyond the backbone's own config.json."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from latent_core.records import from_json
 from latent_core.settings import MAX_LATENTS, Rule, Settings, check
 
 FORMAT_VERSION = 1
@@ -100,3 +103,11 @@ class MethodConfig:
             (self.open_token is None) == (self.close_token is None),
             f"open_token is {self.open_token}, close_token {self.close_token}; give both or neither.",
         )
+
+    @classmethod
+    def read(cls, folder: Path) -> "MethodConfig":
+        """What method.json in a checkpoint's folder says. Raises ValueError for one that cannot be used."""
+        try:
+            return from_json(cls, json.loads((folder / "method.json").read_text()), "method.json")
+        except ValueError as error:
+            raise ValueError(f"method.json of {folder.name} cannot be used: {error}") from error

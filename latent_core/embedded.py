@@ -1,5 +1,6 @@
 """The checkpoints that come with Inscape, apart from checkpoints.py: their names are known without any model code."""
 
+import os
 from pathlib import Path
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "checkpoints"
@@ -33,10 +34,10 @@ def available() -> list[str]:
     return sorted(path.parent.name for path in EMBEDDED.glob("*/method.json"))
 
 
-def beside(checkpoint: str, file: str) -> Path | None:
+def beside(checkpoint: str | os.PathLike[str], file: str) -> Path | None:
     """A file beside an embedded checkpoint's or a local folder's weights; None where there is none.
 
-    `checkpoint` must be a name that this program offers, never one that came with a file.
+    `checkpoint` must be one that this program offers, never a name that came with a file.
     """
     for folder in (EMBEDDED / checkpoint, Path(checkpoint)):
         if (folder / file).is_file():

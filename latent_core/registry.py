@@ -163,8 +163,13 @@ _ENTRIES = (
 PUBLISHED: dict[str, Published] = {entry.name: entry for entry in _ENTRIES}
 
 
+FINAL = "final"
+"""The folder in which a run of the trainers leaves its checkpoint."""
+
+
 def full_name(name: str | os.PathLike[str]) -> str:
-    """What a checkpoint is called: `LVR-7B` → `vincentleebang/LVR-7B`, a folder → its last part.
+    """What a checkpoint is called: `LVR-7B` → `vincentleebang/LVR-7B`, a folder → its last part, `runs/mine/final` →
+    `mine`.
 
     A folder without method.json that ends like a published name (`/data/Monet-7B`) is a copy of that one. A trace
     carries the name to other machines, where the path to a folder says nothing and tells too much.
@@ -175,4 +180,7 @@ def full_name(name: str | os.PathLike[str]) -> str:
         for known in PUBLISHED:
             if {known, known.partition("/")[2]} & set(ends if path.is_dir() else [str(name)]):
                 return known
-    return path.name if path.is_dir() else str(name)
+    if not name or not path.is_dir():
+        return str(name)
+    path = path.resolve()
+    return path.parent.name if path.name == FINAL else path.name

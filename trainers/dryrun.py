@@ -19,6 +19,7 @@ from latent_core.glyphs.model import build_model, build_tokenizer
 from latent_core.glyphs.scene import SIZE
 from latent_core.methods import build_method
 from latent_core.methods.deeplatent import SIDE
+from latent_core.registry import FINAL
 from latent_core.settings import check
 from trainers.architectures import published
 from trainers.data.caps import shrink
@@ -45,7 +46,7 @@ from trainers.rl.rollouts import LOGITS
 from trainers.rl.stage import Repeated
 from trainers.rl.variants import modulations
 from trainers.sft.lvr import step_slots
-from trainers.start import FINAL, build_data, check_run, checkpoints_activations
+from trainers.start import build_data, check_run, checkpoints_activations
 
 SAMPLE = 200
 """Rows whose lengths are measured."""

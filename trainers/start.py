@@ -27,6 +27,7 @@ from latent_core.embedded import EMBEDDED
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.methods import build_method
 from latent_core.processor import Processor
+from latent_core.registry import FINAL
 from latent_core.settings import check
 from trainers.data.formats import FORMATS
 from trainers.data.glyphs import GlyphsDataset
@@ -43,8 +44,6 @@ from trainers.sft.text import TextStage
 from trainers.sft.valr import ValrStage
 from trainers.sft.vision import VisionStage
 from trainers.vocabulary import add_tokens
-
-FINAL = "final"
 
 STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
     "vision": VisionStage,

@@ -33,7 +33,7 @@ def url(name, tmp_path_factory) -> Iterator[str]:
     with serving({repository: root}) as hub, pytest.MonkeyPatch.context() as patch:
         online(patch, hub.url, tmp_path_factory.mktemp("cache"))
         patch.setattr(placement, "machine", lambda: Machine(memory=64 * 10**9))
-        runner = Runner([prepared(name), *embedded.offered()], checkpoints.load)
+        runner = Runner([*prepared(name), *embedded.offered()], checkpoints.load)
         page = serve(runner, host="127.0.0.1", port=None, wait=False)
         yield page.local_url
         page.close()
