@@ -1,12 +1,14 @@
 """Where latents look, against an independent count."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from latent_core import glyphs, load
+from latent_core.embedded import EMBEDDED
 from latent_core.grounding import LookRule, best, collect, report, share
 from trainers.__main__ import main
 
@@ -76,11 +78,12 @@ def test_a_share_has_the_interval_of_a_mean():
 
 
 def test_the_command_line_reports_and_refuses(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("trainers.ground.EMBEDDED", tmp_path)
+    shutil.copytree(EMBEDDED / "glyph-monet", tmp_path / "runs/mine/final")
     monkeypatch.chdir(tmp_path)
-    assert main(["ground", "glyph-monet", "--n", "3"]) == 0
+    assert main(["ground", "runs/mine", "--n", "3"]) == 0
     assert "cosine with the image states" in capsys.readouterr().out
-    content = json.loads((tmp_path / "runs/ground/glyph-monet/grounding.json").read_text())
+    content = json.loads((tmp_path / "runs/mine/final/grounding.json").read_text())
+    assert content["command"] == "python -m trainers ground runs/mine --n 3"
     assert [row["rule"]["kind"] for row in content["rows"]] == ["similarity", "attention"]
     assert main(["ground", "glyph-text"]) == 2
     assert "no latents" in capsys.readouterr().err

@@ -13,19 +13,19 @@ from rich.progress import track
 from latent_core import glyphs, load
 from latent_core.analysis.geometry import adjacent_cosine, effective_rank, instance_similarity, rank_at
 from latent_core.bank import FILE, KINDS, Bank, lay_out
-from latent_core.embedded import EMBEDDED
 from latent_core.events import TokenEvent
 from latent_core.example import Example
 from latent_core.glyphs.scene import CELL, SIZE, Scene
 from latent_core.reasoner import Reasoner
 from latent_core.trace import Trace
+from trainers.evidence import beside_weights
 
 EACH = 700
 """Vectors of every kind in the bank."""
 
 
 def bank(checkpoint: str, *, n: int = 100, seed: int = 0) -> Path:
-    """Runs seeds 0…n−1 of every family; returns the file, beside an embedded checkpoint's weights or in runs/bank/.
+    """Runs seeds 0…n−1 of every family; returns the file, beside the weights, for one from the Hub in runs/bank/.
 
     Raises ValueError for a checkpoint without latents and for n below 2.
     """
@@ -50,8 +50,7 @@ def bank(checkpoint: str, *, n: int = 100, seed: int = 0) -> Path:
         "versions": {name: version(name) for name in ("torch", "umap-learn")},
         "measured": measure(examples, traces, dummies),
     }
-    out = EMBEDDED / checkpoint if (EMBEDDED / checkpoint).is_dir() else Path("runs/bank") / Path(checkpoint).name
-    out.mkdir(parents=True, exist_ok=True)
+    out = beside_weights(checkpoint, "bank")
     lay_out(vectors, kinds, labels, notes, seed=seed).save(out / FILE)
     Bank.load(out / FILE)
     return out / FILE

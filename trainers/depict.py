@@ -19,13 +19,13 @@ from torch import nn
 
 from latent_core import glyphs, load
 from latent_core.depict import FILE, MOST, SIDE, Depicter
-from latent_core.embedded import EMBEDDED
 from latent_core.events import TokenEvent
 from latent_core.example import Example
 from latent_core.files import write_file
 from latent_core.glyphs.scene import COLOURS, MARKS, SHAPES
 from latent_core.reasoner import Reasoner
 from latent_core.study import donors, wilson
+from trainers.evidence import beside_weights
 
 LABELS = {"colour": tuple(COLOURS), "shape": SHAPES, "mark": MARKS}
 BATCH = 64
@@ -211,7 +211,7 @@ def rates(read: torch.Tensor, wanted: torch.Tensor) -> dict[str, Rate]:
 def depict(checkpoint: str, *, n: int = 500, train: int = 2500, steps: int = 2000, seed: int = 0) -> Path:
     """Trains on `train` samples of each family, reports on seeds 0…n−1 of test; returns the Markdown table.
 
-    Writes depict.safetensors, .json and .md beside an embedded checkpoint's weights, otherwise to runs/depict/.
+    Writes depict.safetensors, .json and .md beside the weights, for one from the Hub to runs/depict/.
     Raises ValueError for a checkpoint without latents.
     """
     reasoner = load(checkpoint)
@@ -260,8 +260,7 @@ def depict(checkpoint: str, *, n: int = 500, train: int = 2500, steps: int = 200
         "read": {name: {label: dataclasses.asdict(rate) for label, rate in row.items()} for name, row in rows.items()},
         "explained": errors,
     }
-    out = EMBEDDED / checkpoint if (EMBEDDED / checkpoint).is_dir() else Path("runs/depict") / Path(checkpoint).name
-    out.mkdir(parents=True, exist_ok=True)
+    out = beside_weights(checkpoint, "depict")
     decoder.save(out / FILE, {name: content[name] for name in ("command", "fingerprint", "latents", "steps", "seed")})
     write_file(out / "depict.json", json.dumps(content, indent=1).encode())
     write_file(out / "depict.md", _document(content, rows, n).encode())

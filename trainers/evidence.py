@@ -10,8 +10,22 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from latent_core import glyphs, load
+from latent_core.checkpoints import find
+from latent_core.embedded import available
 from latent_core.files import write_file
 from latent_core.study import Row, Study, Timing, conditions, markdown, run_study, timing
+
+
+def beside_weights(checkpoint: str, what: str) -> Path:
+    """Where the page looks for what belongs to a checkpoint: its own folder, or runs/`what`/ for one from the Hub.
+
+    Raises ValueError for a checkpoint that is not there.
+    """
+    if checkpoint in available() or Path(checkpoint).is_dir():
+        return find(checkpoint)
+    folder = Path("runs") / what / Path(checkpoint).name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def study(
@@ -31,7 +45,7 @@ def study(
         glyphs.sample(family, 0, split)
     reasoner = load(checkpoint)
     fingerprint = str(reasoner.config.provenance.get("fingerprint", "unknown"))
-    out = out or Path("runs/study") / f"{Path(checkpoint).name}-{split}-{fingerprint[:8]}"
+    out = out or Path("runs/study") / f"{Path(reasoner.name).name}-{split}-{fingerprint[:8]}"
     out.mkdir(parents=True, exist_ok=True)
     work = Study(reasoner, lambda family, index: glyphs.sample(family, index, split), n=n, batch=batch)
     todo = list(conditions(reasoner, families))

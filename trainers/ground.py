@@ -5,16 +5,16 @@ import json
 from pathlib import Path
 
 from latent_core import glyphs, load
-from latent_core.embedded import EMBEDDED
 from latent_core.files import write_file
 from latent_core.grounding import Grounding, Share, best, collect, report
+from trainers.evidence import beside_weights
 
 FAMILY = "find"
 KINDS = ("similarity", "attention")
 
 
 def ground(checkpoint: str, *, n: int = 300) -> Path:
-    """Measures `find` on seeds 0…n−1; returns the Markdown table. Embedded checkpoints get it beside their weights.
+    """Measures `find` on seeds 0…n−1; returns the Markdown table. It lies beside the weights.
 
     Raises ValueError for a checkpoint without latents and for n below 2.
     """
@@ -41,15 +41,10 @@ def ground(checkpoint: str, *, n: int = 300) -> Path:
         f"`{command}`: `{FAMILY}`, K = {latents}, seeds 0 to {n - 1} of test, rule chosen on as many of val; share of "
     )
     head += "looks at the thing asked for in percent, 95% intervals over runs.\n\n"
-    out = EMBEDDED / checkpoint if (EMBEDDED / checkpoint).is_dir() else Path("runs/ground") / Path(checkpoint).name
-    write_file(_made(out) / "grounding.json", json.dumps(content, indent=1).encode())
+    out = beside_weights(checkpoint, "ground")
+    write_file(out / "grounding.json", json.dumps(content, indent=1).encode())
     write_file(out / "grounding.md", (head + table(rows)).encode())
     return out / "grounding.md"
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def table(rows: list[Grounding]) -> str:
