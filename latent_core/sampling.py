@@ -14,7 +14,10 @@ from latent_core.settings import Settings
 
 
 class Dice:
-    """One row's settings, random numbers and the ids it has seen (for the repetition penalty)."""
+    """One row's settings, random numbers and the ids it has seen (for the repetition penalty).
+
+    What a device needs of them is copied there once, and not for every token.
+    """
 
     def __init__(self, settings: Settings, prompt_ids: torch.Tensor, vocabulary: int, device: torch.device) -> None:
         self.settings = settings
@@ -24,6 +27,9 @@ class Dice:
         if settings.repetition_penalty != 1:
             self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
             self.seen[prompt_ids.to(device)] = True
+        given = (settings.temperature, settings.top_p, settings.top_k or vocabulary, settings.repetition_penalty)
+        self.scale = torch.tensor(given, dtype=torch.float32, device=device)
+        """(4,) temperature, top p, top k and penalty in float32, which holds every id of a vocabulary exactly."""
 
     def roll(self) -> float:
         """Uniform in [0, 1)."""
@@ -34,26 +40,36 @@ def choose(logits: torch.Tensor, dice: Sequence[Dice]) -> torch.Tensor:
     """(R,) ids from logits (R, V) float32; banned ids are −inf there."""
     penalised = [row for row, die in enumerate(dice) if die.seen is not None]
     if penalised:
-        logits = logits.clone()
+        scores = _rows(logits, penalised)
         seen = torch.stack([dice[row].seen for row in penalised])
-        penalty = logits.new_tensor([dice[row].settings.repetition_penalty for row in penalised])[:, None]
-        scores = logits[penalised]
-        logits[penalised] = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
-    ids = logits.argmax(-1)
+        penalty = torch.stack([dice[row].scale for row in penalised])[:, 3:]
+        scores = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+        logits = _replaced(logits, penalised, scores)
     drawn = [row for row, die in enumerate(dice) if die.settings.temperature > 0]
+    ids = logits.argmax(-1)
     if drawn:
-        ids[drawn] = _draw(logits[drawn], [dice[row] for row in drawn])
+        ids = _replaced(ids, drawn, _draw(_rows(logits, drawn), [dice[row] for row in drawn]))
     for row in penalised:
         dice[row].seen.index_fill_(0, ids[row : row + 1], True)  # an integer index would wait for the device
     return ids
 
 
+def _rows(values: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """values[rows], without a copy of the indices to the device."""
+    return values if len(rows) == len(values) else torch.stack([values[row] for row in rows])
+
+
+def _replaced(values: torch.Tensor, rows: Sequence[int], new: torch.Tensor) -> torch.Tensor:
+    """`values` with `new` in place of `rows`."""
+    if len(rows) == len(values):
+        return new
+    places = dict(zip(rows, new.unbind(0), strict=True))
+    return torch.stack([places.get(row, value) for row, value in enumerate(values.unbind(0))])
+
+
 def _draw(logits: torch.Tensor, dice: Sequence[Dice]) -> torch.Tensor:
     """(R,) ids drawn from logits (R, V)."""
-    settings = [die.settings for die in dice]
-    temperature = logits.new_tensor([s.temperature for s in settings])[:, None]
-    top_p = logits.new_tensor([s.top_p for s in settings])[:, None]
-    top_k = torch.tensor([s.top_k or logits.shape[1] for s in settings], device=logits.device)[:, None]
+    temperature, top_p, top_k, _ = torch.stack([die.scale for die in dice])[:, :, None].unbind(1)
     # float64, so that a tail of many thousand ids does not shift the cumulative sum
     scores, order = (logits.double() / temperature).sort(dim=-1, descending=True, stable=True)
     scores = scores.masked_fill(torch.arange(scores.shape[1], device=scores.device) >= top_k, float("-inf"))
