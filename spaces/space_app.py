@@ -57,11 +57,11 @@ def lender() -> "Lend | None":
 
 
 def chosen() -> list[str]:
-    """The published checkpoints to offer."""
+    """The published checkpoints to offer, by the names that their runs carry."""
+    from latent_core.registry import full_name
+
     given = os.environ.get("INSCAPE_CHECKPOINTS")
-    if given is not None:
-        return given.split()
-    return list(PUBLISHED)
+    return [full_name(name) for name in (PUBLISHED if given is None else given.split())]
 
 
 def load(name: str) -> "Reasoner":

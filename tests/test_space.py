@@ -151,8 +151,8 @@ def test_the_app_knows_where_it_runs(monkeypatch, tree):
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     assert space.lender() is marker
     assert space.chosen() == list(space.PUBLISHED) and set(space.PUBLISHED) <= set(PUBLISHED)
-    monkeypatch.setenv("INSCAPE_CHECKPOINTS", "someone/one  someone/two")
-    assert space.chosen() == ["someone/one", "someone/two"]
+    monkeypatch.setenv("INSCAPE_CHECKPOINTS", "someone/one  LVR-7B")
+    assert space.chosen() == ["someone/one", "vincentleebang/LVR-7B"]
     monkeypatch.setenv("INSCAPE_CHECKPOINTS", "")
     assert space.chosen() == []
     assert space.load("glyph-monet").backbone.device.type == "cpu"
