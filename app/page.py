@@ -57,8 +57,11 @@ def build(runner: Runner) -> gr.Blocks:
 
         async def leave(request: gr.Request) -> None:
             """The tab is closed: what it still waits for leaves the queue, which Gradio sees to only in tabs that
-            listen at that moment."""
-            await page._queue.clean_events(session_hash=request.session_hash)
+            listen at that moment. What is under way goes on: this here is, too."""
+            lines = page._queue.event_queue_per_concurrency_id.values()
+            for event in [event for line in lines for event in line.queue]:
+                if event.session_hash and event.session_hash == request.session_hash:
+                    await page._queue.clean_events(event_id=event._id)
 
         page.unload(leave)
     return page.queue(max_size=limits.queue)
