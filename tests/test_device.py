@@ -13,6 +13,7 @@ import torch
 from torch.utils import backend_registration
 
 from latent_core import glyphs, interventions, load
+from latent_core.embedded import EMBEDDED
 from latent_core.reasoner import Reasoner
 from latent_core.replay import lens_by_layer, replay
 from latent_core.trace import Trace
@@ -154,7 +155,7 @@ def test_few_copies_are_made_for_a_step(apart, settings, expected):
     assert (found["to device"], found["to host"]) == expected and not found["waits"]
 
 
-def losses(name: str, overrides: list[str]) -> tuple[float, float]:
+def losses(name: str, overrides: list[str], runs: Path) -> tuple[float, float]:
     """A stage's loss of one batch, on the host and on the device, to which tensors are moved as transformers does."""
     from tests.elsewhere import Elsewhere, device, moved
     from trainers.data.glyphs import GlyphsDataset
@@ -162,7 +163,7 @@ def losses(name: str, overrides: list[str]) -> tuple[float, float]:
     from trainers.start import build_stage
 
     recipe, _ = load_recipe(name, ["per_device_train_batch_size=4", "val_size=2", *overrides])
-    stage = build_stage(recipe, Path("runs")).eval()
+    stage = build_stage(recipe, runs).eval()
     data = GlyphsDataset(recipe.mixture, 4, batch=4, seed=0)
     batch = stage.collate([data[index] for index in range(4)])
 
@@ -181,6 +182,12 @@ def losses(name: str, overrides: list[str]) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_losses_are_those_of_the_host(apart, name):
-    here, there = apart(losses, name, [] if name.endswith("-rl") else ["init=null"])
+def test_losses_are_those_of_the_host(apart, name, tmp_path):
+    """From nothing, but for what needs a teacher or goes on with an embedded checkpoint."""
+    start = (
+        [f"{field}={EMBEDDED / name}" for field in ("init", "teacher")]
+        if name == "glyph-deeplatent"
+        else ["init=null"]
+    )
+    here, there = apart(losses, name, [] if name.endswith("-rl") else start, tmp_path)
     assert here == pytest.approx(there, rel=1e-5) and here != 0
