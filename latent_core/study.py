@@ -17,6 +17,7 @@ import torch
 from latent_core import interventions
 from latent_core.events import LatentEvent
 from latent_core.example import Example
+from latent_core.grading import equal
 from latent_core.reasoner import Reasoner
 from latent_core.trace import Trace
 
@@ -88,7 +89,7 @@ def donors(answers: Sequence[str]) -> list[int]:
     found = []
     for i, answer in enumerate(answers):
         others = (j % len(answers) for j in range(i + 1, i + len(answers)))
-        found.append(next(j for j in others if answers[j] != answer))
+        found.append(next(j for j in others if not equal(answers[j], answer)))
     return found
 
 
@@ -135,13 +136,13 @@ class Study:
         traces = self._decode(condition, hooks, chosen, blocks)
         row = self._row(condition, traces, [truth[i] for i in chosen])
         n = len(chosen)
-        changed = sum(trace.answer != clean[i].answer for i, trace in zip(chosen, traces, strict=True))
+        changed = sum(not equal(trace.answer, clean[i].answer) for i, trace in zip(chosen, traces, strict=True))
         rewritten = sum(trace.text != clean[i].text for i, trace in zip(chosen, traces, strict=True))
         row = dataclasses.replace(
             row, changed=changed / max(n, 1), changed_interval=wilson(changed, n), text_changed=rewritten / max(n, 1)
         )
         if condition.replace == "donor":
-            taken = sum(trace.answer == clean[others[i]].answer for i, trace in zip(chosen, traces, strict=True))
+            taken = sum(equal(trace.answer, clean[others[i]].answer) for i, trace in zip(chosen, traces, strict=True))
             row = dataclasses.replace(row, donor=taken / max(n, 1), donor_interval=wilson(taken, n))
         return row
 
@@ -172,7 +173,7 @@ class Study:
 
     def _row(self, condition: Condition, traces: list[Trace], truth: list[str]) -> Row:
         n = len(traces)
-        right = sum(trace.answer == answer for trace, answer in zip(traces, truth, strict=True))
+        right = sum(equal(trace.answer, answer) for trace, answer in zip(traces, truth, strict=True))
         cosines = [
             torch.cosine_similarity(block.latents[:-1], block.latents[1:], dim=-1).mean().item()
             for trace in traces
