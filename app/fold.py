@@ -86,13 +86,15 @@ def fold(view: View, event: Event) -> View:
 def answer(view: View) -> tuple[str, float] | None:
     """The final answer and the probability of its tokens (product, before temperature), or None without one."""
     text = view.text
-    found = answers.extract(text)
-    if not found or (first := text.rfind(found)) < 0:
-        return None if found is None else (found, 0.0)
+    span, found = answers.find(text), answers.extract(text)
+    if span is None or found is None:
+        return None
+    first = text.find(found, *span)
+    first, last = (first, first + len(found)) if first >= 0 else span  # with the LaTeX that `found` is without
     offset, logprob = 0, 0.0
     for item in view.items:
         if item.kind == "text":
-            if offset < first + len(found) and offset + len(item.text) > first:
+            if offset < last and offset + len(item.text) > first:
                 logprob += item.logprob
             offset += len(item.text)
     return found, math.exp(logprob)

@@ -1,34 +1,88 @@
 """The final answer of a response, as `\\boxed{…}` (Monet, DeepLatent) or `<answer>…</answer>` (LVR, VaLR).
 
 Takes the text of a run, which holds no token from inside a latent block: ids sampled there (as released runners do)
-must never reach the extraction.
+must never reach the extraction. Whether two answers are equal says grading.py.
 """
 
 import re
 
-_BRACES = re.compile(r"\\boxed\{|\{|\}")
-_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+from latent_core.spelling import blank, unwrap
+
+_BRACES = re.compile(r"\\{1,2}boxed\s*\{|\\\\|\\[{}]|[{}]")
+_TAG = re.compile(r"<\s*(?:(/)\s*)?answer\s*>", re.IGNORECASE)
+_MARKS = re.compile(r"\\boxed|<\s*(?:/\s*)?answer\s*>", re.IGNORECASE)
+
+Span = tuple[int, int]
+"""Begin and end of an answer within a text."""
 
 
 def extract(text: str) -> str | None:
-    """The last complete answer in `text`, stripped, without LaTeX's `\\text{}`; None where there is none."""
-    found = max([answer for answer in (_last_boxed(text), _last_tagged(text)) if answer], default=None)
-    return _TEXT.sub(r"\1", found[1]).strip() if found else None
+    """The last complete answer in `text`, stripped, without LaTeX's `\\text{}`, `\\textbf{}` and their like.
+
+    Of a box within tags or tags within a box it is the inner one, of a box within a box the outer one. An answer that
+    says nothing (`\\boxed{}`, `\\boxed{\\text{}}`, `<answer> . </answer>`) is none; None where there is no other.
+    """
+    span = find(text)
+    return None if span is None else _content(text[slice(*span)])
 
 
-def _last_boxed(text: str) -> tuple[int, str] | None:
-    """(end, content) of the last `\\boxed{…}` whose braces balance; of nested ones the outermost."""
-    last, open_braces = None, []
+def find(text: str) -> Span | None:
+    """Where `text` has its last complete answer, within box or tags."""
+    spans = sorted(boxes(text) + tags(text), key=lambda span: span[1], reverse=True)
+    best = None
+    for start, end in spans:
+        if best is not None and not best[0] <= start <= end <= best[1]:
+            continue
+        if not blank(text[start:end]):
+            if best is not None:
+                return start, end
+            best = start, end
+    return best
+
+
+def truth(text: str) -> str | None:
+    """The true answer that a row of data gives: in a box, in tags or by itself. None where that says nothing."""
+    found = extract(text)
+    if found is None and not _MARKS.search(text) and not blank(text):
+        found = _content(text)
+    return found
+
+
+def _content(text: str) -> str:
+    text = unwrap(text).strip()
+    for _ in range(8):  # boxes around the whole
+        spans = boxes(text)
+        if len(spans) != 1 or not text.startswith("\\") or text[: spans[0][0]].count("{") != 1:
+            break
+        if spans[0][1] != len(text) - 1:
+            break
+        text = text[slice(*spans[0])].strip()
+    return text
+
+
+def boxes(text: str) -> list[Span]:
+    """Contents of all `\\boxed{…}` whose braces balance; of nested ones the outermost."""
+    found: list[Span] = []
+    opened = []
     for brace in _BRACES.finditer(text):
-        if brace.group() != "}":
-            open_braces.append(brace)
-        elif open_braces and (opening := open_braces.pop()).group() != "{":
-            last = brace.end(), text[opening.end() : brace.start()]
-    return last
+        if brace.group() == "}":
+            if opened and (opening := opened.pop()).group() != "{":
+                while found and found[-1][0] > opening.start():
+                    found.pop()
+                found.append((opening.end(), brace.start()))
+        elif brace.group() not in ("\\\\", "\\{", "\\}"):
+            opened.append(brace)
+    return found
 
 
-def _last_tagged(text: str) -> tuple[int, str] | None:
-    """(end, content) of the last `<answer>…</answer>`."""
-    end = text.rfind("</answer>")
-    start = text.rfind("<answer>", 0, max(end, 0))
-    return (end, text[start + len("<answer>") : end]) if start >= 0 else None
+def tags(text: str) -> list[Span]:
+    """Contents of all `<answer>…</answer>`."""
+    found: list[Span] = []
+    begin = None
+    for tag in _TAG.finditer(text):
+        if not tag.group(1):
+            begin = tag.end()
+        elif begin is not None:
+            found.append((begin, tag.start()))
+            begin = None
+    return found

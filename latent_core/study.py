@@ -1,22 +1,24 @@
 """The one evaluator: examples × conditions → a table with intervals.
 
 A condition is a way to decode (K, mode, attention rule), an intervention on the fed vectors, or a wrong image.
-Rows are appended to a JSONL file as they finish, so that a stopped study goes on where it was.
+Rows are appended to a JSONL file as they finish (study_rows.py), so that a stopped study goes on where it was.
 """
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from importlib.metadata import version
 
 import torch
 
-from latent_core import interventions
+from latent_core import grading, interventions
 from latent_core.events import LatentEvent
 from latent_core.example import Example
+from latent_core.grading import equal
+from latent_core.identity import checkpoint_hash, examples_hash
 from latent_core.reasoner import Reasoner
 from latent_core.trace import Trace
 
@@ -84,11 +86,20 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def donors(answers: Sequence[str]) -> list[int]:
-    """For every sample the next one, cyclically, with another true answer."""
+    """For every sample the next one, cyclically, with another true answer.
+
+    Raises ValueError where a sample has none.
+    """
     found = []
     for i, answer in enumerate(answers):
         others = (j % len(answers) for j in range(i + 1, i + len(answers)))
-        found.append(next(j for j in others if answers[j] != answer))
+        donor = next((j for j in others if not equal(answers[j], answer)), None)
+        if donor is None:
+            raise ValueError(
+                f"All {len(answers)} samples have the answer {answer[:60]!r}, but a donor needs another one; "
+                "raise n until the answers differ."
+            )
+        found.append(donor)
     return found
 
 
@@ -101,12 +112,36 @@ class Study:
             raise ValueError(f"n is {n}; a study needs at least 2 samples per family.")
         self.reasoner, self.sample, self.n, self.batch = reasoner, sample, n, batch
         self._examples: dict[str, list[Example]] = {}
+        self._hashes: dict[str, str] = {}
         self._clean: tuple[Condition, list[Trace]] | None = None
 
     def examples(self, family: str) -> list[Example]:
         if family not in self._examples:
             self._examples[family] = [self.sample(family, index) for index in range(self.n)]
         return self._examples[family]
+
+    def made_with(self, condition: Condition) -> dict[str, object]:
+        """All that decides the row of `condition` besides it, as JSON values.
+
+        Not `batch`, for a row of a batch gives what it gives alone: a study that ran out of memory goes on with fewer.
+        """
+        family, backbone = condition.family, self.reasoner.backbone
+        if family not in self._hashes:
+            self._hashes[family] = examples_hash(self.examples(family))
+        return {
+            "n": self.n,
+            "examples": self._hashes[family],
+            "checkpoint": self._checkpoint,
+            "settings": dataclasses.asdict(self.reasoner.settings(**_asked(condition), max_blocks=MAX_BLOCKS)),
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "device": backbone.device.type,
+            "versions": {name: version(name) for name in ("torch", "transformers")},
+            "grading": grading.VERSION,
+        }
+
+    @cached_property
+    def _checkpoint(self) -> str:
+        return checkpoint_hash(self.reasoner)
 
     def run(self, condition: Condition) -> Row:
         """Decodes every example under `condition`, greedily, and counts."""
@@ -120,7 +155,7 @@ class Study:
         if self._clean is None or self._clean[0] != condition.clean:
             self._clean = condition.clean, self._decode(condition.clean)
         clean = self._clean[1]
-        others = donors(truth)
+        others = donors(truth) if condition.replace == "donor" else []
         chosen, hooks = [], []
         for i, trace in enumerate(clean):
             shape = [len(block.latents) for block in trace.blocks]
@@ -135,13 +170,13 @@ class Study:
         traces = self._decode(condition, hooks, chosen, blocks)
         row = self._row(condition, traces, [truth[i] for i in chosen])
         n = len(chosen)
-        changed = sum(trace.answer != clean[i].answer for i, trace in zip(chosen, traces, strict=True))
+        changed = sum(not equal(trace.answer, clean[i].answer) for i, trace in zip(chosen, traces, strict=True))
         rewritten = sum(trace.text != clean[i].text for i, trace in zip(chosen, traces, strict=True))
         row = dataclasses.replace(
             row, changed=changed / max(n, 1), changed_interval=wilson(changed, n), text_changed=rewritten / max(n, 1)
         )
         if condition.replace == "donor":
-            taken = sum(trace.answer == clean[others[i]].answer for i, trace in zip(chosen, traces, strict=True))
+            taken = sum(equal(trace.answer, clean[others[i]].answer) for i, trace in zip(chosen, traces, strict=True))
             row = dataclasses.replace(row, donor=taken / max(n, 1), donor_interval=wilson(taken, n))
         return row
 
@@ -162,17 +197,14 @@ class Study:
                 [list(examples[(i + shift) % self.n].images) for i in part],
                 [examples[i].question for i in part],
                 intervene=None if hooks is None else hooks[start : start + self.batch],
-                latents=condition.latents,
-                mode=condition.mode,
-                rule=condition.rule,
                 max_blocks=[max_blocks[i] if max_blocks else MAX_BLOCKS for i in part],
-                temperature=0.0,
+                **_asked(condition),
             )
         return traces
 
     def _row(self, condition: Condition, traces: list[Trace], truth: list[str]) -> Row:
         n = len(traces)
-        right = sum(trace.answer == answer for trace, answer in zip(traces, truth, strict=True))
+        right = sum(equal(trace.answer, answer) for trace, answer in zip(traces, truth, strict=True))
         cosines = [
             torch.cosine_similarity(block.latents[:-1], block.latents[1:], dim=-1).mean().item()
             for trace in traces
@@ -189,6 +221,11 @@ class Study:
             latents=sum(trace.finish.latents for trace in traces) / max(n, 1),
             cosine=sum(cosines) / len(cosines) if cosines else None,
         )
+
+
+def _asked(condition: Condition) -> dict[str, object]:
+    """The settings of its runs."""
+    return {"latents": condition.latents, "mode": condition.mode, "rule": condition.rule, "temperature": 0.0}
 
 
 def _hook(name: str, trace: Trace, seed: int) -> interventions.Intervention:
@@ -261,32 +298,6 @@ def timing(study: Study, family: str = "find", n: int = 20) -> Timing:
         token=statistics.median(token[1:]),
         run=statistics.median(whole[1:]),
     )
-
-
-def run_study(study: Study, todo: Sequence[Condition], path: Path) -> Iterator[Row]:
-    """Yields a row per condition, finished ones from `path` (JSONL) and new ones as they are measured."""
-    done = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            row = row_from_json(json.loads(line))
-            if row.n == study.n or row.condition.replace:
-                done[row.condition] = row
-    for condition in todo:
-        if condition not in done:
-            row = study.run(condition)
-            with path.open("a") as file:
-                file.write(json.dumps(dataclasses.asdict(row)) + "\n")
-            done[condition] = row
-        yield done[condition]
-
-
-def row_from_json(values: dict) -> Row:
-    """A Row from what `dataclasses.asdict` made of it."""
-    values = dict(values, condition=Condition(**values["condition"]))
-    for name in ("interval", "changed_interval", "donor_interval"):
-        if values[name] is not None:
-            values[name] = tuple(values[name])
-    return Row(**values)
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -65,6 +65,21 @@ def test_a_latent_glows_where_its_own_vector_is(empty, draw):
     assert glow.argmax() == 17 and glow[17] == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ((" ring or \\boxed{", "ring", "}, a ring"), "ring"),
+        ((" <answer>\\boxed{", "\\textbf{B}", "}</answer>"), "B"),
+        ((" B? \\boxed{", "5\\text{ kg}", "} it is"), "5 kg"),
+    ],
+)
+def test_the_probability_is_that_of_the_answer_where_it_stands(words, found, empty, draw):
+    view = empty
+    for word, logprob in zip(words, (-1.0, -0.25, -2.0), strict=True):
+        view = fold(view, dataclasses.replace(token_event(word, draw), logprob=logprob))
+    assert answer(view) == (found, pytest.approx(math.exp(-0.25)))
+
+
 def test_answer_and_its_probability(empty):
     assert answer(empty) is None
     word, probability = answer(whole_run(empty))

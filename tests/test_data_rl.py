@@ -37,6 +37,14 @@ CONVERTED = {
     ],
 }
 THYME = {"images": ["aGVsbG8="], "question": "What does the sign say?", "solution": "stop"}
+SAID_NOTHING = (
+    "\\boxed{}",
+    "\\boxed{\\text{}}",
+    "<answer></answer>",
+    "<answer> \\boxed{ } </answer>",
+    "\\boxed{\\textbf{ . }}",
+)
+SAID_NOTHING += ("...", "\\boxed{\\quad}", '\\boxed{""}', "\\boxed{$$}", "\\boxed{\u200b}", "\\boxed{B", "<answer>B")
 
 
 def png(image: Image.Image) -> bytes:
@@ -53,7 +61,12 @@ def test_both_forms_of_virl_say_the_same(row):
 
 
 def test_a_solution_may_be_plain_boxed_or_tagged():
-    for solution in ("stop", "It says \\boxed{stop}", "<answer> stop </answer>"):
+    for solution in (
+        "stop",
+        "It says \\boxed{stop}",
+        "<answer> stop </answer>",
+        "<answer>\\boxed{\\textbf{stop}}</answer>",
+    ):
         row = thyme.parse_row(THYME | {"solution": solution}, "f[3]")
         assert (row.name, row.question, row.answer) == ("f[3]", "What does the sign say?", "stop")
 
@@ -68,6 +81,11 @@ def test_a_solution_may_be_plain_boxed_or_tagged():
         (virl.parse_row, VIRL | {"question": "<image><image>Which?"}, "1 images stand beside 2 marks <image>"),
         (virl.parse_row, VIRL | {"question": "<image>\n"}, "the question is empty"),
         (virl.parse_row, VIRL | {"answer": " "}, "the answer is empty"),
+        *(
+            (virl.parse_row, VIRL | {"answer": said}, "Row virl/q-7: the answer is empty or cut off")
+            for said in SAID_NOTHING
+        ),
+        (thyme.parse_row, THYME | {"solution": "\\boxed{}"}, "the answer is empty or cut off: '\\\\boxed{}' says"),
         (virl.parse_row, CONVERTED | {"conversations": [{"from": "gpt", "value": "x"}]}, "begin with a turn of human"),
         (thyme.parse_row, None, "Row f[0]: images is NoneType"),
         (thyme.parse_row, THYME | {"images": []}, "images has to list one or more images in base64"),
@@ -96,6 +114,18 @@ def test_glyphs_survive_the_way_through_files(format, tmp_path, capsys):
             assert np.array_equal(np.asarray(image), np.asarray(original))
     checked = ["data", "check", str(file), "--root", str(tmp_path), "--pixels", "--format", format]
     assert main(checked) == 0 and "6 rows can be used, 0 cannot." in capsys.readouterr().out
+
+
+def test_the_check_finds_truths_that_say_nothing(tmp_path, capsys):
+    assert main(["data", "write", str(tmp_path), "--n", "3", "--format", "virl"]) == 0
+    file = tmp_path / "glyphs" / "train.json"
+    rows = json.loads(file.read_text())
+    rows[0]["answer"], rows[2]["answer"] = "\\boxed{}", "<answer>\\boxed{\\text{ }}</answer>"
+    file.write_text(json.dumps(rows))
+    check = ["data", "check", str(file), "--root", str(tmp_path), "--format", "virl"]
+    assert main(check) == 2 and "Row virl/glyphs-0: the answer is empty" in capsys.readouterr().err
+    assert main([*check, "--on-bad-row", "skip"]) == 0
+    assert "1 rows can be used, 2 cannot." in capsys.readouterr().out
 
 
 def test_images_within_rows_are_as_hostile_as_files(tmp_path):

@@ -1,12 +1,16 @@
 """The evaluator: intervals, donors, replacements, and a study that goes on where it was stopped."""
 
+import dataclasses
 import json
 
 import pytest
+import torch
 from scipy.stats import binomtest
 
 from latent_core import glyphs, study
-from latent_core.study import Condition, Study, conditions, donors, markdown, row_from_json, run_study, wilson
+from latent_core.embedded import EMBEDDED
+from latent_core.study import Condition, Row, Study, conditions, donors, markdown, wilson
+from latent_core.study_rows import row_from_json, run_study
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (481, 500)])
@@ -73,6 +77,158 @@ def test_a_stopped_study_goes_on(work, tmp_path, monkeypatch):
     assert rows[0] == first and calls == todo[1:]
     assert [row_from_json(json.loads(line)) for line in path.read_text().splitlines()] == rows
     assert markdown(rows).count("\n") == 2 + len(rows)
+
+
+def measured(work: Study, todo: list[Condition], path, monkeypatch) -> tuple[list[Row], list[Condition]]:
+    """The rows of a study, and which of them were measured for it; what they say is made up."""
+    calls = []
+
+    def run(condition: Condition) -> Row:
+        calls.append(condition)
+        n = work.n - bool(condition.replace)  # one run opened no block
+        figures = dict(accuracy=0.5, interval=wilson(n, 2 * n), trigger=0.9, tokens=20.5, latents=2.0, cosine=None)
+        return Row(condition=condition, n=n, changed_interval=(0.1, 0.2), **figures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "run", run)
+        return list(run_study(work, todo, path)), calls
+
+
+TODO = [Condition(family="find", latents=2, rule="latents_only", replace=name) for name in ("", "sham", "donor")]
+
+
+def again(work: Study, **changed: object) -> Study:
+    """The same study but for what is named."""
+    given = {"n": work.n, "batch": work.batch, "sample": work.sample, "reasoner": work.reasoner} | changed
+    return Study(given.pop("reasoner"), given.pop("sample"), **given)
+
+
+def test_rows_of_another_n_are_kept_and_not_taken_over(work, tmp_path, monkeypatch, caplog):
+    path = tmp_path / "rows.jsonl"
+    few, first = measured(again(work, n=6), TODO, path, monkeypatch)
+    rows, calls = measured(work, TODO, path, monkeypatch)
+    assert first == calls == TODO and "another or no n, examples" in caplog.text
+    assert [row.n for row in few] == [6, 5, 5] and [row.n for row in rows] == [8, 7, 7]
+    caplog.clear()
+    for n, known in ((6, few), (8, rows), (6, few)):
+        assert measured(again(work, n=n), TODO, path, monkeypatch) == (known, [])
+    assert not caplog.text
+
+
+def test_a_replacement_that_counts_fewer_runs_is_taken_over_whatever_the_batch(work, tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    rows, _ = measured(work, TODO, path, monkeypatch)
+    assert [row.n for row in rows] == [8, 7, 7]
+    assert measured(again(work, batch=3), TODO, path, monkeypatch) == (rows, [])
+
+
+def other_weights(work: Study) -> Study:
+    from latent_core import load
+
+    reasoner = load("glyph-monet")
+    with torch.no_grad():
+        next(reasoner.backbone.model.model.language_model.layers[1].parameters()).flatten()[0] += 1
+    return again(work, reasoner=reasoner)
+
+
+def other_settings(work: Study) -> Study:
+    from latent_core import load
+
+    reasoner = load("glyph-monet")
+    sampling = dataclasses.replace(reasoner.config.sampling, max_new_tokens=60)
+    reasoner.config = dataclasses.replace(reasoner.config, sampling=sampling)
+    return again(work, reasoner=reasoner)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (other_weights, "checkpoint"),
+        (other_settings, "checkpoint, settings"),
+        (lambda work: again(work, sample=lambda family, i: glyphs.sample(family, i, "val")), "examples"),
+        (lambda work: again(work, sample=lambda family, i: glyphs.sample(family, i + 1)), "examples"),
+        (lambda work: again(work, reasoner=load_in(torch.float64)), "checkpoint, dtype"),
+    ],
+    ids=["weights", "settings", "split", "seeds", "dtype"],
+)
+def test_whatever_decides_a_row_belongs_to_its_key(change, named, work, tmp_path, monkeypatch, caplog):
+    path = tmp_path / "rows.jsonl"
+    measured(work, TODO[:1], path, monkeypatch)
+    assert measured(change(work), TODO[:1], path, monkeypatch)[1] == TODO[:1]
+    assert f"rows with another or no {named} are measured again (1)" in caplog.text
+
+
+def load_in(dtype: torch.dtype):
+    from latent_core import load
+
+    return load("glyph-monet", dtype=dtype)
+
+
+def test_other_rules_of_grading_and_other_versions_count_anew(work, tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    measured(work, TODO[:1], path, monkeypatch)
+    monkeypatch.setattr(study.grading, "VERSION", -1)
+    assert measured(work, TODO[:1], path, monkeypatch)[1] == TODO[:1]
+    monkeypatch.setattr(study, "version", lambda name: "0")
+    assert measured(work, TODO[:1], path, monkeypatch)[1] == TODO[:1]
+    monkeypatch.undo()
+    assert measured(work, TODO[:1], path, monkeypatch)[1] == []
+
+
+def test_a_checkpoint_loaded_again_is_the_same(work, tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    rows, _ = measured(work, TODO[:1], path, monkeypatch)
+    assert measured(again(work, reasoner=load_in(torch.float32)), TODO[:1], path, monkeypatch) == (rows, [])
+
+
+@pytest.mark.parametrize("cut", [1, 2, 300, 700])
+def test_a_last_line_that_was_cut_off_is_measured_again(cut, work, tmp_path, monkeypatch, caplog):
+    path = tmp_path / "rows.jsonl"
+    rows, _ = measured(work, TODO, path, monkeypatch)
+    path.write_bytes(path.read_bytes()[:-cut])
+    found, calls = measured(work, TODO, path, monkeypatch)
+    whole = cut == 1  # all but the newline
+    assert found == rows and calls == ([] if whole else TODO[2:]) and ("line 3 cannot be read" in caplog.text) != whole
+    assert measured(work, [*TODO, TODO[0].clean], path, monkeypatch)[1] == []
+
+
+@pytest.mark.parametrize(
+    "line", ["[]", "3", '{"condition": {"family": "find", "colour": 1}}', "{", "null", "\x00", '"a"']
+)
+def test_a_line_that_is_no_row_does_not_block(line, work, tmp_path, monkeypatch, caplog):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{line}\n")
+    assert measured(work, TODO[:1], path, monkeypatch)[1] == TODO[:1] and "line 1 cannot be read" in caplog.text
+    assert measured(work, TODO[:1], path, monkeypatch)[1] == []
+
+
+def test_rows_that_do_not_say_what_they_were_made_with_are_measured_again(work, tmp_path, monkeypatch, caplog):
+    path = tmp_path / "rows.jsonl"
+    rows, _ = measured(work, TODO, path, monkeypatch)
+    path.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
+    assert measured(work, TODO, path, monkeypatch) == (rows, TODO)
+    assert "rows with another or no n, examples, checkpoint" in caplog.text and "measured again (3)" in caplog.text
+
+
+def test_what_ships_can_be_read():
+    """Rows of measurements that say nothing of what they were made with, as of all shipped checkpoints."""
+    report = json.loads((EMBEDDED / "glyph-monet" / "metrics.json").read_text())
+    assert [row_from_json(row).n for row in report["rows"]][0] == 500
+
+
+def test_answers_are_graded_as_rewards_are(work):
+    base = Condition(family="find", latents=2, rule="latents_only")
+    written = again(work, sample=lambda family, i: in_other_words(glyphs.sample(family, i)))
+    assert written.run(base).accuracy == work.run(base).accuracy > 0
+
+
+def in_other_words(example):
+    return dataclasses.replace(example, answer=f"“{example.answer.upper()}”!")
+
+
+def test_samples_that_all_have_one_answer_have_no_donor():
+    with pytest.raises(ValueError, match="All 3 samples have the answer 'a', but a donor needs another"):
+        donors(["a", "a", "A."])
 
 
 def test_a_full_study_covers_rules_replacements_and_the_sweep(work):

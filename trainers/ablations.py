@@ -16,7 +16,8 @@ from pathlib import Path
 from latent_core import glyphs, load
 from latent_core.embedded import EMBEDDED
 from latent_core.files import write_file
-from latent_core.study import Condition, Row, Study, run_study, wilson
+from latent_core.study import Condition, Row, Study, wilson
+from latent_core.study_rows import run_study
 from trainers.recipe import load_recipe
 from trainers.start import train
 

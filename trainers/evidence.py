@@ -13,7 +13,8 @@ from latent_core import glyphs, load
 from latent_core.checkpoints import find
 from latent_core.embedded import available
 from latent_core.files import write_file
-from latent_core.study import Row, Study, Timing, conditions, markdown, run_study, timing
+from latent_core.study import Row, Study, Timing, conditions, markdown, timing
+from latent_core.study_rows import run_study
 
 
 def beside_weights(checkpoint: str, what: str) -> Path:

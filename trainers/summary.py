@@ -8,7 +8,8 @@ from pathlib import Path
 from latent_core import glyphs
 from latent_core.embedded import EMBEDDED
 from latent_core.files import write_file
-from latent_core.study import REPLACEMENTS, Condition, Row, row_from_json
+from latent_core.study import REPLACEMENTS, Condition, Row
+from latent_core.study_rows import row_from_json
 
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = README.parent / "docs" / "RESULTS.md"

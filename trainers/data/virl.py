@@ -6,7 +6,8 @@ or, as LVR's authors converted it, with the answer in `<answer>`:
 
     {"image": path | [path, …], "conversations": [{"from": "human" | "gpt", "value"}, …]}
 
-Marks `<image>` and newlines around them go: images stand before the question.
+Marks `<image>` and newlines around them go: images stand before the question. A row whose answer says nothing
+(`\\boxed{}`) cannot be used.
 """
 
 import os
@@ -54,13 +55,17 @@ def parse_row(row: object, place: str) -> QuestionRow:
 
 
 def checked(asked: str, said: str, name: str) -> tuple[str, str]:
-    """Question and answer without marks. Raises BadRow where one of them is empty."""
+    """Question and answer without marks.
+
+    Raises BadRow where one of them is empty: an answer of space, wrapping and punctuation alone (`\\boxed{}`,
+    `\\boxed{\\text{}}`, `<answer></answer>`) says nothing, and what was cut off within its box or tags neither.
+    """
     question = without_marks(asked).strip()
     if not question:
         raise BadRow(name, "the question is empty.")
-    answer = (answers.extract(said) or said).strip()
-    if not answer:
-        raise BadRow(name, "the answer is empty.")
+    answer = answers.truth(said)
+    if answer is None:
+        raise BadRow(name, f"the answer is empty or cut off: {said.strip()[:60]!r} says nothing to compare with.")
     return question, answer
 
 

@@ -14,7 +14,8 @@ from latent_core.config import LatentRange
 from latent_core.embedded import EMBEDDED
 from latent_core.files import write_file
 from latent_core.reasoner import Reasoner
-from latent_core.study import Condition, Row, Study, run_study
+from latent_core.study import Condition, Row, Study
+from latent_core.study_rows import run_study
 from trainers.recipe import Recipe, load_recipe
 from trainers.rl.runs import FOLDER, RUNS
 from trainers.start import source_folder

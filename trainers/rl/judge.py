@@ -17,9 +17,9 @@ import httpx
 
 from latent_core import answers
 from latent_core.example import Example
+from latent_core.grading import equal
 from latent_core.settings import check
 from trainers.options import JudgeOptions
-from trainers.rl.matching import same
 from trainers.rl.rollouts import Rollout
 
 PROMPT = """Question: {question}
@@ -77,7 +77,7 @@ class Judge:
         answer = self._open(rollout, example)
         if answer is None:
             found = answers.extract(rollout.text)
-            return float(found is not None and same(found, example.answer))
+            return float(found is not None and equal(found, example.answer))
         key = self._key(answer, example)
         if key not in self._known:
             raise JudgeFailed(f"Nobody asked the judge about {example.name}.")
@@ -86,7 +86,7 @@ class Judge:
     def _open(self, rollout: Rollout, example: Example) -> str | None:
         """The answer if only a judge can tell; None where there is none or where it is the true one."""
         found = answers.extract(rollout.text)
-        return None if found is None or same(found, example.answer) else found
+        return None if found is None or equal(found, example.answer) else found
 
     def _key(self, answer: str, example: Example) -> str:
         given = [self.options.model, PROMPT, example.question, example.answer, answer]

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from latent_core import answers
 from latent_core.drive import Block
 from latent_core.example import Example
+from latent_core.grading import equal
 from latent_core.records import nearest
 from latent_core.settings import check
+from latent_core.spelling import blank
 from trainers.options import RlOptions
 from trainers.rl.judge import Judge
-from trainers.rl.matching import same
 from trainers.rl.rollouts import Rollout
 
 Part = Callable[[Rollout, Example], float]
@@ -27,19 +28,19 @@ _TAGGED = re.compile(r"\s*<answer>.*</answer>\s*", re.DOTALL)
 
 
 def accuracy(rollout: Rollout, example: Example) -> float:
-    """1 where the response's last answer is the example's."""
+    """1 where the response's last answer is the example's, by the rules of latent_core/grading.py."""
     found = answers.extract(rollout.text)
-    return float(found is not None and same(found, example.answer))
+    return float(found is not None and equal(found, example.answer))
 
 
 def boxed(rollout: Rollout, example: Example) -> float:
-    """1 where the response has any complete `\\boxed{…}` (Monet, DeepLatent)."""
-    return float("\\boxed{" in rollout.text and answers.extract(rollout.text) is not None)
+    """1 where the response has any complete `\\boxed{…}` that says something (Monet, DeepLatent)."""
+    return float(any(not blank(rollout.text[slice(*span)]) for span in answers.boxes(rollout.text)))
 
 
 def answer_tags(rollout: Rollout, example: Example) -> float:
-    """1 where the response has a complete `<answer>…</answer>`."""
-    return float(bool(_TAGGED.search(rollout.text)))
+    """1 where the response has a complete `<answer>…</answer>` that says something."""
+    return float(any(not blank(rollout.text[slice(*span)]) for span in answers.tags(rollout.text)))
 
 
 def block_then_answer(rollout: Rollout, example: Example) -> float:
@@ -47,7 +48,8 @@ def block_then_answer(rollout: Rollout, example: Example) -> float:
     segments = rollout.row.segments
     begins = bool(segments) and isinstance(segments[0], Block) and segments[0].closed and segments[0].latents > 0
     once = sum(isinstance(segment, Block) for segment in segments) == 1
-    return float(begins and once and rollout.reason == "stop" and bool(_TAGGED.fullmatch(rollout.text)))
+    alone = _TAGGED.fullmatch(rollout.text) and answers.extract(rollout.text) is not None
+    return float(begins and once and rollout.reason == "stop" and bool(alone))
 
 
 def invocation(rollout: Rollout, example: Example) -> float:
