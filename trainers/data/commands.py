@@ -12,11 +12,24 @@ from trainers.data.rows import BadRow, PublishedDataset
 DATASET = "glyphs"
 
 
-def write(folder: str, families: Sequence[str], n: int, split: str, seed: int, format: str) -> str:
-    """Writes n samples, families in turn; returns a sentence that says where."""
+def write(folder: str, families: Sequence[str] | None, n: int, split: str, seed: int, format: str) -> str:
+    """Writes n samples, families in turn; returns a sentence that says where.
+
+    families: None for all families about one image that the format can hold. Raises ValueError, at the first sample
+    that it cannot hold, with those that it can; then nothing is written.
+    """
     require(n > 0, f"--n is {n}; it must be at least 1.")
-    examples = (glyphs.sample(families[i % len(families)], seed + i // len(families), split) for i in range(n))
-    return f"Written: {FORMATS[format].write_rows(examples, Path(folder), DATASET)}, {n} rows; its root is {folder}."
+    chosen, holds = FORMATS[format], FORMATS[format].families
+    drawn = families or [family for family in glyphs.FAMILIES if family in holds]
+    examples = (glyphs.sample(drawn[i % len(drawn)], seed + i // len(drawn), split) for i in range(n))
+    try:
+        file = chosen.write_rows(examples, Path(folder), DATASET)
+    except BadRow as error:
+        raise ValueError(
+            f"--format {format} cannot hold {error.name}: {error.reason} Nothing was written. It holds all samples of "
+            f"--families {' '.join(holds)}."
+        ) from error
+    return f"Written: {file}, {n} rows of {', '.join(drawn)}; its root is {folder}."
 
 
 def check(files: Sequence[str], root: str, on_bad_row: Literal["error", "skip"], *, pixels: bool, format: str) -> str:

@@ -114,9 +114,10 @@ def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], data
     """Writes examples as folder/dataset/train.json and images.zip; returns the JSON file.
 
     Thoughts come first, as the format has it, each with the box that it looks at; the answer follows in `<answer>`.
-    Raises ValueError for a dataset name that is no plain file name and BadRow for a thought without a box.
+    Raises ValueError for a dataset name that is no plain file name, and BadRow for a thought without a box and for one
+    about several images.
     """
-    return write_dataset(examples, folder, dataset, partial(_row, dataset))
+    return write_dataset(examples, folder, dataset, partial(_row, dataset), parse_row)
 
 
 def _row(dataset: str, example: Example, number: int, put: Callable[[Image.Image], str]) -> dict[str, object]:
@@ -137,4 +138,4 @@ def _row(dataset: str, example: Example, number: int, put: Callable[[Image.Image
     }
 
 
-FORMAT = Format(parse_row, to_example, write_rows)
+FORMAT = Format(parse_row, to_example, write_rows, families=("find", "relate", "trace", "list"))

@@ -21,6 +21,7 @@ import pyarrow
 from PIL import Image
 from torch.utils.data import Dataset
 
+from latent_core import glyphs
 from latent_core.example import Example
 from latent_core.files import write_file, write_folder
 from latent_core.images import ImageProblem, load_image
@@ -61,6 +62,8 @@ class Format:
     """Writes examples into a folder, as a dataset of this name; returns the file of rows."""
     images: Callable[[dict[str, object]], list[bytes]] | None = None
     """A row's images, where they lie within it; none: the row names their paths."""
+    families: tuple[str, ...] = (*glyphs.FAMILIES, "list", "views")
+    """Families of Glyphs of which the format can hold every sample."""
 
 
 def field(row: object, key: str, kind: type, place: str) -> object:
@@ -241,6 +244,14 @@ def read_json(file: Path) -> list[object]:
         raise ValueError(f"{file} is not valid JSON: {error}.") from error
 
 
+def passes(parse_row: Callable[[object, str], Row], row: object, name: str) -> None:
+    """Raises BadRow, under an example's own name, for a row made of it that could not be read again."""
+    try:
+        parse_row(row, name)
+    except BadRow as error:
+        raise BadRow(name, error.reason) from error
+
+
 def check_dataset_name(dataset: str) -> None:
     """Raises ValueError for a name that is no plain file name."""
     if not re.fullmatch(r"[\w.-]+", dataset) or dataset.startswith("."):
@@ -252,11 +263,13 @@ def write_dataset(
     folder: str | os.PathLike[str],
     dataset: str,
     row: Callable[[Example, int, Callable[[Image.Image], str]], object],
+    parse_row: Callable[[object, str], Row],
 ) -> Path:
     """Writes examples as a subset: folder/dataset/train.json and images.zip; returns the JSON file.
 
-    row: the example, its number, and a function that stores an image and returns its path → a row of JSON. Raises
-    ValueError for a dataset name that is no plain file name.
+    row: the example, its number, and a function that stores an image and returns its path → a row of JSON. parse_row:
+    the format's, which every row has to pass. Raises BadRow, and ValueError for a dataset name that is no plain file
+    name; then nothing is written.
     """
     check_dataset_name(dataset)
     target = Path(folder) / dataset
@@ -271,7 +284,10 @@ def write_dataset(
                 archive.writestr(path, data.getvalue())
                 return f"{dataset}/{path}"
 
-            rows = [row(example, number, put) for number, example in enumerate(examples)]
+            rows = []
+            for number, example in enumerate(examples):
+                rows.append(row(example, number, put))
+                passes(parse_row, rows[-1], example.name)
         (draft / "train.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
 
     write_folder(target, fill)

@@ -18,7 +18,7 @@ from datasets import Dataset
 from latent_core.example import Example
 from latent_core.files import write_folder
 from latent_core.images import ImageProblem
-from trainers.data.rows import BadRow, Format, check_dataset_name, field
+from trainers.data.rows import BadRow, Format, check_dataset_name, field, passes
 from trainers.data.virl import QuestionRow, checked, to_example
 
 _HEAD = re.compile(r"\s*data:image/[^;]+;base64,", re.IGNORECASE)
@@ -60,6 +60,7 @@ def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], data
                 image.save(data, "PNG")
                 pictures.append(base64.b64encode(data.getvalue()).decode())
             rows.append({"images": pictures, "question": example.question, "solution": example.answer})
+            passes(parse_row, rows[-1], example.name)
         Dataset.from_list(rows).to_parquet(draft / "train.parquet")
 
     target = Path(folder) / dataset
