@@ -12,12 +12,14 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Literal, Protocol
 
 import datasets
 import pyarrow
+from datasets.data_files import DataFilesDict, DataFilesList
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -131,8 +133,10 @@ class PublishedDataset(Dataset):
         self.skip, self.report = on_bad_row == "skip", report
         self.bad: list[BadRow] = []
         self._inside: dict[str, tuple[Sequence[dict[str, object]], int]] = {}
-        """Where the rows lie whose images are within them, by name."""
-        self.rows = [row for file in files for row in self._read(Path(file)) if in_split(row.name, split)]
+        """Where the rows lie whose images are within them, by place."""
+        paths = [Path(file) for file in files]
+        pairs = zip(paths, short_names(paths), strict=True)
+        self.rows = [row for pair in pairs for row in self._read(*pair) if in_split(row.name, split)]
         if not self.rows:
             raise ValueError(f"{', '.join(map(str, files))}: no usable row in split {split} (val is a hundredth).")
         self.size = len(self.rows) if size is None else size
@@ -185,11 +189,13 @@ class PublishedDataset(Dataset):
         """Usable rows by dataset_name."""
         return Counter(row.dataset for row in self.rows)
 
-    def _read(self, file: Path) -> Iterator[Row]:
+    def _read(self, file: Path, name: str) -> Iterator[Row]:
+        """The usable rows of a file; `name` says which one in the rows' places."""
         rows = read_rows(file)
         for number, raw in enumerate(rows):
+            place = f"{name}[{number}]"
             try:
-                row = self.format.parse_row(raw, f"{file.name}[{number}]")
+                row = self.format.parse_row(raw, place)
                 try:
                     for path in row.paths:
                         self.store.find(path)
@@ -201,13 +207,25 @@ class PublishedDataset(Dataset):
                 self.bad.append(error)
             else:
                 if self.format.images is not None:
-                    self._inside[row.name] = rows, number
+                    assert row.name == place, "what is looked up by its place has no name of its own"
+                    self._inside[place] = rows, number
                 yield row
 
     def _note(self, error: BadRow) -> None:
         if self.report is not None:
             with self.report.open("a") as file:
                 file.write(json.dumps({"name": error.name, "reason": error.reason}) + "\n")
+
+
+def short_names(files: Sequence[Path]) -> list[str]:
+    """What to call every file: its name, with as many of the folders above it as tell it from the others."""
+    whole = [Path(os.path.abspath(file)).parts for file in files]
+
+    def shortest(parts: tuple[str, ...]) -> str:
+        others = set(whole) - {parts}
+        return str(Path(*next(parts[-n:] for n in count(1) if all(o[-n:] != parts[-n:] for o in others))))
+
+    return [shortest(parts) for parts in whole]
 
 
 def in_split(name: str, split: Literal["train", "val", "all"]) -> bool:
@@ -223,7 +241,10 @@ def read_rows(file: Path) -> Sequence[object]:
     if file.suffix != ".parquet":
         return read_json(file)
     try:
-        return datasets.Dataset.from_parquet(str(file))
+        state = file.stat()
+        # given as a path, train[1].parquet would be a pattern, and a new file of the same age the old one
+        exact = DataFilesList([str(file.absolute())], [(str(state.st_mtime_ns), str(state.st_size))])
+        return datasets.Dataset.from_parquet(DataFilesDict(train=exact), split=datasets.Split.TRAIN)
     except (OSError, pyarrow.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
         raise ValueError(f"{file} is no Parquet file that can be read: {error}.") from error
 
