@@ -8,6 +8,7 @@ from latent_core import glyphs
 from latent_core.settings import check as require
 from trainers.data.formats import FORMATS
 from trainers.data.rows import BadRow, PublishedDataset
+from trainers.data.text import clip, printable
 
 DATASET = "glyphs"
 
@@ -37,7 +38,7 @@ def check(files: Sequence[str], root: str, on_bad_row: Literal["error", "skip"],
 
     Raises BadRow for the first bad row unless they are skipped.
     """
-    data = PublishedDataset(files, root, FORMATS[format], on_bad_row=on_bad_row)
+    data = PublishedDataset(files, root, FORMATS[format], size=0, on_bad_row=on_bad_row)
     bad = list(data.bad)
     good = data.counts()
     for row in data.rows if pixels else ():
@@ -48,6 +49,6 @@ def check(files: Sequence[str], root: str, on_bad_row: Literal["error", "skip"],
                 raise
             bad.append(error)
             good[row.dataset] -= 1
-    lines = [f"{name}: {count} rows" for name, count in sorted(good.items())]
+    lines = [*data.empty, *(f"{printable(clip(name, 100))}: {count} rows" for name, count in sorted(good.items()))]
     lines += [f"left out: {error}" for error in bad]
     return "\n".join([*lines, f"{good.total()} rows can be used, {len(bad)} cannot."])

@@ -65,7 +65,9 @@ def parse_row(row: object, place: str) -> LvrRow:
     if not question.strip():
         raise BadRow(name, "the question is empty.")
     boxes = row.get("bboxes") or []
-    if not isinstance(boxes, list) or said.count(MARK) != len(boxes):
+    if not isinstance(boxes, list):
+        raise BadRow(name, f"bboxes is {type(boxes).__name__}; it has to be a list.")
+    if said.count(MARK) != len(boxes):
         raise BadRow(name, f"{len(boxes)} boxes stand beside {said.count(MARK)} marks {MARK} in the answer.")
     if boxes and len(images) > 1:
         raise BadRow(name, f"it has {len(images)} images; which one a box lies on cannot be told. Give it one.")
