@@ -28,7 +28,7 @@ def test_what_is_written_passes_the_check_or_nothing_is_written(format, family, 
             said.err.startswith(f"error: --format {format} cannot hold {family}/{split}/")
             and "Traceback" not in said.err
         )
-        assert said.err.endswith(f"Nothing was written. It holds all samples of --families {' '.join(holds)}.\n")
+        assert said.err.endswith(f"Nothing was written. Families that it can hold: {', '.join(holds)}.\n")
         assert not list(tmp_path.iterdir())
 
 

@@ -27,8 +27,8 @@ def write(folder: str, families: Sequence[str] | None, n: int, split: str, seed:
         file = chosen.write_rows(examples, Path(folder), DATASET)
     except BadRow as error:
         raise ValueError(
-            f"--format {format} cannot hold {error.name}: {error.reason} Nothing was written. It holds all samples of "
-            f"--families {' '.join(holds)}."
+            f"--format {format} cannot hold {error.name}: {error.reason} Nothing was written. Families that it can "
+            f"hold: {', '.join(holds)}."
         ) from error
     return f"Written: {file}, {n} rows of {', '.join(drawn)}; its root is {folder}."
 

@@ -42,7 +42,7 @@ class ImageStore:
             if isinstance(error, OSError):
                 reason = f"the image path {clip(path, 80)!r} cannot be used: {error.strerror}."
             if path.startswith("data:") or len(path) > 255:
-                reason += " An image itself, in base64, stands within rows of the format thyme alone; write a file."
+                reason += " Is it the image itself? Write that to a file and give its path; rows of format thyme alone hold it."
             raise ImageProblem(reason) from error
 
     def load(self, path: str) -> Image.Image:
