@@ -58,6 +58,8 @@ def changed(**fields):
         (changed(image=[]), "Row signs/7: image has to list"),
         (changed(image=["a.png", "b.png"]), "2 images stand beside 1 marks <image>"),
         (changed(bboxes=[]), "0 boxes stand beside 1 marks <lvr>"),
+        (changed(bboxes=1.5), "bboxes is float"),
+        (changed(bboxes={"0": [0, 0, 1, 1]}), "bboxes is dict"),
         (changed(bboxes=[[0, 0, 1.2, 1]]), r"the box \[0, 0, 1.2, 1\] is empty or leaves the image"),
         (changed(bboxes=[[0.5, 0, 0.5, 1]]), "is empty or leaves"),
         (changed(bboxes=[[0, 0, 1]]), "is no box"),

@@ -138,7 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     actions = data.add_subparsers(dest="action", required=True)
     write = actions.add_parser("write", help="Glyphs as a subset: FOLDER/glyphs with its rows and images")
     write.add_argument("folder")
-    write.add_argument("--families", nargs="+", default=["find", "relate", "count", "trace"])
+    write.add_argument(
+        "--families", nargs="+", help="(default: those of find, relate, count and trace that the format can hold)"
+    )
     write.add_argument("--n", type=int, default=1000, help="rows in all (default 1000)")
     write.add_argument("--split", default="train", help="train, val, test or compose (default train)")
     write.add_argument("--seed", type=int, default=0, help="seed of the first sample (default 0)")

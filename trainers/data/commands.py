@@ -8,15 +8,29 @@ from latent_core import glyphs
 from latent_core.settings import check as require
 from trainers.data.formats import FORMATS
 from trainers.data.rows import BadRow, PublishedDataset
+from trainers.data.text import clip, printable
 
 DATASET = "glyphs"
 
 
-def write(folder: str, families: Sequence[str], n: int, split: str, seed: int, format: str) -> str:
-    """Writes n samples, families in turn; returns a sentence that says where."""
+def write(folder: str, families: Sequence[str] | None, n: int, split: str, seed: int, format: str) -> str:
+    """Writes n samples, families in turn; returns a sentence that says where.
+
+    families: None for all families about one image that the format can hold. Raises ValueError, at the first sample
+    that it cannot hold, with those that it can; then nothing is written.
+    """
     require(n > 0, f"--n is {n}; it must be at least 1.")
-    examples = (glyphs.sample(families[i % len(families)], seed + i // len(families), split) for i in range(n))
-    return f"Written: {FORMATS[format].write_rows(examples, Path(folder), DATASET)}, {n} rows; its root is {folder}."
+    chosen, holds = FORMATS[format], FORMATS[format].families
+    drawn = families or [family for family in glyphs.FAMILIES if family in holds]
+    examples = (glyphs.sample(drawn[i % len(drawn)], seed + i // len(drawn), split) for i in range(n))
+    try:
+        file = chosen.write_rows(examples, Path(folder), DATASET)
+    except BadRow as error:
+        raise ValueError(
+            f"--format {format} cannot hold {error.name}: {error.reason} Nothing was written. Families that it can "
+            f"hold: {', '.join(holds)}."
+        ) from error
+    return f"Written: {file}, {n} rows of {', '.join(drawn)}; its root is {folder}."
 
 
 def check(files: Sequence[str], root: str, on_bad_row: Literal["error", "skip"], *, pixels: bool, format: str) -> str:
@@ -24,7 +38,7 @@ def check(files: Sequence[str], root: str, on_bad_row: Literal["error", "skip"],
 
     Raises BadRow for the first bad row unless they are skipped.
     """
-    data = PublishedDataset(files, root, FORMATS[format], on_bad_row=on_bad_row)
+    data = PublishedDataset(files, root, FORMATS[format], size=0, on_bad_row=on_bad_row)
     bad = list(data.bad)
     good = data.counts()
     for row in data.rows if pixels else ():
@@ -35,6 +49,6 @@ def check(files: Sequence[str], root: str, on_bad_row: Literal["error", "skip"],
                 raise
             bad.append(error)
             good[row.dataset] -= 1
-    lines = [f"{name}: {count} rows" for name, count in sorted(good.items())]
+    lines = [*data.empty, *(f"{printable(clip(name, 100))}: {count} rows" for name, count in sorted(good.items()))]
     lines += [f"left out: {error}" for error in bad]
     return "\n".join([*lines, f"{good.total()} rows can be used, {len(bad)} cannot."])

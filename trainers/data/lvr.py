@@ -65,7 +65,9 @@ def parse_row(row: object, place: str) -> LvrRow:
     if not question.strip():
         raise BadRow(name, "the question is empty.")
     boxes = row.get("bboxes") or []
-    if not isinstance(boxes, list) or said.count(MARK) != len(boxes):
+    if not isinstance(boxes, list):
+        raise BadRow(name, f"bboxes is {type(boxes).__name__}; it has to be a list.")
+    if said.count(MARK) != len(boxes):
         raise BadRow(name, f"{len(boxes)} boxes stand beside {said.count(MARK)} marks {MARK} in the answer.")
     if boxes and len(images) > 1:
         raise BadRow(name, f"it has {len(images)} images; which one a box lies on cannot be told. Give it one.")
@@ -114,9 +116,10 @@ def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], data
     """Writes examples as folder/dataset/train.json and images.zip; returns the JSON file.
 
     Thoughts come first, as the format has it, each with the box that it looks at; the answer follows in `<answer>`.
-    Raises ValueError for a dataset name that is no plain file name and BadRow for a thought without a box.
+    Raises ValueError for a dataset name that is no plain file name, and BadRow for a thought without a box and for one
+    about several images.
     """
-    return write_dataset(examples, folder, dataset, partial(_row, dataset))
+    return write_dataset(examples, folder, dataset, partial(_row, dataset), parse_row)
 
 
 def _row(dataset: str, example: Example, number: int, put: Callable[[Image.Image], str]) -> dict[str, object]:
@@ -137,4 +140,4 @@ def _row(dataset: str, example: Example, number: int, put: Callable[[Image.Image
     }
 
 
-FORMAT = Format(parse_row, to_example, write_rows)
+FORMAT = Format(parse_row, to_example, write_rows, families=("find", "relate", "trace", "list"))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from latent_core import answers
+from latent_core import answers, glyphs
 from latent_core.example import Example, Step, Thought, Words
 from trainers.data.rows import BadRow, Format, field, write_dataset
 from trainers.data.segments import segments
@@ -176,7 +176,7 @@ def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], data
     Raises ValueError for a dataset name that is no plain file name and BadRow for an example without thoughts or with
     a thought without an image.
     """
-    return write_dataset(examples, folder, dataset, partial(_row, dataset))
+    return write_dataset(examples, folder, dataset, partial(_row, dataset), parse_row)
 
 
 def _row(dataset: str, example: Example, number: int, store: Callable[[Image.Image], str]) -> dict[str, object]:
@@ -206,4 +206,4 @@ def _row(dataset: str, example: Example, number: int, store: Callable[[Image.Ima
     }
 
 
-FORMAT = Format(parse_row, to_example, write_rows)
+FORMAT = Format(parse_row, to_example, write_rows, families=(*glyphs.FAMILIES, "views"))

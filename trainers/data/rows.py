@@ -12,28 +12,28 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Literal, Protocol
 
-import datasets
-import pyarrow
 from PIL import Image
 from torch.utils.data import Dataset
 
+from latent_core import glyphs
 from latent_core.example import Example
 from latent_core.files import write_file, write_folder
 from latent_core.images import ImageProblem, load_image
+from trainers.data.files import Unreadable, read_rows
 from trainers.data.store import ZIP, ImageStore
-
-datasets.disable_progress_bars()  # they would tear those of a run
+from trainers.data.text import clip, no_character, printable, texts
 
 
 class BadRow(ValueError):
-    """A row that cannot be used: its name and why."""
+    """A row that cannot be used: its name and why; its message is short and can be printed, whatever the row holds."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"Row {name}: {reason}")
+        super().__init__(f"Row {printable(clip(name, 100))}: {printable(clip(reason, 500))}")
         self.name, self.reason = name, reason
 
     def __reduce__(self) -> tuple[type["BadRow"], tuple[str, str]]:
@@ -61,6 +61,8 @@ class Format:
     """Writes examples into a folder, as a dataset of this name; returns the file of rows."""
     images: Callable[[dict[str, object]], list[bytes]] | None = None
     """A row's images, where they lie within it; none: the row names their paths."""
+    families: tuple[str, ...] = (*glyphs.FAMILIES, "list", "views")
+    """Families of Glyphs of which the format can hold every sample."""
 
 
 def field(row: object, key: str, kind: type, place: str) -> object:
@@ -120,18 +122,27 @@ class PublishedDataset(Dataset):
         on_bad_row: Literal["error", "skip"] = "error",
         report: Path | None = None,
     ) -> None:
-        """format: how rows are read. size: number of items, over as many epochs as it takes; None: one epoch.
-        batch: as in GlyphsDataset. instruction: appended to every question.
+        """format: how rows are read. size: number of items, over as many epochs as it takes; None: one epoch; 0 where
+        rows are only looked at, then all may be bad. batch: as in GlyphsDataset. instruction: appended to every
+        question.
+
+        Raises BadRow; ValueError for a file that cannot be read and where no row is left.
         """
+        if found := no_character(instruction):
+            raise ValueError(f"The instruction holds {found}, which is no character.")
         self.store, self.format, self.batch, self.seed = ImageStore(root), format, batch, seed
         self.instruction = instruction
         self.skip, self.report = on_bad_row == "skip", report
         self.bad: list[BadRow] = []
+        self.empty: list[str] = []
+        """What is to be said of files without rows."""
         self._inside: dict[str, tuple[Sequence[dict[str, object]], int]] = {}
-        """Where the rows lie whose images are within them, by name."""
-        self.rows = [row for file in files for row in self._read(Path(file)) if in_split(row.name, split)]
-        if not self.rows:
-            raise ValueError(f"{', '.join(map(str, files))}: no usable row in split {split} (val is a hundredth).")
+        """Where the rows lie whose images are within them, by place."""
+        paths = [Path(file) for file in files]
+        pairs = zip(paths, short_names(paths), strict=True)
+        self.rows = [row for pair in pairs for row in self._read(*pair) if in_split(row.name, split)]
+        if not self.rows and (size != 0 or not self.bad):
+            raise ValueError(self._why_none(files, split))
         self.size = len(self.rows) if size is None else size
         self._order: tuple[int, list[int]] = (-1, [])
         if report is not None and self.bad:
@@ -146,6 +157,7 @@ class PublishedDataset(Dataset):
             raise IndexError(index)
         rng = Random(f"monet/{self.seed}/{index - index % self.batch}")
         epoch, place = divmod(index, len(self.rows))
+        last: BadRow | None = None
         for step in range(len(self.rows)):
             row = self.rows[self.order(epoch)[(place + step) % len(self.rows)]]
             try:
@@ -154,14 +166,16 @@ class PublishedDataset(Dataset):
                 if not self.skip:
                     raise
                 self._note(error)  # its place is taken by the next row
-        raise ValueError("No row of the data has images that can be read.")
+                last = error
+        raise ValueError(f"No row of the data has images that can be read; the last one: {last}")
 
     def example(self, row: Row) -> Example:
         """A row with its pixels and the instruction behind its question. Raises BadRow."""
         try:
-            example = self.format.to_example(row, self._images(row))
-        except ImageProblem as error:
+            images = self._images(row)
+        except (ImageProblem, RuntimeError) as error:  # a damaged AVIF raises the latter in Pillow
             raise BadRow(row.name, str(error)) from error
+        example = self.format.to_example(row, images)
         return replace(example, question=f"{example.question} {self.instruction}".strip())
 
     def _images(self, row: Row) -> list[Image.Image]:
@@ -182,24 +196,44 @@ class PublishedDataset(Dataset):
         """Usable rows by dataset_name."""
         return Counter(row.dataset for row in self.rows)
 
-    def _read(self, file: Path) -> Iterator[Row]:
+    def _read(self, file: Path, name: str) -> Iterator[Row]:
+        """The usable rows of a file; `name` says which one in the rows' places."""
         rows = read_rows(file)
-        for number, raw in enumerate(rows):
+        if not rows:
+            self.empty.append(f"{file} is empty: it has no rows.")
+        for number in range(len(rows)):
             try:
-                row = self.format.parse_row(raw, f"{file.name}[{number}]")
-                try:
-                    for path in row.paths:
-                        self.store.find(path)
-                except ImageProblem as error:
-                    raise BadRow(row.name, str(error)) from error
+                yield self._check(rows, number, f"{name}[{number}]")
             except BadRow as error:
                 if not self.skip:
                     raise
                 self.bad.append(error)
-            else:
-                if self.format.images is not None:
-                    self._inside[row.name] = rows, number
-                yield row
+
+    def _check(self, rows: Sequence[object], number: int, place: str) -> Row:
+        """The row with this number, if a run can use it. Raises BadRow."""
+        raw = rows[number]
+        if isinstance(raw, Unreadable):
+            raise BadRow(place, str(raw))
+        row = self.format.parse_row(raw, place)
+        for where, text in texts(row):
+            if found := no_character(text):
+                raise BadRow(row.name, f"{where} holds {found}: half of a character, or a byte that is no UTF-8.")
+        try:
+            for path in row.paths:
+                self.store.find(path)
+        except ImageProblem as error:
+            raise BadRow(row.name, str(error)) from error
+        if self.format.images is not None:
+            assert row.name == place, "what is looked up by its place has no name of its own"
+            self._inside[place] = rows, number
+        return row
+
+    def _why_none(self, files: Sequence[str | os.PathLike[str]], split: str) -> str:
+        if len(self.empty) == len(files):
+            return " ".join(self.empty)
+        reasons = [*self.empty, *(f"The first of {len(self.bad)} bad rows: {bad}" for bad in self.bad[:1])]
+        said = f"{', '.join(map(str, files))}: no usable row in split {split} (val is a hundredth)."
+        return " ".join([said, *reasons])
 
     def _note(self, error: BadRow) -> None:
         if self.report is not None:
@@ -207,38 +241,28 @@ class PublishedDataset(Dataset):
                 file.write(json.dumps({"name": error.name, "reason": error.reason}) + "\n")
 
 
+def short_names(files: Sequence[Path]) -> list[str]:
+    """What to call every file: its name, with as many of the folders above it as tell it from the others."""
+    whole = [Path(os.path.abspath(file)).parts for file in files]
+
+    def shortest(parts: tuple[str, ...]) -> str:
+        others = set(whole) - {parts}
+        return str(Path(*next(parts[-n:] for n in count(1) if all(o[-n:] != parts[-n:] for o in others))))
+
+    return [shortest(parts) for parts in whole]
+
+
 def in_split(name: str, split: Literal["train", "val", "all"]) -> bool:
     """val is a hundredth of the rows, by a hash of their names."""
     return split == "all" or (hashlib.sha256(name.encode()).digest()[0] * 100 < 256) == (split == "val")
 
 
-def read_rows(file: Path) -> Sequence[object]:
-    """The rows of a JSON file, or of a Parquet file, which stay on the disk until they are asked for.
-
-    Raises ValueError with the file's name.
-    """
-    if file.suffix != ".parquet":
-        return read_json(file)
+def passes(parse_row: Callable[[object, str], Row], row: object, name: str) -> None:
+    """Raises BadRow, under an example's own name, for a row made of it that could not be read again."""
     try:
-        return datasets.Dataset.from_parquet(str(file))
-    except (OSError, pyarrow.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
-        raise ValueError(f"{file} is no Parquet file that can be read: {error}.") from error
-
-
-def read_json(file: Path) -> list[object]:
-    """The objects of a JSON list, or of a file with one object a line. Raises ValueError with the file's name."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text in UTF-8, so it is no JSON.") from error
-    try:
-        if text.lstrip().startswith("["):
-            return json.loads(text)
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}.") from error
+        parse_row(row, name)
+    except BadRow as error:
+        raise BadRow(name, error.reason) from error
 
 
 def check_dataset_name(dataset: str) -> None:
@@ -252,11 +276,13 @@ def write_dataset(
     folder: str | os.PathLike[str],
     dataset: str,
     row: Callable[[Example, int, Callable[[Image.Image], str]], object],
+    parse_row: Callable[[object, str], Row],
 ) -> Path:
     """Writes examples as a subset: folder/dataset/train.json and images.zip; returns the JSON file.
 
-    row: the example, its number, and a function that stores an image and returns its path → a row of JSON. Raises
-    ValueError for a dataset name that is no plain file name.
+    row: the example, its number, and a function that stores an image and returns its path → a row of JSON. parse_row:
+    the format's, which every row has to pass. Raises BadRow, and ValueError for a dataset name that is no plain file
+    name; then nothing is written.
     """
     check_dataset_name(dataset)
     target = Path(folder) / dataset
@@ -271,7 +297,10 @@ def write_dataset(
                 archive.writestr(path, data.getvalue())
                 return f"{dataset}/{path}"
 
-            rows = [row(example, number, put) for number, example in enumerate(examples)]
+            rows = []
+            for number, example in enumerate(examples):
+                rows.append(row(example, number, put))
+                passes(parse_row, rows[-1], example.name)
         (draft / "train.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
 
     write_folder(target, fill)

@@ -18,10 +18,10 @@ from datasets import Dataset
 from latent_core.example import Example
 from latent_core.files import write_folder
 from latent_core.images import ImageProblem
-from trainers.data.rows import BadRow, Format, check_dataset_name, field
+from trainers.data.rows import BadRow, Format, check_dataset_name, field, passes
 from trainers.data.virl import QuestionRow, checked, to_example
 
-_HEAD = re.compile(r"\s*data:image/[^;]+;base64,", re.IGNORECASE)
+_HEAD = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 
 def parse_row(row: object, place: str) -> QuestionRow:
@@ -34,11 +34,11 @@ def parse_row(row: object, place: str) -> QuestionRow:
 
 
 def images(row: dict[str, object]) -> list[bytes]:
-    """The files of a row's images. Raises ImageProblem for what is no base64."""
+    """The files of a row's images; white space and the head of a data URI do not count. Raises ImageProblem."""
     found = []
     for text in row["images"]:
         try:
-            found.append(base64.b64decode(_HEAD.sub("", text), validate=True))
+            found.append(base64.b64decode(_HEAD.sub("", "".join(text.split()), count=1), validate=True))
         except (binascii.Error, ValueError) as error:
             raise ImageProblem(f"an image is no base64: {error}.") from error
     return found
@@ -60,6 +60,7 @@ def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], data
                 image.save(data, "PNG")
                 pictures.append(base64.b64encode(data.getvalue()).decode())
             rows.append({"images": pictures, "question": example.question, "solution": example.answer})
+            passes(parse_row, rows[-1], example.name)
         Dataset.from_list(rows).to_parquet(draft / "train.parquet")
 
     target = Path(folder) / dataset

@@ -86,7 +86,7 @@ def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], data
 
     Raises ValueError for a dataset name that is no plain file name.
     """
-    return write_dataset(examples, folder, dataset, partial(_row, dataset))
+    return write_dataset(examples, folder, dataset, partial(_row, dataset), parse_row)
 
 
 def _row(dataset: str, example: Example, number: int, put: Callable[[Image.Image], str]) -> dict[str, object]:
