@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from trainers.copies import HALVES, CopiedAdamW
 from trainers.parallel import is_sharded, shard_on_cpu
 from trainers.recipe import Recipe
 
@@ -45,15 +46,24 @@ class StageTrainer(Trainer):
         return SequentialSampler(self.train_dataset)
 
     def create_optimizer(self, *args: object, **kwargs: object) -> torch.optim.Optimizer:
-        """Parameters for which the stage has a learning rate of their own (`rates`) are groups apart."""
-        optimizer = super().create_optimizer(*args, **kwargs)
+        """Parameters for which the stage has a learning rate of their own (`rates`) are groups apart.
+
+        FSDP2 and DeepSpeed keep fp32 copies of their own.
+        """
+        try:
+            optimizer = super().create_optimizer(*args, **kwargs)
+        except ImportError as error:
+            raise ValueError(f"optim is {self.args.optim.value!r}: {error}") from error
         rates = self.model.rates() if hasattr(self.model, "rates") else {}
         for group in list(optimizer.param_groups) if rates else ():
             mine = [parameter for parameter in group["params"] if parameter in rates]
             group["params"] = [parameter for parameter in group["params"] if parameter not in rates]
             for parameter in mine:
                 optimizer.add_param_group({**group, "params": [parameter], "lr": rates[parameter]})
-        return optimizer
+        halves = any(weight.dtype in HALVES for group in optimizer.param_groups for weight in group["params"])
+        if halves and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            self.optimizer = CopiedAdamW(optimizer.param_groups)
+        return self.optimizer
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: object = None

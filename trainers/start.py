@@ -29,9 +29,11 @@ from latent_core.methods import build_method
 from latent_core.processor import Processor
 from latent_core.registry import FINAL
 from latent_core.settings import check
+from trainers.copies import check_updates
 from trainers.data.formats import FORMATS
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.rows import PublishedDataset
+from trainers.parallel import keeps_copies
 from trainers.recipe import UNROLLED, Recipe, recipes
 from trainers.rl.samples import SaveSamples
 from trainers.rl.stage import Repeated, RlStage
@@ -87,6 +89,8 @@ def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
     if recipe.method != "text":
         processor = add_tokens(model, processor, recipe.tokens())
     stage = STAGES[recipe.stage](model.train(), processor, recipe)
+    for parameter in stage.parameters():  # heads, too; buffers such as frequencies stay exact
+        parameter.data = parameter.data.to(dtype)
     if recipe.stage == "rl":  # it goes on with a whole checkpoint
         load_parameters(stage.method, source_folder(recipe.init, runs))
         stage.keep_reference()
@@ -153,6 +157,8 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
         OSError: if a file cannot be written; complete checkpoints stay as they are.
     """
     check_run(recipe, arguments)
+    sharded, mixed = keeps_copies(arguments), arguments.mixed_precision
+    check_updates(recipe.dtype, arguments.optim.value, sharded=sharded, mixed_precision=mixed)
     run = Path(arguments.output_dir)
     run.mkdir(parents=True, exist_ok=True)
     record = run / "recipe.json"
