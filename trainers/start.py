@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 
 import torch
 from accelerate import PartialState
@@ -37,7 +38,8 @@ from trainers.parallel import keeps_copies
 from trainers.recipe import UNROLLED, Recipe, recipes
 from trainers.rl.samples import SaveSamples
 from trainers.rl.stage import Repeated, RlStage
-from trainers.run import JsonlLog, MarkComplete, Progress, StageTrainer, StopAt, last_checkpoint
+from trainers.run import JsonlLog, Progress, StageTrainer, StopAt
+from trainers.saves import last_checkpoint, resume_from
 from trainers.sft.deeplatent import Distil, Interleaved
 from trainers.sft.latent import LatentStage
 from trainers.sft.lvr import LvrStage
@@ -45,6 +47,7 @@ from trainers.sft.monet import AlignLatents, AlignObservations, WarmUp
 from trainers.sft.text import TextStage
 from trainers.sft.valr import ValrStage
 from trainers.sft.vision import VisionStage
+from trainers.stopping import Diverged, Interrupted, SaveWhenAsked, Signals, kept, why_diverged
 from trainers.vocabulary import add_tokens
 
 STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
@@ -111,6 +114,10 @@ def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
         arguments.warmup_steps <= arguments.max_steps,
         f"warmup_steps is {arguments.warmup_steps}, the whole run {arguments.max_steps} steps; warm up for fewer.",
     )
+    check(
+        not arguments.eval_on_start or arguments.eval_strategy != "no",
+        "eval_on_start is true, eval_strategy no: there is nothing to validate on; set eval_strategy=steps.",
+    )
     if recipe.stage == "rl":
         saves, updates = arguments.save_strategy != "no", recipe.rl.updates
         check(
@@ -148,26 +155,37 @@ def build_data(recipe: Recipe, arguments: TrainingArguments, report: Path | None
 
 
 def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) -> Path:
-    """Runs a recipe to its end, from its newest complete checkpoint if there is one; returns the final folder.
+    """Runs a recipe to its end, from its newest whole checkpoint if there is one; returns the final folder.
 
     A run that already finished with the same recipe and the same start is not run again.
 
     Raises:
-        ValueError: if the run folder holds checkpoints of another recipe.
+        ValueError: if the run folder holds checkpoints of another recipe, or none that is whole; if the run diverges.
         OSError: if a file cannot be written; complete checkpoints stay as they are.
+        Interrupted: by SIGTERM or Ctrl-C, with what the next start goes on from.
     """
+    run = Path(arguments.output_dir)
+    try:
+        with Signals(saves=arguments.enable_jit_checkpoint) as signals:
+            return _train(recipe, arguments, run, resume, signals)
+    except Diverged as error:
+        raise ValueError(why_diverged(error, recipe.name, arguments, run)) from None
+    except KeyboardInterrupt as error:
+        number = getattr(error, "signal", SIGINT)
+        raise Interrupted(f"{recipe.name} was interrupted by {number.name}. {kept(run)}", number) from None
+
+
+def _train(recipe: Recipe, arguments: TrainingArguments, run: Path, resume: bool, signals: Signals) -> Path:
     check_run(recipe, arguments)
     sharded, mixed = keeps_copies(arguments), arguments.mixed_precision
     check_updates(recipe.dtype, arguments.optim.value, sharded=sharded, mixed_precision=mixed)
-    run = Path(arguments.output_dir)
     run.mkdir(parents=True, exist_ok=True)
     record = run / "recipe.json"
     text = json.dumps(_changed(recipe), indent=1, sort_keys=True)
     key = fingerprint(text, recipe, run.parent)
     if resume and finished(run / FINAL) == key:
         return run / FINAL
-    checkpoint = last_checkpoint(run) if resume else None
-    if checkpoint and record.read_text() != text:
+    if resume and last_checkpoint(run) and (not record.is_file() or record.read_text() != text):
         raise ValueError(
             f"{run} holds checkpoints of another version of this recipe; "
             "remove the folder, set output_dir to a new one, or pass --restart."
@@ -179,6 +197,7 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
     logging.disable_progress_bar()
     stage = build_stage(recipe, run.parent)
     data, val = build_data(recipe, arguments, run / "bad_rows.jsonl")
+    ends = StopAt(recipe.stop_at), SaveWhenAsked(signals, recipe.rl.updates if recipe.stage == "rl" else 1)
     trainer = StageTrainer(
         model=stage,
         args=arguments,
@@ -186,15 +205,19 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
         train_dataset=data,
         eval_dataset=val,
         callbacks=[
-            MarkComplete(),
-            StopAt(recipe.stop_at),
+            *ends,
             *(_logs(recipe, run) if arguments.should_save else ()),
             *_samples(recipe, run, val),
         ],
     )
     trainer.remove_callback(PrinterCallback)
+    checkpoint = resume_from(run, trainer.files()) if resume else None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    reached, asked = ends
+    if asked.stopped and not reached.reached:
+        raise Interrupted("SIGTERM", SIGTERM)
     weights = trainer.weights()
+    trainer.check(weights.items())
     if arguments.should_save:
         save_final(stage, recipe, run, text, key, weights)
     PartialState().wait_for_everyone()
