@@ -86,7 +86,7 @@ def test_a_checkpoint_that_lacks_a_part_is_left_out_by_name(file, harm, run):
         ("optimizer.pt", lambda path: torch.save(Path, path), "cannot be read"),  # a class: nothing is unpickled
         ("optimizer.pt", lambda path: path.write_text("{}"), "cannot be read"),
         ("rng_state.pth", lambda path: path.rename(path.with_name("rng_state_0.pth")), "rng_state.pth is missing"),
-        ("complete", Path.unlink, "not written to its end"),
+        ("complete", Path.unlink, "not marked as complete"),
     ],
 )
 def test_a_part_with_something_else_in_it_is_named(file, harm, words, run):
@@ -147,7 +147,7 @@ def test_a_run_killed_while_it_saved_for_the_first_time_begins_anew_aloud(run, w
     shutil.rmtree(run / "checkpoint-4")
     (run / "checkpoint-2/complete").unlink()
     again(run)
-    assert "checkpoint-2 is left out: it was not written to its end. The run begins anew." in capsys.readouterr().out
+    assert "checkpoint-2 is left out: it is not marked as complete. The run begins anew." in capsys.readouterr().out
     assert same(run, whole)
 
 
@@ -171,6 +171,7 @@ def test_weights_of_another_shape_are_named(run):
     [
         (None, ["2", "4", "5", "6", "9", "12"]),
         (0, ["2", "4", "5", "6", "9", "12"]),
+        (-1, ["2", "4", "5", "6", "9", "12"]),
         (1, ["9", "12"]),
         (2, ["6", "9", "12"]),
         (3, ["4", "6", "9", "12"]),
@@ -204,3 +205,16 @@ def test_a_run_killed_while_it_saves_still_has_the_checkpoint_before(run, monkey
     monkeypatch.undo()
     train(*small("glyph-vision", run, *GIVEN, "save_total_limit=1"))
     assert [path.name for path in checkpoints(run)] == ["checkpoint-4"]
+
+
+def test_a_run_begun_anew_never_goes_on_from_the_one_before(run, whole, monkeypatch, capsys):
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(JsonlLog, "on_log", killed)
+    with pytest.raises(Interrupted, match="No checkpoint is complete yet"):
+        train(*small("glyph-vision", run, *GIVEN), resume=False)
+    monkeypatch.undo()
+    again(run)
+    assert "The run begins anew" in capsys.readouterr().out
+    assert same(run, whole)

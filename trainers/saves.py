@@ -48,13 +48,23 @@ def last_checkpoint(run: Path) -> Path | None:
 def prune(saved: Path, keep: int | None) -> None:
     """Removes what lies before a complete checkpoint, but the `keep` newest complete ones, itself among them.
 
-    keep: None or 0 removes nothing.
+    keep: None or less than 1 removes nothing.
     """
+    if keep is None or keep < 1:
+        return
     before = [path for path in checkpoints(saved.parent) if step_of(path) < step_of(saved)]
-    kept = [path for path in reversed(before) if is_complete(path)][: (keep or 1) - 1]
-    for path in before if keep else ():
+    kept = [path for path in reversed(before) if is_complete(path)][: keep - 1]
+    for path in before:
         if path not in kept:
             shutil.rmtree(path, ignore_errors=True)  # no reason to end a run
+
+
+def forget(run: Path) -> None:
+    """Takes the marks off the checkpoints of an earlier run in the same folder, so that no later start goes on from
+    them.
+    """
+    for folder in checkpoints(run):
+        (folder / COMPLETE).unlink(missing_ok=True)
 
 
 def resume_from(run: Path, files: list[str]) -> Path | None:
@@ -102,7 +112,7 @@ def newest_whole(run: Path, files: Sequence[str]) -> tuple[Path | None, list[str
 def damage(folder: Path, files: Sequence[str]) -> str:
     """Why a run cannot go on from a checkpoint, naming the file; empty where it can."""
     if not is_complete(folder):
-        return "it was not written to its end"
+        return "it is not marked as complete"
     for name in files:
         if not (folder / name).exists():
             return f"{name} is missing"

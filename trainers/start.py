@@ -39,7 +39,7 @@ from trainers.recipe import UNROLLED, Recipe, recipes
 from trainers.rl.samples import SaveSamples
 from trainers.rl.stage import Repeated, RlStage
 from trainers.run import JsonlLog, Progress, StageTrainer, StopAt
-from trainers.saves import last_checkpoint, resume_from
+from trainers.saves import forget, last_checkpoint, resume_from
 from trainers.sft.deeplatent import Distil, Interleaved
 from trainers.sft.latent import LatentStage
 from trainers.sft.lvr import LvrStage
@@ -212,6 +212,8 @@ def _train(recipe: Recipe, arguments: TrainingArguments, run: Path, resume: bool
     )
     trainer.remove_callback(PrinterCallback)
     checkpoint = resume_from(run, trainer.files()) if resume else None
+    if not resume and arguments.should_save:
+        forget(run)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     reached, asked = ends
     if asked.stopped and not reached.reached:
