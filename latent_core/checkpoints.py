@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from latent_core import embedded, placement
 from latent_core.backbone import Backbone
 from latent_core.config import MethodConfig
 from latent_core.files import write_folder
+from latent_core.finite import not_finite, shortened
 from latent_core.hub import INDEX, fetch, shards
 from latent_core.methods import LatentMethod, build_method
 from latent_core.placement import Placement
@@ -106,7 +107,7 @@ def load_model(
     """The backbone of a checkpoint folder, in evaluation mode.
 
     The embedding may have more or fewer rows than config.json says, as released fine-tunes do. Raises ValueError that
-    names whatever else is missing, unexpected, misshapen or corrupt.
+    names whatever else is missing, unexpected, misshapen, corrupt or not finite.
     """
     folder = Path(folder)
     _check_files(folder)
@@ -135,6 +136,7 @@ def load_model(
     ]
     if problems:
         raise ValueError(f"The tensors of {folder.name} do not fit its config.json: {'; '.join(problems)}.")
+    _check_finite(folder, model.named_parameters())
     return model.eval()
 
 
@@ -233,6 +235,16 @@ def load_parameters(method: LatentMethod, folder: Path) -> None:
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"method.safetensors of {folder.name} does not fit: {reason}") from error
+    _check_finite(folder, stored.items())
+
+
+def _check_finite(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raises ValueError that names the tensors in which a training that diverged has left nan or infinity."""
+    if bad := not_finite(tensors):
+        raise ValueError(
+            f"The weights of {folder.name} are nan or infinite in {shortened(bad)}, as a run that diverged leaves "
+            "them; take an earlier checkpoint."
+        )
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -1,4 +1,4 @@
-"""What every process of a distributed test runs: `torchrun … tests/distributed.py FOLDER ROWS`.
+"""What every process of a distributed test runs: `torchrun … tests/distributed.py FOLDER ROWS`, or `diverge` for ROWS.
 
 Trains a stage of every method for some steps, Monet's all, with ROWS rows in this process's share of every batch.
 """
@@ -9,7 +9,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from trainers.recipe import load_recipe  # noqa: E402  the repository's root has to be importable first
+import torch  # noqa: E402  the repository's root has to be importable first
+
+from trainers.__main__ import main  # noqa: E402
+from trainers.recipe import load_recipe  # noqa: E402
+from trainers.run import StageTrainer  # noqa: E402
 from trainers.start import train  # noqa: E402
 
 RECIPES = {
@@ -47,6 +51,22 @@ def overrides(folder: Path, name: str, rows: int) -> list[str]:
     return [*given, "mixture={find: 1, relate: 1, count: 1, trace: 1}", *RECIPES[name]]
 
 
+def diverge(folder: Path) -> int:
+    """A run in bf16 whose loss becomes infinite in the second process alone, in the third step."""
+    computed = StageTrainer.compute_loss
+
+    def compute_loss(self: StageTrainer, *args: object, **kwargs: object) -> torch.Tensor:
+        loss = computed(self, *args, **kwargs)
+        return loss + torch.inf if self.state.global_step == 2 and self.args.process_index == 1 else loss
+
+    StageTrainer.compute_loss = compute_loss
+    given = [f"output_dir={folder}", f"init={START}", "dtype=bfloat16", "per_device_train_batch_size=1", "max_steps=6"]
+    given += ["save_steps=2", "warmup_steps=1", "eval_strategy=no", "logging_steps=1", "use_cpu=true"]
+    return main(["run", "glyph-text", *given])
+
+
 if __name__ == "__main__":
+    if sys.argv[2] == "diverge":
+        sys.exit(diverge(Path(sys.argv[1])))
     for recipe in RECIPES:
         train(*load_recipe(recipe, overrides(Path(sys.argv[1]), recipe, int(sys.argv[2]))))

@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from tests.distributed import RECIPES, ROOT, overrides
+from trainers.copies import COPY
 
 CONFIGS = ROOT / "trainers/accelerate"
 
@@ -32,20 +34,22 @@ def environment(config: str | None = None) -> dict[str, str]:
     return values
 
 
+LAUNCHER = (
+    "-m",
+    "torch.distributed.run",
+    "--nproc_per_node=2",
+    "--rdzv_backend=c10d",
+    "--rdzv_endpoint=localhost:0",
+)
+
+
 def start(*command: str, env: dict[str, str]) -> None:
     done = subprocess.run([sys.executable, *command], env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
 def two(folder: Path, config: str | None = None) -> Path:
-    launcher = (
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--rdzv_backend=c10d",
-        "--rdzv_endpoint=localhost:0",
-    )
-    start(*launcher, "tests/distributed.py", str(folder), "2", env=environment(config))
+    start(*LAUNCHER, "tests/distributed.py", str(folder), "2", env=environment(config))
     return folder
 
 
@@ -97,6 +101,16 @@ def test_two_processes_learn_what_one_does(kind, recipe, one, request):
     if own[0].exists():
         first, second = map(load_file, own)
         assert max((first[key] - second[key]).abs().max() for key in first) < 1e-3
+
+
+def test_processes_of_which_one_diverges_all_stop_and_keep_what_is_good(tmp_path):
+    command = [sys.executable, *LAUNCHER, "tests/distributed.py", str(tmp_path), "diverge"]
+    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0 and "Finished" not in done.stdout
+    assert "after 2 of 6 steps the loss is inf" in done.stderr
+    assert [path.name for path in tmp_path.glob("*/complete")] == ["complete"] and not (tmp_path / "final").exists()
+    kept = torch.load(tmp_path / "checkpoint-2/optimizer.pt", weights_only=True)["state"].values()
+    assert {state[COPY].dtype for state in kept} == {torch.float32}
 
 
 def test_a_run_killed_in_the_middle_of_stage_2_goes_on_with_the_same_curve(tmp_path):

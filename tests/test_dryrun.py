@@ -117,7 +117,7 @@ def test_the_paper_s_runs_can_be_planned(recipe, rows, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--config", "trainers/accelerate/ddp.yaml"], "needs 98 GB a GPU, h100-80 has 80"),
+        (["--config", "trainers/accelerate/ddp.yaml"], "needs 158 GB a GPU, h100-80 has 80"),
         (["--config", "no.yaml"], "no.yaml cannot be read"),
         (["--config", "README.md"], "README.md (is not valid YAML|holds no settings)"),
         (["--config", "assets/screenshots/ask-light.png"], "ask-light.png is not valid YAML"),

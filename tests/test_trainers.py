@@ -1,35 +1,27 @@
 """Recipes, layouts and the training loop: what a run learns, resumes to and refuses."""
 
 import json
-from pathlib import Path
+from dataclasses import fields
 from random import Random
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from latent_core import glyphs
 from latent_core.attention import CLOSE, LATENT, OPEN, kind_class
 from latent_core.checkpoints import load
 from latent_core.embedded import EMBEDDED
 from latent_core.layout import NO_LABEL, lay_out
+from tests.training import curve, small
 from trainers.__main__ import main
 from trainers.architectures import published
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.segments import Thought, segments
 from trainers.recipe import load_recipe, parse, recipes
-from trainers.run import last_checkpoint
+from trainers.refused import UNUSED, refuse_unused
+from trainers.saves import last_checkpoint
 from trainers.start import build_stage, train
-
-SMALL = ["per_device_train_batch_size=4", "val_size=2", "warmup_steps=1", "logging_steps=1", "eval_strategy=no"]
-
-
-def small(name: str, folder: Path, *overrides: str):
-    return load_recipe(name, [*SMALL, f"output_dir={folder}", "init=null", *overrides])
-
-
-def curve(folder: Path) -> list[tuple[int, float]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -55,11 +47,65 @@ def test_every_recipe_that_ships_is_valid(name):
         (["rule=sealedd"], "rule is 'sealedd'"),
         (["stop_at={count: 2}"], "stop_at.count is 2"),
         (["max_steps"], "is no override"),
+        (["learning_rate=.nan"], "learning_rate is nan; it must be a number"),
+        (["learning_rate=nan"], "learning_rate is 'nan'"),
+        (["max_grad_norm=.inf"], "max_grad_norm is inf"),
+        (["max_steps=.inf"], "max_steps is inf; it must be a whole number"),
     ],
 )
 def test_a_wrong_field_is_named(overrides, words):
     with pytest.raises(ValueError, match=words):
         load_recipe("glyph-monet", overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "instead"),
+    [
+        ("num_train_epochs=3", "max_steps"),
+        ("load_best_model_at_end=true", "stop_at"),
+        ("train_sampling_strategy=group_by_length", "before it starts"),
+        ("train_sampling_strategy=random", "before it starts"),
+        ("metric_for_best_model=loss", "stop_at"),
+        ("save_strategy=best", "save_steps"),
+        ("save_strategy=epoch", "save_steps"),
+        ("eval_strategy=epoch", "eval_steps"),
+        ("save_only_model=true", "gone on from"),
+        ("ignore_data_skip=true", "repeats none"),
+        ("auto_find_batch_size=true", "--dry-run"),
+        ("label_smoothing_factor=0.1", "its own loss"),
+        ("neftune_noise_alpha=5", "from within"),
+        ("torch_compile=true", "compiled again"),
+        ("use_liger_kernel=true", "from within"),
+        ("fp16=true", "bf16=true"),
+        ("bf16_full_eval=true", "per_device_eval_batch_size"),
+        ("push_to_hub=true", "hf upload"),
+        ("logging_nan_inf_filter=true", "ends where one comes"),
+        ("resume_from_checkpoint=runs/x", "--restart"),
+        ("dataloader_in_order=false", "repeats none"),
+        ("accelerator_config={split_batches: true}", "repeats none"),
+        ("do_train=true", "trains"),
+    ],
+)
+def test_a_field_that_would_do_nothing_or_harm_is_refused_with_what_to_set_instead(override, instead):
+    name = override.partition("=")[0]
+    with pytest.raises(ValueError, match=f"{name}=.*has no use here: .*{instead}"):
+        load_recipe("glyph-monet", [override])
+
+
+def test_every_field_of_the_training_arguments_is_used_or_refused():
+    known = {item.name for item in fields(TrainingArguments)}
+    assert set(UNUSED) <= known
+    for name, (harmless, _) in UNUSED.items():  # what says that nothing is asked for stays valid
+        for value in harmless:
+            refuse_unused({name: value})
+    with pytest.raises(ValueError) as error:
+        load_recipe("glyph-monet", ["hub_token=secret"])
+    assert "secret" not in str(error.value)
+
+
+def test_validation_before_the_first_step_needs_something_to_validate_on(tmp_path):
+    with pytest.raises(ValueError, match="eval_on_start is true.*set eval_strategy=steps"):
+        train(*small("glyph-vision", tmp_path, "max_steps=2", "eval_on_start=true"))
 
 
 def test_a_file_that_is_no_recipe_is_named(tmp_path):

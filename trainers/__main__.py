@@ -9,10 +9,14 @@ import yaml
 from trainers.options import DataFormat
 from trainers.plan import GPUS
 from trainers.recipe import load_recipe, recipes
+from trainers.stopping import Interrupted
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status; what a user got wrong is one sentence on stderr and status 2."""
+    """Returns the exit status; what a user got wrong is one sentence on stderr and status 2.
+
+    A signal that ends it gives the shell's status for it: 143 for SIGTERM, 130 for Ctrl-C.
+    """
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
     if rest:  # argparse takes overrides in one go only: those behind an option are left over
@@ -92,6 +96,12 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.status
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -22,8 +22,10 @@ from latent_core.depict import FILE, MOST, SIDE, Depicter
 from latent_core.events import TokenEvent
 from latent_core.example import Example
 from latent_core.files import write_file
+from latent_core.finite import not_finite, shortened
 from latent_core.glyphs.scene import COLOURS, MARKS, SHAPES
 from latent_core.reasoner import Reasoner
+from latent_core.settings import check
 from latent_core.study import donors, wilson
 from trainers.evidence import beside_weights
 
@@ -129,6 +131,8 @@ def _fit(model: nn.Module, batch, loss, steps: int, what: str) -> None:
         loss(*batch()).backward()
         optimiser.step()
         schedule.step()
+    bad = not_finite(model.named_parameters())
+    check(not bad, f"{what}: training diverged, {shortened(bad)} have nan or infinity. Nothing was written.")
 
 
 class Classifier(nn.Module):

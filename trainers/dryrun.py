@@ -22,6 +22,7 @@ from latent_core.methods.deeplatent import SIDE
 from latent_core.registry import FINAL
 from latent_core.settings import check
 from trainers.architectures import published
+from trainers.copies import check_updates
 from trainers.data.caps import shrink
 from trainers.data.rows import PublishedDataset
 from trainers.data.segments import segments
@@ -76,10 +77,10 @@ class Length:
     ticks: int
 
 
-def strategy_of(file: str | None, gpus: int | None) -> tuple[Strategy, int]:
-    """Strategy and number of processes of an accelerate configuration file; one process without a file."""
+def strategy_of(file: str | None, gpus: int | None) -> tuple[Strategy, int, str]:
+    """Strategy, number of processes and mixed precision of an accelerate configuration file; one process without."""
     if file is None:
-        return "one", 1
+        return "one", 1, "no"
     try:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
@@ -89,15 +90,16 @@ def strategy_of(file: str | None, gpus: int | None) -> tuple[Strategy, int]:
     check(isinstance(settings, dict), f"{file} holds no settings; give a configuration file of accelerate's.")
     count = settings.get("num_processes", 1) if gpus is None else gpus
     check(isinstance(count, int) and count > 0, f"The number of processes is {count!r}; at least 1 is needed.")
+    mixed = str(settings.get("mixed_precision") or "no")
     match settings.get("distributed_type"):
         case "FSDP":
-            return "fsdp2", count
+            return "fsdp2", count, mixed
         case "DEEPSPEED":
             stage = settings.get("deepspeed_config", {}).get("zero_stage")
             check(stage in (2, 3), f"{file}: zero_stage is {stage!r}; stages 2 and 3 can be planned.")
-            return f"zero{stage}", count
+            return f"zero{stage}", count, mixed
         case "MULTI_GPU" | "MULTI_CPU":
-            return "ddp", count
+            return "ddp", count, mixed
         case kind:
             raise ValueError(f"{file}: distributed_type is {kind!r}; FSDP, DEEPSPEED and MULTI_GPU can be planned.")
 
@@ -111,9 +113,13 @@ def plan(
 
     Raises ValueError with reason and remedy for settings that cannot work.
     """
-    strategy, count = strategy_of(config, gpus)
+    strategy, count, mixed = strategy_of(config, gpus)
+    sharded = strategy not in ("one", "ddp")
     check(recipe.stage != "rl" or strategy != "zero3", SHARDS)
     check_run(recipe, arguments)
+    check_updates(
+        recipe.dtype, arguments.optim.value, sharded=sharded, mixed_precision="bf16" if arguments.bf16 else mixed
+    )
     source = find_source(recipe, Path(arguments.output_dir).parent)
     rows, described = read_rows(recipe, arguments)
     lengths = [length(example, recipe, source) for example in rows]
@@ -129,13 +135,14 @@ def plan(
     seconds = (step_time(model, load, card, b) + sampling) * arguments.gradient_accumulation_steps
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * count
     student, teacher = ([getattr(row, kind) for row in lengths] for kind in ("student", "teacher"))
-    saved = model.parameters * b + 8 * model.trainable
+    saved = model.parameters * b + (12 if b == 2 else 8) * model.trainable
+    copies = "; the optimiser steps fp32 copies of the trained ones" if b == 2 else ""
     lines = [
         f"{recipe.name}: {recipe.stage} from {source.name}",
         f"data            {described}",
         f"tokens a row    {spread(student)}" + (f"; teacher {spread(teacher)}" if any(teacher) else ""),
         *([] if source.tokenizer else [f"                text estimated at {CHARACTERS} characters a token"]),
-        f"parameters      {model.parameters:,}, {model.trainable:,} of them trained, {recipe.dtype}",
+        f"parameters      {model.parameters:,}, {model.trainable:,} of them trained, {recipe.dtype}{copies}",
         *([f"encoders        {', '.join(recipe.valr.encoders)}: frozen, not counted"] if recipe.valr.encoders else []),
         f"batch           {batch} rows: {arguments.per_device_train_batch_size} × "
         f"{arguments.gradient_accumulation_steps} steps of accumulation × {count} processes ({strategy})",
@@ -143,13 +150,17 @@ def plan(
         f"                {need / GB:.3g} of {card.memory / GB:.3g} GB ({gpu}), at the longest of {len(rows)} rows",
         f"time            {seconds:.3g} s a step, {seconds * arguments.max_steps / 3600:.3g} h for "
         f"{arguments.max_steps} steps, at {MFU:.0%} of the peak",
-        f"disk            {saved / GB:.3g} GB a checkpoint, {arguments.save_total_limit} kept",
+        f"disk            {saved / GB:.3g} GB a checkpoint, {arguments.save_total_limit or 'all'} kept",
     ]
     if need > card.memory:
+        shards = "fsdp2.yaml or zero2.yaml" if recipe.stage == "rl" else "fsdp2.yaml or zero3.yaml"
+        remedy = f"Take {shards}, more GPUs,"
+        if not sharded:
+            remedy = f"Spread it over several GPUs (--config trainers/accelerate/{shards}),"
         raise ValueError(
             f"{recipe.name} needs {need / GB:.0f} GB a GPU, {gpu} has {card.memory / GB:.0f} "
             f"({', '.join(f'{name} {value / GB:.0f}' for name, value in memory.items() if value > GB)}). "
-            "Take zero3.yaml or fsdp2.yaml, more GPUs, lower caps.total, or fewer rows per device."
+            f"{remedy} lower caps.total, or take fewer rows per device."
         )
     return "\n".join(lines)
 

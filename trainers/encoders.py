@@ -17,6 +17,7 @@ from transformers import AutoModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 from latent_core.backbone import Backbone
+from latent_core.finite import not_finite, shortened
 from latent_core.processor import Processor
 from latent_core.settings import check
 
@@ -107,6 +108,8 @@ def load_encoder(source: str) -> PatchEncoder:
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{source!r} is no encoder that can be loaded: {reason}") from error
+    bad = not_finite(model.named_parameters())
+    check(not bad, f"{source!r} cannot be learned from: {shortened(bad)} have nan or infinity.")
     config = getattr(model, "vision_model", model).config
     known = all(isinstance(getattr(config, name, None), int) for name in ("image_size", "patch_size", "hidden_size"))
     check(known, f"{source!r} ({config.model_type}) has no single image_size, patch_size and hidden_size.")

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
 from torch.distributed.fsdp import FSDPModule
+from transformers import TrainingArguments
 
 from latent_core.layout import Row
 from latent_core.settings import check
@@ -29,6 +30,12 @@ def is_sharded(accelerator: Accelerator) -> bool:
     if kind == DistributedType.DEEPSPEED:
         return accelerator.state.deepspeed_plugin.zero_stage == 3
     return kind == DistributedType.FSDP
+
+
+def keeps_copies(arguments: TrainingArguments) -> bool:
+    """Whether the run was started under FSDP2 or DeepSpeed, which have fp32 copies of the weights."""
+    asked = [os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true" for kind in ("FSDP", "DEEPSPEED")]
+    return any(asked) or bool(arguments.fsdp or arguments.deepspeed)
 
 
 def shard_on_cpu(accelerator: Accelerator) -> None:

@@ -90,18 +90,20 @@ class Load:
 
 
 def state_memory(shape: Shape, strategy: Strategy, gpus: int, b: int) -> dict[str, float]:
-    """Bytes per GPU of weights, gradients and AdamW's two moments.
+    """Bytes per GPU of weights, gradients and what the optimiser keeps: AdamW's moments, and fp32 copies of weights in
+    two bytes.
 
-    one, ddp: b·P, b·T (twice under DDP, whose buckets are copies), 2b·T. zero2: b·P, b·T/G, 12T/G (fp32 weights and
-    moments). zero3: b·P/G, b·T/G, 12T/G, and three gathered blocks. fsdp2: 4P/G, 4T/G, 8T/G, and gathered at two bytes
-    three blocks and all that is no block. P all parameters, T trainable ones.
+    one, ddp: b·P, b·T (twice under DDP, whose buckets are copies), 8T, with copies 12T. zero2: b·P, b·T/G, 12T/G.
+    zero3: b·P/G, b·T/G, 12T/G, and three gathered blocks. fsdp2: 4P/G, 4T/G, 8T/G, and gathered at two bytes three
+    blocks and all that is no block. P all parameters, T trainable ones.
     """
     everything, trainable = shape.parameters, shape.trainable
     rest = everything - shape.layers * shape.layer
     match strategy:
         case "one" | "ddp":
-            copies = 2 if strategy == "ddp" else 1
-            return {"weights": b * everything, "gradients": copies * b * trainable, "optimiser": 2 * b * trainable}
+            buckets = 2 if strategy == "ddp" else 1
+            kept = 12 if b == 2 else 8
+            return {"weights": b * everything, "gradients": buckets * b * trainable, "optimiser": kept * trainable}
         case "zero2":
             return {
                 "weights": b * everything,

@@ -1,6 +1,7 @@
 """A run is one complete YAML file. Its fields are a Recipe's or a transformers.TrainingArguments'; nothing else."""
 
 import difflib
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
@@ -23,6 +24,7 @@ from trainers.options import (
     RlOptions,
     ValrOptions,
 )
+from trainers.refused import refuse_unused
 
 OBSERVATION_TAGS = "<observation>", "</observation>"
 RECIPES = Path(__file__).parent / "recipes"
@@ -206,12 +208,14 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
         if values.get(name) is False:  # YAML 1.1 reads no as false
             values[name] = "no"
     given = {name: value for name, value in values.items() if name not in ours}
+    refuse_unused(given)
     defaults = {
         "output_dir": f"runs/{values['name']}",
         "remove_unused_columns": False,
         "report_to": [],
         "disable_tqdm": True,
         "save_total_limit": 2,
+        "logging_nan_inf_filter": False,
         "dataloader_drop_last": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
@@ -235,7 +239,8 @@ def _number(name: str, value: object, kind: type) -> int | float:
     """A number as `kind` says; YAML 1.1 reads 1e-3 as text, which is a number all the same."""
     try:
         number = float(value) if isinstance(value, str) else value
-        if isinstance(number, (int, float)) and (kind is float or number == int(number)):
+        finite = isinstance(number, (int, float)) and math.isfinite(number)
+        if finite and (kind is float or number == int(number)):
             return kind(number)
     except ValueError:
         pass

@@ -5,33 +5,51 @@ Then loss and metrics in the log are means over all of them, a stage whose param
 (`sharded`), and only the main process writes.
 """
 
+import copy
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, gather_object
+from accelerate.utils.constants import FSDP_MODEL_NAME
 from safetensors.torch import load_model
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from latent_core.files import write_file
+from latent_core.finite import not_finite, shortened
+from trainers.copies import HALVES, CopiedAdamW
 from trainers.parallel import is_sharded, shard_on_cpu
 from trainers.recipe import Recipe
+from trainers.saves import COMPLETE, prune
+from trainers.stopping import Diverged
 
 Sums = dict[str, tuple[float, int]]
 """Metric → sum and number of the batches' values."""
 
 
 class StageTrainer(Trainer):
-    """Adds a stage's metrics to the log and keeps the data in their order, so that resuming repeats nothing."""
+    """Adds a stage's metrics to the log and keeps the data in their order, so that resuming repeats nothing.
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)
+    Trained weights of 16 bits have fp32 copies. Numbers that are not finite raise Diverged in every process, before
+    they reach the weights where gradients show them, and before anything is saved where they do not.
+    """
+
+    def __init__(self, *, args: TrainingArguments, **kwargs: object) -> None:
+        # checkpoints are pruned once the new one is marked, and saved on a signal between two steps: both is done here
+        self._keep, args = args.save_total_limit, copy.copy(args)
+        args.save_total_limit, args.enable_jit_checkpoint = None, False
+        super().__init__(args=args, **kwargs)
         self._sums: Sums = {}
+        self._loss = 0.0
         self.model.sharded = is_sharded(self.accelerator)
         # what Trainer asks of a model: the stage's passes then keep their blocks' inputs alone
         self.model.activation_checkpointing_enable = self.model.model.activation_checkpointing_enable
@@ -45,15 +63,24 @@ class StageTrainer(Trainer):
         return SequentialSampler(self.train_dataset)
 
     def create_optimizer(self, *args: object, **kwargs: object) -> torch.optim.Optimizer:
-        """Parameters for which the stage has a learning rate of their own (`rates`) are groups apart."""
-        optimizer = super().create_optimizer(*args, **kwargs)
+        """Parameters for which the stage has a learning rate of their own (`rates`) are groups apart.
+
+        FSDP2 and DeepSpeed keep fp32 copies of their own.
+        """
+        try:
+            optimizer = super().create_optimizer(*args, **kwargs)
+        except ImportError as error:
+            raise ValueError(f"optim is {self.args.optim.value!r}: {error}") from error
         rates = self.model.rates() if hasattr(self.model, "rates") else {}
         for group in list(optimizer.param_groups) if rates else ():
             mine = [parameter for parameter in group["params"] if parameter in rates]
             group["params"] = [parameter for parameter in group["params"] if parameter not in rates]
             for parameter in mine:
                 optimizer.add_param_group({**group, "params": [parameter], "lr": rates[parameter]})
-        return optimizer
+        halves = any(weight.dtype in HALVES for group in optimizer.param_groups for weight in group["params"])
+        if halves and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            self.optimizer = CopiedAdamW(optimizer.param_groups)
+        return self.optimizer
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: object = None
@@ -61,6 +88,31 @@ class StageTrainer(Trainer):
         outputs = model(**inputs)
         _add(self._sums, outputs["metrics"])
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def training_step(self, *args: object, **kwargs: object) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self._loss = self._loss + loss.detach()
+        return loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: object = None) -> object:
+        """Comes before each step of the optimiser."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        found = {"loss": float(self._loss), "gradient norm": float(whole or 0)}
+        self._loss = 0.0
+        self._end_if(f"the {name} is {value}" for name, value in found.items() if not math.isfinite(value))
+        return norm
+
+    def check(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Raises Diverged in every process where a tensor of any has a number that is not finite; all have to call."""
+        bad = not_finite((name, t.to_local() if isinstance(t, DTensor) else t) for name, t in tensors)
+        self._end_if([f"the weights are not finite in {shortened(bad)}"] if bad else [])
+
+    def _end_if(self, reasons: Iterable[str]) -> None:
+        """Raises Diverged in every process where any has a reason."""
+        found = gather_object([*reasons])
+        if found:
+            raise Diverged(self.state.global_step, found[0])
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The stage's parameters, each once and whole, on the CPU; where they are sharded, in the main process alone.
@@ -77,11 +129,42 @@ class StageTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, self._unique(self.model.state_dict() if state_dict is None else state_dict))
 
+    def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
+        """Marks a checkpoint once every process has written its part, and only then removes former ones: a run killed
+        at any time has one to go on from.
+        """
+        self.check(self.model.named_parameters())
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / COMPLETE).unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
+        PartialState().wait_for_everyone()
+        if self.args.should_save:
+            (folder / COMPLETE).touch()
+            prune(folder, self._keep)
+
+    def files(self) -> list[str]:
+        """What a checkpoint of this run holds, without which it could not go on as it was."""
+        world = self.args.world_size
+        rng = [f"rng_state_{number}.pth" for number in range(world)] if world > 1 else ["rng_state.pth"]
+        if self.is_deepspeed_enabled:
+            return [TRAINER_STATE_NAME, *rng, "latest"]
+        parts = [SAFE_WEIGHTS_NAME, OPTIMIZER_NAME]
+        if self.is_fsdp_enabled:
+            full = "FULL_STATE_DICT" in str(self.accelerator.state.fsdp_plugin.state_dict_type)
+            parts = [f"{FSDP_MODEL_NAME}.bin", "optimizer.bin"] if full else [f"{FSDP_MODEL_NAME}_0", "optimizer_0"]
+        return [TRAINER_STATE_NAME, *rng, *parts, SCHEDULER_NAME]
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if self.model.sharded:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_model(model or self.model, Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
+            path = Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME
+            try:
+                load_model(model or self.model, path)
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(f"{path} does not fit the recipe: {reason}. --restart begins anew.") from error
 
     def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
         if "loss" in logs:
@@ -105,6 +188,8 @@ class StageTrainer(Trainer):
                 _add(sums, {"loss": outputs["loss"].item(), **outputs["metrics"]})
         self.model.train()
         metrics = {f"eval_{name}": value for name, value in _means(sums).items()}
+        if not math.isfinite(loss := metrics.get("eval_loss", 0.0)):  # none where there are no rows
+            raise Diverged(self.state.global_step, f"the validation loss is {loss}")
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -152,7 +237,7 @@ class _Share:
 
 
 class JsonlLog(TrainerCallback):
-    """Appends every log line to metrics.jsonl; a resumed run first drops what it will write again."""
+    """Appends every log line to metrics.jsonl; a resumed run first drops what it will write again or a kill cut."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -160,9 +245,19 @@ class JsonlLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        lines = self.path.read_text().splitlines() if self.path.exists() and state.global_step else []
-        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        kept, cut = [], []
+        lines = self.path.read_bytes().split(b"\n") if self.path.exists() and state.global_step else []
+        for number, line in enumerate(filter(None, lines), 1):
+            step = _step(line)
+            if step is None:
+                cut.append(str(number))
+            elif step <= state.global_step:
+                kept.append(line + b"\n")
+        if cut:
+            print(
+                f"{self.path}: line {', '.join(cut)} is no log line, as a kill leaves it, and is dropped.", flush=True
+            )
+        write_file(self.path, b"".join(kept))
 
     def on_log(
         self,
@@ -177,29 +272,21 @@ class JsonlLog(TrainerCallback):
             file.write(json.dumps({"step": state.global_step, **values}) + "\n")
 
 
-COMPLETE = "complete"
-
-
-class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once every process has written its part: a run killed while saving resumes before it."""
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        PartialState().wait_for_everyone()
-        if args.should_save:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-
-def last_checkpoint(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run."""
-    found = [path.parent for path in run.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+def _step(line: bytes) -> int | None:
+    """The step of a log line; None for what is none."""
+    try:
+        values = json.loads(line)
+    except ValueError:  # not UTF-8, not JSON
+        return None
+    step = values.get("step") if isinstance(values, dict) else None
+    return step if isinstance(step, int) else None
 
 
 class StopAt(TrainerCallback):
     """Ends training once the validation accuracy of every named family is reached (curriculum by accuracy)."""
 
     def __init__(self, targets: dict[str, float]) -> None:
-        self.targets = targets
+        self.targets, self.reached = targets, False
 
     def on_evaluate(
         self,
@@ -212,7 +299,7 @@ class StopAt(TrainerCallback):
         metrics = metrics or {}
         reached = [metrics.get(f"eval_accuracy_{name}", 0.0) >= value for name, value in self.targets.items()]
         if reached and all(reached):
-            control.should_training_stop = True
+            self.reached = control.should_training_stop = True
 
 
 class Progress(TrainerCallback):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 
 import torch
 from accelerate import PartialState
@@ -29,13 +30,16 @@ from latent_core.methods import build_method
 from latent_core.processor import Processor
 from latent_core.registry import FINAL
 from latent_core.settings import check
+from trainers.copies import check_updates
 from trainers.data.formats import FORMATS
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.rows import PublishedDataset
+from trainers.parallel import keeps_copies
 from trainers.recipe import UNROLLED, Recipe, recipes
 from trainers.rl.samples import SaveSamples
 from trainers.rl.stage import Repeated, RlStage
-from trainers.run import JsonlLog, MarkComplete, Progress, StageTrainer, StopAt, last_checkpoint
+from trainers.run import JsonlLog, Progress, StageTrainer, StopAt
+from trainers.saves import forget, last_checkpoint, resume_from
 from trainers.sft.deeplatent import Distil, Interleaved
 from trainers.sft.latent import LatentStage
 from trainers.sft.lvr import LvrStage
@@ -43,6 +47,7 @@ from trainers.sft.monet import AlignLatents, AlignObservations, WarmUp
 from trainers.sft.text import TextStage
 from trainers.sft.valr import ValrStage
 from trainers.sft.vision import VisionStage
+from trainers.stopping import Diverged, Interrupted, SaveWhenAsked, Signals, kept, why_diverged
 from trainers.vocabulary import add_tokens
 
 STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
@@ -87,6 +92,8 @@ def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
     if recipe.method != "text":
         processor = add_tokens(model, processor, recipe.tokens())
     stage = STAGES[recipe.stage](model.train(), processor, recipe)
+    for parameter in stage.parameters():  # heads, too; buffers such as frequencies stay exact
+        parameter.data = parameter.data.to(dtype)
     if recipe.stage == "rl":  # it goes on with a whole checkpoint
         load_parameters(stage.method, source_folder(recipe.init, runs))
         stage.keep_reference()
@@ -106,6 +113,10 @@ def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
     check(
         arguments.warmup_steps <= arguments.max_steps,
         f"warmup_steps is {arguments.warmup_steps}, the whole run {arguments.max_steps} steps; warm up for fewer.",
+    )
+    check(
+        not arguments.eval_on_start or arguments.eval_strategy != "no",
+        "eval_on_start is true, eval_strategy no: there is nothing to validate on; set eval_strategy=steps.",
     )
     if recipe.stage == "rl":
         saves, updates = arguments.save_strategy != "no", recipe.rl.updates
@@ -144,24 +155,37 @@ def build_data(recipe: Recipe, arguments: TrainingArguments, report: Path | None
 
 
 def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) -> Path:
-    """Runs a recipe to its end, from its newest complete checkpoint if there is one; returns the final folder.
+    """Runs a recipe to its end, from its newest whole checkpoint if there is one; returns the final folder.
 
     A run that already finished with the same recipe and the same start is not run again.
 
     Raises:
-        ValueError: if the run folder holds checkpoints of another recipe.
+        ValueError: if the run folder holds checkpoints of another recipe, or none that is whole; if the run diverges.
         OSError: if a file cannot be written; complete checkpoints stay as they are.
+        Interrupted: by SIGTERM or Ctrl-C, with what the next start goes on from.
     """
-    check_run(recipe, arguments)
     run = Path(arguments.output_dir)
+    try:
+        with Signals(saves=arguments.enable_jit_checkpoint) as signals:
+            return _train(recipe, arguments, run, resume, signals)
+    except Diverged as error:
+        raise ValueError(why_diverged(error, recipe.name, arguments, run)) from None
+    except KeyboardInterrupt as error:
+        number = getattr(error, "signal", SIGINT)
+        raise Interrupted(f"{recipe.name} was interrupted by {number.name}. {kept(run)}", number) from None
+
+
+def _train(recipe: Recipe, arguments: TrainingArguments, run: Path, resume: bool, signals: Signals) -> Path:
+    check_run(recipe, arguments)
+    sharded, mixed = keeps_copies(arguments), arguments.mixed_precision
+    check_updates(recipe.dtype, arguments.optim.value, sharded=sharded, mixed_precision=mixed)
     run.mkdir(parents=True, exist_ok=True)
     record = run / "recipe.json"
     text = json.dumps(_changed(recipe), indent=1, sort_keys=True)
     key = fingerprint(text, recipe, run.parent)
     if resume and finished(run / FINAL) == key:
         return run / FINAL
-    checkpoint = last_checkpoint(run) if resume else None
-    if checkpoint and record.read_text() != text:
+    if resume and last_checkpoint(run) and (not record.is_file() or record.read_text() != text):
         raise ValueError(
             f"{run} holds checkpoints of another version of this recipe; "
             "remove the folder, set output_dir to a new one, or pass --restart."
@@ -173,6 +197,7 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
     logging.disable_progress_bar()
     stage = build_stage(recipe, run.parent)
     data, val = build_data(recipe, arguments, run / "bad_rows.jsonl")
+    ends = StopAt(recipe.stop_at), SaveWhenAsked(signals, recipe.rl.updates if recipe.stage == "rl" else 1)
     trainer = StageTrainer(
         model=stage,
         args=arguments,
@@ -180,15 +205,21 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
         train_dataset=data,
         eval_dataset=val,
         callbacks=[
-            MarkComplete(),
-            StopAt(recipe.stop_at),
+            *ends,
             *(_logs(recipe, run) if arguments.should_save else ()),
             *_samples(recipe, run, val),
         ],
     )
     trainer.remove_callback(PrinterCallback)
+    checkpoint = resume_from(run, trainer.files()) if resume else None
+    if not resume and arguments.should_save:
+        forget(run)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    reached, asked = ends
+    if asked.stopped and not reached.reached:
+        raise Interrupted("SIGTERM", SIGTERM)
     weights = trainer.weights()
+    trainer.check(weights.items())
     if arguments.should_save:
         save_final(stage, recipe, run, text, key, weights)
     PartialState().wait_for_everyone()

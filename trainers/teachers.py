@@ -25,7 +25,9 @@ from transformers import (
 
 from latent_core.example import Example
 from latent_core.files import write_folder
+from latent_core.finite import not_finite, shortened
 from latent_core.glyphs.scene import SIZE
+from latent_core.settings import check
 from trainers.data.glyphs import GlyphsDataset
 from trainers.encoders import TEACHERS, PatchEncoder
 from trainers.run import JsonlLog
@@ -99,6 +101,8 @@ def teach(name: str) -> None:
     trainer = Trainer(model=stage, args=arguments, train_dataset=data, data_collator=stage.collate, callbacks=[log])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    bad = not_finite(stage.model.named_parameters())
+    check(not bad, f"{name} diverged: {shortened(bad)} have nan or infinity. Nothing was written; lower RATE.")
 
     def fill(folder: Path) -> None:
         stage.model.save_pretrained(folder)

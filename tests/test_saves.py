@@ -1,0 +1,220 @@
+"""Which checkpoint a run goes on from: the newest that is whole; what is not is named, and nothing begins anew in
+silence.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerControl, TrainerState
+
+from tests.training import curve, small
+from trainers.run import JsonlLog
+from trainers.saves import checkpoints, damage, last_checkpoint, newest_whole, prune
+from trainers.start import train
+from trainers.stopping import Interrupted
+
+FILES = ["trainer_state.json", "rng_state.pth", "model.safetensors", "optimizer.pt", "scheduler.pt"]
+GIVEN = ["max_steps=4", "save_steps=2", "lr_scheduler_type=cosine", "per_device_train_batch_size=2"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A finished run with two checkpoints."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(*small("glyph-vision", folder, *GIVEN))
+    return folder
+
+
+@pytest.fixture
+def run(whole, tmp_path) -> Path:
+    """A copy of it that was killed before its end."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("final", "tensorboard"))
+    return folder
+
+
+def again(run: Path) -> Path:
+    return train(*small("glyph-vision", run, *GIVEN))
+
+
+def same(run: Path, whole: Path) -> bool:
+    """Whether two runs learned the same at the same rates."""
+    first, second = (folder / "final/model.safetensors" for folder in (run, whole))
+    return curve(run) == curve(whole) and first.read_bytes() == second.read_bytes()
+
+
+def cut(share: float) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def nan(path: Path) -> None:
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[0] = torch.nan
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def other(path: Path) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"global_step": 3}))
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("harm", [Path.unlink, cut(0.6), cut(0), zeros], ids=["missing", "cut", "empty", "zeros"])
+def test_a_checkpoint_that_lacks_a_part_is_left_out_by_name(file, harm, run):
+    assert [damage(folder, FILES) for folder in checkpoints(run)] == ["", ""]
+    harm(run / "checkpoint-4" / file)
+    folder, (reason,) = newest_whole(run, FILES)
+    assert folder == run / "checkpoint-2"
+    assert reason.startswith(f"checkpoint-4 is left out: {file} ") and reason.count("\n") == 0 and len(reason) < 200
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "words"),
+    [
+        ("model.safetensors", nan, "nan or infinite in 1 tensor"),
+        ("trainer_state.json", other, "is not that of step 4"),
+        ("scheduler.pt", lambda path: torch.save({}, path), "has no last_epoch"),
+        ("optimizer.pt", lambda path: torch.save([1], path), "has no param_groups"),
+        ("optimizer.pt", lambda path: torch.save(Path, path), "cannot be read"),  # a class: nothing is unpickled
+        ("optimizer.pt", lambda path: path.write_text("{}"), "cannot be read"),
+        ("rng_state.pth", lambda path: path.rename(path.with_name("rng_state_0.pth")), "rng_state.pth is missing"),
+        ("complete", Path.unlink, "not marked as complete"),
+    ],
+)
+def test_a_part_with_something_else_in_it_is_named(file, harm, words, run):
+    harm(run / "checkpoint-4" / file)
+    folder, (reason,) = newest_whole(run, FILES)
+    assert folder == run / "checkpoint-2" and words in reason
+
+
+def test_a_run_goes_on_from_the_newest_whole_checkpoint(run, whole, capsys):
+    (run / "checkpoint-4/optimizer.pt").unlink()
+    for name in ("checkpoint-best", "checkpoint-12-old", "checkpoint-"):
+        shutil.copytree(run / "checkpoint-2", run / name)
+    (run / "checkpoint-99").write_text("a file")
+    again(run)
+    out = capsys.readouterr().out
+    assert "checkpoint-4 is left out: optimizer.pt is missing. The run goes on from checkpoint-2." in out
+    assert same(run, whole)
+    assert newest_whole(run, FILES) == (run / "checkpoint-4", [])
+    assert (run / "checkpoint-best/complete").exists() and (run / "checkpoint-12-old/complete").exists()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [b'{"step": 2, "lo', b'{"step": 1}\n{"st', b"\x00\x00\x00", b"\xff\xfe", b"[4]\n", b'{"step": "1"}', b"4"],
+)
+def test_a_cut_line_of_the_log_is_dropped_by_its_number(end, tmp_path, capsys):
+    path, whole = tmp_path / "metrics.jsonl", b'{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n'
+    path.write_bytes(whole + b'{"step": 3, "loss": 1.0}\n' + end)
+    JsonlLog(path).on_train_begin(None, TrainerState(global_step=2), TrainerControl())
+    kept = end.splitlines(keepends=True)[:-1] if end.startswith(b'{"step": 1}') else []
+    assert path.read_bytes() == whole + b"".join(kept)
+    assert f"metrics.jsonl: line {4 + len(kept)} is no log line" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rest", [b"", b'{"step": 3, "loss": 1.0, "learning_ra'])
+def test_a_log_that_was_cut_goes_on(rest, run, whole):
+    shutil.rmtree(run / "checkpoint-4")
+    path = run / "metrics.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]).rstrip(b"\n") + (rest and b"\n" + rest))
+    again(run)
+    assert curve(run) == curve(whole)
+
+
+def test_where_none_is_whole_the_run_says_so_and_does_not_begin_anew(run):
+    before = (run / "metrics.jsonl").read_bytes()
+    (run / "checkpoint-4/scheduler.pt").unlink()
+    cut(0.5)(run / "checkpoint-2/model.safetensors")
+    with pytest.raises(ValueError) as error:
+        again(run)
+    said = str(error.value)
+    assert "none is whole" in said and "--restart" in said and "\n" not in said
+    assert "checkpoint-4 is left out: scheduler.pt is missing" in said
+    assert "checkpoint-2 is left out: model.safetensors cannot be read" in said
+    assert (run / "metrics.jsonl").read_bytes() == before and not (run / "final").exists()
+
+
+def test_a_run_killed_while_it_saved_for_the_first_time_begins_anew_aloud(run, whole, capsys):
+    shutil.rmtree(run / "checkpoint-4")
+    (run / "checkpoint-2/complete").unlink()
+    again(run)
+    assert "checkpoint-2 is left out: it is not marked as complete. The run begins anew." in capsys.readouterr().out
+    assert same(run, whole)
+
+
+def test_checkpoints_of_a_run_that_says_no_more_what_it_was_are_refused(run):
+    (run / "recipe.json").unlink()
+    with pytest.raises(ValueError, match="another version of this recipe"):
+        again(run)
+
+
+def test_weights_of_another_shape_are_named(run):
+    path = run / "checkpoint-4/model.safetensors"
+    tensors = load_file(path)
+    tensors.pop(max(tensors))
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="checkpoint-4/model.safetensors does not fit the recipe.*--restart"):
+        again(run)
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        (None, ["2", "4", "5", "6", "9", "12"]),
+        (0, ["2", "4", "5", "6", "9", "12"]),
+        (-1, ["2", "4", "5", "6", "9", "12"]),
+        (1, ["9", "12"]),
+        (2, ["6", "9", "12"]),
+        (3, ["4", "6", "9", "12"]),
+        (9, ["2", "4", "6", "9", "12"]),
+    ],
+)
+def test_pruning_keeps_the_newest_complete_ones_and_what_is_no_checkpoint(keep, left, tmp_path):
+    for step in (2, 4, 5, 6, 9, 12):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if step != 5:  # half-written
+            (folder / "complete").touch()
+    for name in ("checkpoint-best", "checkpoint-1-old", "final"):
+        (tmp_path / name).mkdir()
+    prune(tmp_path / "checkpoint-9", keep)
+    assert [path.name.split("-")[1] for path in checkpoints(tmp_path)] == left
+    assert all((tmp_path / name).is_dir() for name in ("checkpoint-best", "checkpoint-1-old", "final"))
+
+
+def test_a_run_killed_while_it_saves_still_has_the_checkpoint_before(run, monkeypatch):
+    """With one kept, the former is removed once the new one is marked, and that is marked once it is written."""
+    shutil.rmtree(run / "checkpoint-4")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transformers.Trainer._save_rng_state", killed)
+    with pytest.raises(Interrupted, match="SIGINT.*checkpoint-2 is complete"):
+        train(*small("glyph-vision", run, *GIVEN, "save_total_limit=1"))
+    assert last_checkpoint(run) == run / "checkpoint-2"
+    monkeypatch.undo()
+    train(*small("glyph-vision", run, *GIVEN, "save_total_limit=1"))
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-4"]
+
+
+def test_a_run_begun_anew_never_goes_on_from_the_one_before(run, whole, monkeypatch, capsys):
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(JsonlLog, "on_log", killed)
+    with pytest.raises(Interrupted, match="No checkpoint is complete yet"):
+        train(*small("glyph-vision", run, *GIVEN), resume=False)
+    monkeypatch.undo()
+    again(run)
+    assert "The run begins anew" in capsys.readouterr().out
+    assert same(run, whole)
