@@ -203,7 +203,7 @@ class RlOptions:
     easy: float = 0.6
     """Groups that are right more often teach nothing, nor do those that are never right."""
     former: bool = False
-    """Whether DeepLatent's LatentFormer learns, too (an ablation of the paper)."""
+    """Whether DeepLatent's LatentFormer learns, too, under variant modulation (an ablation of the paper)."""
     samples: int = 3
     """Validation questions whose answers are saved at every evaluation, as traces that the page opens."""
     aggregation: Literal["response", "token"] = "response"

@@ -11,6 +11,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from latent_core import glyphs
 from latent_core.config import LatentRange, MethodConfig
+from latent_core.methods import build_method
 from latent_core.settings import MAX_LATENTS, Rule, check
 from trainers.options import (
     NESTED,
@@ -23,6 +24,7 @@ from trainers.options import (
     RlOptions,
     ValrOptions,
 )
+from trainers.rl.variants import check_variant
 
 OBSERVATION_TAGS = "<observation>", "</observation>"
 RECIPES = Path(__file__).parent / "recipes"
@@ -33,6 +35,24 @@ TAUGHT: tuple[Stage, ...] = ("monet2", "monet3", "deeplatent2")
 """Stages with a frozen teacher."""
 QUESTIONS = ("virl", "thyme")
 """Formats without reasoning."""
+_ALIGNED = (
+    *("monet.observation_factor", "monet.observation_tags", "monet.align_weight", "monet.align_axis"),
+    *("monet.align_levels", "monet.aux_readers", "monet.aux_self", "monet.latent_pass_mask"),
+)
+READ: dict[Stage, tuple[str, ...]] = {
+    "vision": (),
+    "text": (),
+    "latent": (),
+    "monet1": ("monet.observation_factor", "monet.observation_tags", "caps.total", "caps.each"),
+    "monet2": (*_ALIGNED, "monet.latent_only", "monet.surrogate_weight", "monet.aux_image", "caps"),
+    "monet3": (*_ALIGNED, "monet.target_mask", "caps"),
+    "lvr": ("lvr",),
+    "valr": ("valr",),
+    "deeplatent1": ("deeplatent.words", "caps.total", "caps.each"),
+    "deeplatent2": ("deeplatent", "caps"),
+    "rl": ("rl", "judge", "caps.total", "caps.each"),
+}
+"""Which fields that hold fields, or which of them, a stage reads; `data` all of them do."""
 UNROLLED: tuple[Stage, ...] = ("latent", "monet2", "monet3", "valr", "deeplatent2")
 """Stages that generate latents while training."""
 
@@ -190,15 +210,18 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
     ours = {item.name for item in fields(Recipe)} - {"training"}
     known = ours | {item.name for item in fields(TrainingArguments)}
     _check_names(values, known, "the recipe")
-    values = dict(values)
+    values, nested = dict(values), []
     for name, kind in NESTED.items():
         if name in values:
             given, inner = values[name], [item.name for item in fields(kind)]
             check(isinstance(given, dict), f"{name} is {given!r}; it holds fields such as {inner[0]}.")
             _check_names(given, set(inner), name)
+            nested += [f"{name}.{inside}" for inside in given]
             values[name] = kind(**given)
     for missing in ("name", "description", "stage"):
         check(missing in values, f"The recipe lacks the field {missing!r}.")
+    check(values["stage"] in READ, f"stage is {values['stage']!r}; choose one of {', '.join(READ)}.")
+    _check_read(values["stage"], nested)
     for item in fields(TrainingArguments):
         if item.name in values and type(item.default) in (int, float):
             values[item.name] = _number(item.name, values[item.name], type(item.default))
@@ -220,7 +243,34 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
         (arguments,) = HfArgumentParser((TrainingArguments,)).parse_dict(defaults | given)
     except TypeError as error:
         raise ValueError(f"A field of the recipe has the wrong type: {error}.") from error
+    _check_method(recipe)
     return recipe, arguments
+
+
+def _check_method(recipe: Recipe) -> None:
+    """Refuses a method's options that it cannot have, and a method that the stage or rl.variant has no use for."""
+    with torch.device("meta"):
+        method = build_method(recipe.method_config(), lambda token: 0)
+    if recipe.stage == "rl":
+        check_variant(recipe.rl, method)
+    check(
+        method.has_latents or recipe.stage in ("vision", "text", "rl"),
+        f"method is {recipe.method!r}, which has no latents for stage {recipe.stage} to teach; name one that has.",
+    )
+
+
+def _check_read(stage: Stage, given: list[str]) -> None:
+    """Refuses fields such as monet.align_weight of which the stage would take no notice."""
+
+    def reads(stage: Stage, name: str) -> bool:
+        return not {name, name.partition(".")[0]}.isdisjoint(("data", *READ[stage]))
+
+    for name in given:
+        readers = [other for other in READ if reads(other, name)]
+        check(
+            reads(stage, name),
+            f"{name} is given, but stage {stage} does not read it ({', '.join(readers)} would); leave it out.",
+        )
 
 
 def _check_names(values: dict[str, object], known: set[str], where: str) -> None:
