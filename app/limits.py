@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latent_core.images import MAX_PIXELS
-from latent_core.settings import MAX_LATENTS, check
+from latent_core.settings import MAX_LATENTS, MAX_TOKENS, check
 
 MAX_NAME = 64
 """Characters of a session's name, which the visitor's program chooses; Gradio's own have 11."""
@@ -33,8 +33,8 @@ class Limits:
     """Width × height of an uploaded image."""
     question: int = 4000
     """Characters of a question."""
-    tokens: int = 8192
-    """Tokens and latents of a response."""
+    tokens: int = MAX_TOKENS
+    """Tokens of a response; latents are limited by the next two."""
     blocks: int = 64
     """Blocks of a response."""
     latents: int = MAX_LATENTS
@@ -98,10 +98,10 @@ OWN = Limits()
 PUBLIC = Limits(
     pixels=25_000_000,  # 75 MB decoded, for each of the runs at once
     question=2000,
-    tokens=512,  # the embedded models need 130
+    tokens=512,  # the embedded models need fewer than 130
     blocks=16,
     latents=64,  # the embedded models' largest grid has 36
-    run_seconds=60.0,  # 512 tokens at the slow speed take 21 s
+    run_seconds=60.0,  # 512 tokens at the slow speed take 21 s, the most latents 41 s
     runs_a_minute=30,  # a run at the slow speed takes 2 s, and dragging K starts a few
     looks_a_minute=60,
     all_runs=2000,

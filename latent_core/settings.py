@@ -12,6 +12,10 @@ Rule = Literal["everything", "no_image", "latents_only", "sealed"]
 
 MAX_LATENTS = 576
 """A grid of 24 × 24; the published methods use at most 256."""
+MAX_TOKENS = 8192
+"""Generated tokens of a response; latents do not count."""
+MAX_THOUGHT = 8192
+"""Latents of a response in all blocks together; a block that might not fit does not open."""
 
 
 def check(condition: bool, sentence: str) -> None:
@@ -30,9 +34,10 @@ class Settings:
     rule: Rule | None = None
     """None: the checkpoint's own rule."""
     max_new_tokens: int = 128
-    """Generated tokens and latents together, 1…8192."""
+    """Generated tokens, 1…8192. Latents do not count: a short answer may take long thoughts."""
     max_blocks: int = 8
-    """Blocks per response; then the opening token is banned. 0…64."""
+    """Blocks per response; then the opening token is banned, as it is where all latents might exceed MAX_THOUGHT.
+    0…64."""
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -52,8 +57,8 @@ class Settings:
             f"Attention rule is {self.rule!r}; choose one of {', '.join(get_args(Rule))}.",
         )
         check(
-            1 <= self.max_new_tokens <= 8192,
-            f"max_new_tokens is {self.max_new_tokens}; choose a number from 1 to 8192.",
+            1 <= self.max_new_tokens <= MAX_TOKENS,
+            f"max_new_tokens is {self.max_new_tokens}; choose a number from 1 to {MAX_TOKENS}.",
         )
         check(0 <= self.max_blocks <= 64, f"max_blocks is {self.max_blocks}; choose a number from 0 to 64.")
         check(

@@ -282,4 +282,6 @@ def test_reinforcement_can_be_planned(recipe, format, tmp_path, capsys):
 def test_rows_to_reinforce_are_as_long_as_a_response_may_be():
     recipe, _ = load_recipe("glyph-monet-rl", [])
     found = length(glyphs.sample("count", 0), recipe, find_source(recipe, Path("nowhere")))
-    assert (found.learned, found.ticks, found.teacher) == (80, 80, 0) and 80 + 36 + 20 < found.student < 80 + 36 + 60
+    thought = 4 * 24  # blocks of K latents, which the limit on tokens leaves out
+    assert (found.learned, found.ticks, found.teacher) == (80, 80 + thought, 0)
+    assert 80 + thought + 36 + 20 < found.student < 80 + thought + 36 + 60

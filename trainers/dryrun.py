@@ -216,6 +216,8 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
         said, response, thoughts = dict.fromkeys(said, 0), recipe.rl.max_new_tokens, 0
     unrolled = recipe.stage in UNROLLED
     latents = thoughts * (recipe.latents_max + 2) if unrolled else 0
+    if recipe.stage == "rl" and "text" not in (recipe.method, recipe.rl.variant):
+        latents = recipe.rl.max_blocks * recipe.latents_default  # which the limit on tokens leaves out
     limits = (SIZE**2, SIZE**2) if recipe.mixture else PIXELS
     if recipe.stage == "lvr":
         grids = [image_grid(image.size, side, *limits) for image in own.images]
@@ -246,7 +248,7 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
         learned=response,
         observed=said["observation"] if recipe.stage == "monet2" else latents,
         teacher=0 if recipe.teacher is None else prompt + response + images(theirs, True),
-        ticks=recipe.rl.max_new_tokens if recipe.stage == "rl" else ticks,
+        ticks=response + latents if recipe.stage == "rl" else ticks,
     )
 
 
@@ -284,7 +286,7 @@ def micro_batch(lengths: list[Length], rows: int, recipe: Recipe, vocabulary: in
             ticks=0,
             teacher_tokens=tokens // recipe.rl.updates if recipe.rl.kl else 0,
             rolled=tokens,
-            decoded=recipe.rl.max_new_tokens,
+            decoded=max(row.ticks for row in lengths),
         )
     passes = {"monet2": 1, "monet3": 2, "deeplatent2": 1}.get(recipe.stage, 0)
     return Load(

@@ -183,7 +183,7 @@ class RlOptions:
     top_k: int = 0
     """Of rollouts; 0: none."""
     max_new_tokens: int = 128
-    """Of rollouts, latents included."""
+    """Of rollouts; latents do not count."""
     max_blocks: int = 4
     """Of rollouts."""
     low: float = 0.2
