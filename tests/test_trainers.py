@@ -16,8 +16,7 @@ from trainers.__main__ import main
 from trainers.architectures import published
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.segments import Thought, segments
-from trainers.options import NESTED
-from trainers.recipe import READ, load_recipe, parse, recipes
+from trainers.recipe import load_recipe, parse, recipes
 from trainers.run import last_checkpoint
 from trainers.start import build_stage, train
 
@@ -61,51 +60,6 @@ def test_every_recipe_that_ships_is_valid(name):
 def test_a_wrong_field_is_named(overrides, words):
     with pytest.raises(ValueError, match=words):
         load_recipe("glyph-monet", overrides)
-
-
-@pytest.mark.parametrize(
-    ("name", "override", "readers"),
-    [
-        ("glyph-deeplatent", "monet.observation_factor=4", "monet1, monet2, monet3"),
-        ("glyph-deeplatent-stage1", "monet.observation_tags=context", "monet1, monet2, monet3"),
-        ("glyph-deeplatent-stage1", "deeplatent.scale_weight=1", "deeplatent2"),
-        ("glyph-monet-stage1", "monet.align_weight=0", "monet2, monet3"),
-        ("glyph-monet-stage2", "monet.target_mask=none", "monet3"),
-        ("glyph-monet", "monet.latent_only=false", "monet2"),
-        ("glyph-monet", "deeplatent.align_levels=last", "deeplatent2"),
-        ("glyph-monet-stage1", "caps={teacher_total: 9, teacher_each: 9}", "monet2, monet3, deeplatent2"),
-        ("glyph-lvr", "valr.weight=0.5", "valr"),
-        ("glyph-valr", "lvr.weight=0.1", "lvr"),
-        ("glyph-text", "caps={total: 9, each: 9}", "monet1, monet2, monet3, deeplatent1, deeplatent2, rl"),
-        ("glyph-monet", "rl.group=4", "rl"),
-        ("glyph-monet-rl", "monet.align_weight=2", "monet2, monet3"),
-        ("glyph-text", "judge.workers=2", "rl"),
-    ],
-)
-def test_options_that_a_stage_does_not_read_are_refused_by_name(name, override, readers):
-    field = override.partition("=")[0]
-    with pytest.raises(ValueError, match=f"^{field}.* is given, but stage .* does not read it \\({readers} would\\)"):
-        load_recipe(name, [override])
-
-
-def test_the_table_of_what_stages_read_names_fields_that_exist():
-    for read in READ.values():
-        for name in read:
-            group, _, field = name.partition(".")
-            assert group in NESTED and (not field or field in NESTED[group].__dataclass_fields__), name
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("method=text", "method is 'text', which has no latents for stage latent"),
-        ("method=monett", "Unknown method 'monett'"),
-        ("method=deeplatent", "options lacks the field width"),
-    ],
-)
-def test_a_method_that_a_stage_cannot_teach_is_refused(override, words):
-    with pytest.raises(ValueError, match=words):
-        load_recipe("glyph-latent", [override])
 
 
 def test_a_file_that_is_no_recipe_is_named(tmp_path):

@@ -205,7 +205,7 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
     side = vision.patch_size * vision.spatial_merge_size
     own = shrink(example, caps.total, caps.each, side=side) if caps.total else example
     theirs = shrink(example, caps.teacher_total, caps.teacher_each, side=side) if caps.teacher_total else own
-    prompt = 30 + text_tokens(source, example.question)
+    prompt = 30 + text_tokens(source, example.question) + text_tokens(source, recipe.system or "")
     said = {"text": 0, "observation": 0, "answer": 0}
     for part in segments(example):
         if isinstance(part, Words):

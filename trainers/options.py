@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
+from latent_core.config import Sampling
 from latent_core.settings import check
 
 DataFormat = Literal["monet", "lvr", "virl", "thyme"]
@@ -256,5 +257,6 @@ NESTED = {
     "deeplatent": DeepLatentOptions,
     "data": DataOptions,
     "caps": CapOptions,
+    "sampling": Sampling,
 }
 """Fields that hold fields."""

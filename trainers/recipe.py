@@ -10,8 +10,9 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from latent_core import glyphs
-from latent_core.config import LatentRange, MethodConfig
+from latent_core.config import Convention, LatentRange, MethodConfig, Sampling
 from latent_core.methods import build_method
+from latent_core.records import from_json
 from latent_core.settings import MAX_LATENTS, Rule, check
 from trainers.options import (
     NESTED,
@@ -52,7 +53,7 @@ READ: dict[Stage, tuple[str, ...]] = {
     "deeplatent2": ("deeplatent", "caps"),
     "rl": ("rl", "judge", "caps.total", "caps.each"),
 }
-"""Which fields that hold fields, or which of them, a stage reads; `data` all of them do."""
+"""Which fields that hold fields, or which of them, a stage reads; `data` and `sampling` serve all."""
 UNROLLED: tuple[Stage, ...] = ("latent", "monet2", "monet3", "valr", "deeplatent2")
 """Stages that generate latents while training."""
 
@@ -109,6 +110,12 @@ class Recipe:
     """Largest K drawn for a batch."""
     latents_default: int = 8
     """K of the finished checkpoint where its user names none."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How the finished checkpoint decodes where its user says nothing else: temperature, max_new_tokens, …"""
+    system: str | None = None
+    """System prompt of every question, while training and afterwards; none: the chat template's own."""
+    convention: Convention = "start_fed"
+    """What becomes of the opening token's embedding (latent stages), see latent_core/config.py."""
     rule: Rule = "latents_only"
     """Attention rule after a block (latent stages)."""
     everything_share: float = 0.0
@@ -135,6 +142,10 @@ class Recipe:
             check(family in self.mixture, f"stop_at names {family!r}, which is not in the mixture.")
             check(0 < value <= 1, f"stop_at.{family} is {value}; an accuracy is above 0 and at most 1.")
         check(self.stage in get_args(Stage), f"stage is {self.stage!r}; choose one of {', '.join(get_args(Stage))}.")
+        check(
+            self.convention in get_args(Convention),
+            f"convention is {self.convention!r}; choose one of {', '.join(get_args(Convention))}.",
+        )
         check(self.rule in get_args(Rule), f"rule is {self.rule!r}; choose one of {', '.join(get_args(Rule))}.")
         check(
             1 <= self.latents_min <= self.latents_max <= MAX_LATENTS,
@@ -158,18 +169,20 @@ class Recipe:
 
     def method_config(self, provenance: dict[str, object] | None = None) -> MethodConfig:
         """What the finished checkpoint says about itself."""
-        latent = {}
+        latent, taught = {}, self.latents_max if self.stage in UNROLLED else 0
         if self.method != "text":
             latent = dict(
                 open_token=self.open_token,
                 close_token=self.close_token,
                 pad_token=self.pad_token,
                 rule=self.rule,
-                latents=LatentRange(default=self.latents_default, max=max(16, self.latents_default)),
+                convention=self.convention,
+                latents=LatentRange(default=self.latents_default, max=max(16, self.latents_default, taught)),
                 options=self.method_options,
             )
         world = "glyphs" if self.mixture else None
-        return MethodConfig(method=self.method, world=world, provenance=provenance or {}, **latent)
+        asked = dict(system=self.system, sampling=self.sampling)
+        return MethodConfig(method=self.method, world=world, provenance=provenance or {}, **asked, **latent)
 
 
 def recipes() -> dict[str, Path]:
@@ -217,7 +230,7 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
             check(isinstance(given, dict), f"{name} is {given!r}; it holds fields such as {inner[0]}.")
             _check_names(given, set(inner), name)
             nested += [f"{name}.{inside}" for inside in given]
-            values[name] = kind(**given)
+            values[name] = from_json(kind, given, name) if kind is Sampling else kind(**given)
     for missing in ("name", "description", "stage"):
         check(missing in values, f"The recipe lacks the field {missing!r}.")
     check(values["stage"] in READ, f"stage is {values['stage']!r}; choose one of {', '.join(READ)}.")
@@ -263,7 +276,7 @@ def _check_read(stage: Stage, given: list[str]) -> None:
     """Refuses fields such as monet.align_weight of which the stage would take no notice."""
 
     def reads(stage: Stage, name: str) -> bool:
-        return not {name, name.partition(".")[0]}.isdisjoint(("data", *READ[stage]))
+        return not {name, name.partition(".")[0]}.isdisjoint(("data", "sampling", *READ[stage]))
 
     for name in given:
         readers = [other for other in READ if reads(other, name)]

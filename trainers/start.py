@@ -27,7 +27,7 @@ from latent_core.embedded import EMBEDDED
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.methods import build_method
 from latent_core.processor import Processor
-from latent_core.registry import FINAL
+from latent_core.registry import FINAL, PUBLISHED, full_name
 from latent_core.settings import check
 from trainers.data.formats import FORMATS
 from trainers.data.glyphs import GlyphsDataset
@@ -88,11 +88,23 @@ def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
         processor = add_tokens(model, processor, recipe.tokens())
     stage = STAGES[recipe.stage](model.train(), processor, recipe)
     if recipe.stage == "rl":  # it goes on with a whole checkpoint
-        load_parameters(stage.method, source_folder(recipe.init, runs))
+        load_parameters(stage.method, folder)
+        check_goes_on(recipe, folder)
         stage.keep_reference()
     if recipe.teacher is not None:
         stage.learn_from(load_model(source_folder(recipe.teacher, runs), dtype=dtype))
     return stage
+
+
+def check_goes_on(recipe: Recipe, folder: Path) -> None:
+    """Refuses to reinforce a checkpoint otherwise than it was taught. Raises ValueError with the remedy."""
+    name = full_name(recipe.init)
+    if not (folder / "method.json").is_file() and name not in PUBLISHED:
+        return
+    before, now = read_config(folder, name), recipe.method_config()
+    for field in ("method", "system", "convention"):
+        was, given = getattr(before, field), getattr(now, field)
+        check(was == given, f"{field} is {given!r}, but {recipe.init} was taught with {was!r}; set {field} to that.")
 
 
 def checkpoints_activations(arguments: TrainingArguments) -> bool:
