@@ -19,6 +19,7 @@ from latent_core.glyphs.model import build_model, build_tokenizer
 from latent_core.glyphs.scene import SIZE
 from latent_core.methods import build_method
 from latent_core.methods.deeplatent import SIDE
+from latent_core.model_config import read_model_config
 from latent_core.registry import FINAL
 from latent_core.settings import check
 from trainers.architectures import published
@@ -161,7 +162,7 @@ def find_source(recipe: Recipe, runs: Path) -> Source:
         for folder in (runs / name / FINAL, Path(name)):
             if (folder / "config.json").is_file():
                 tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-                return Source(Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True), tokenizer, str(folder))
+                return Source(read_model_config(folder), tokenizer, str(folder))
         if name in shapes:
             return Source(
                 shapes[name], None, f"{name} (shape only)" if name == recipe.init else f"{recipe.init}, {name}"

@@ -26,6 +26,7 @@ from latent_core.checkpoints import find, load_model, load_parameters, read_conf
 from latent_core.embedded import EMBEDDED
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.methods import build_method
+from latent_core.model_config import check_fit
 from latent_core.processor import Processor
 from latent_core.registry import FINAL, PUBLISHED, full_name
 from latent_core.settings import check
@@ -84,6 +85,7 @@ def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
     else:
         folder = source_folder(recipe.init, runs)
         model, processor = load_model(folder, dtype=dtype), Processor.load(folder)
+        check_fit(model.config, processor, recipe.init)
     if recipe.method != "text":
         processor = add_tokens(model, processor, recipe.tokens())
     stage = STAGES[recipe.stage](model.train(), processor, recipe)
