@@ -53,6 +53,7 @@ def test_the_table_of_what_stages_read_names_fields_that_exist():
         ("method=text", "method is 'text', which has no latents for stage latent"),
         ("method=monett", "Unknown method 'monett'"),
         ("method=deeplatent", "options lacks the field width"),
+        ("method_options={head: mlp}", "options are {'head': 'mlp'}, but method 'monet' has none"),
     ],
 )
 def test_a_method_that_a_stage_cannot_teach_is_refused(override, words):
@@ -129,3 +130,129 @@ def test_a_wrong_way_of_decoding_is_named(override, words):
 )
 def test_recipes_that_ship_say_how_long_answers_are(name, tokens):
     assert load_recipe(name, [])[0].method_config().sampling.max_new_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("mixture=find", "^mixture is 'find'; it gives names their numbers, as {name: 1}"),
+        ("mixture=[find]", "^mixture is \\['find'\\]; it gives"),
+        ("mixture={find: many}", "^mixture is {'find': 'many'}; it gives"),
+        ("mixture={find: .inf}", "^mixture is {'find': inf}; it gives"),
+        ("mixture={1: 1}", "^mixture is {1: 1}; it gives"),
+        ("mixture.find=true", "^mixture is {'find': True, .*; it gives names"),
+        ("stop_at=0.9", "^stop_at is 0.9; it gives"),
+        ("monet=4", "^monet is 4; it holds fields such as observation_factor"),
+        ("monet=[align_weight]", "^monet is .*; it holds fields"),
+        ("monet.align_weight=.nan", "^monet.align_weight is nan; it must be a number of at least 0"),
+        ("monet.align_weight=[2]", "^monet.align_weight is \\[2\\]; it must be a number"),
+        ("monet.aux_self=yess", "^monet.aux_self is 'yess'; it must be true or false"),
+        ("monet.align_axis=[hidden]", "^monet.align_axis is .*; choose one of hidden, token"),
+        ("data=files", "^data is 'files'; it holds fields such as format"),
+        ("data.files=rows.json", "^data.files is 'rows.json'; it must list paths"),
+        ("method=[monet]", "^method is \\['monet'\\]; it must be text"),
+        ("method_options=mlp", "^method_options is 'mlp'; it must hold fields"),
+        ("name=2024-01-01", "^name is datetime.date.*; it must be text"),
+        ("name=''", "^name is empty"),
+        ("init=[a, b]", "^init is \\['a', 'b'\\]; it must be text, or null"),
+        ("system={a: 1}", "^system is {'a': 1}; it must be text, or null"),
+        ("stage=[monet3]", "^stage is \\['monet3'\\]; choose one of"),
+        ("stage=null", "^stage is None; choose one of"),
+        ("rule=null", "^rule is None; choose one of everything"),
+        ("train_vision=1", "^train_vision is 1; it must be true or false"),
+        ("latents_default=8.5", "^latents_default is 8.5; it must be a whole number"),
+        ("latents_default=true", "^latents_default is True; it must be a whole number"),
+        ("everything_share=half", "^everything_share is 'half'; it must be a number"),
+        ("val_size=0", "^val_size is 0"),
+        ("per_device_train_batch_size=0", "^per_device_train_batch_size is 0; at least 1 is needed"),
+        ("per_device_train_batch_size=-4", "^per_device_train_batch_size is -4; at least 1 is needed"),
+        ("per_device_eval_batch_size=0", "^per_device_eval_batch_size is 0; at least 1 is needed"),
+        ("gradient_accumulation_steps=0", "^gradient_accumulation_steps is 0; at least 1 is needed"),
+        ("per_device_train_batch_size=1.5", "^per_device_train_batch_size is 1.5; it must be a whole number"),
+        ("per_device_train_batch_size=true", "^per_device_train_batch_size is True; it must be a whole number"),
+        ("per_device_train_batch_size=[8]", "^per_device_train_batch_size is \\[8\\]; it must be a whole number"),
+        ("logging_steps=0", "^logging_steps is 0; at least 1"),
+        ("eval_steps=0", "^eval_steps is 0.0; at least 1"),
+        ("learning_rate=.inf", "^learning_rate is inf; it must be a number"),
+        ("learning_rate=-1e-3", "^learning_rate is -0.001; it must be at least 0"),
+        ("seed=-1", "^seed is -1; it must be at least 0"),
+        ("bf16=maybe", "^bf16 is 'maybe'; it must be true or false"),
+        ("lr_scheduler_type=fast", "^lr_scheduler_type is 'fast'; choose one of linear, cosine"),
+        ("eval_strategy=3", "^eval_strategy is 3; it must be text"),
+        ("optim=[adamw_torch]", "^optim is \\['adamw_torch'\\]; it must be text"),
+        ("output_dir=3", "^output_dir is 3; it must be text"),
+        ("accelerator_config=3", "^accelerator_config is 3; it must be fields or text"),
+        ("mixture={find: 1", "^'mixture={find: 1' is not valid YAML: .*line 1, column"),
+        ("mixture=find: 1}", "^mixture is {'find': '1}'}; it gives"),
+        ("mixture=}", "^'mixture=}' is not valid YAML"),
+        ("data.files=[a, b", "^'data.files=\\[a, b' is not valid YAML"),
+        ("name='open", "is not valid YAML: .*found unexpected end of stream"),
+        ("name=*anchor", "is not valid YAML: .*undefined alias"),
+        ("name=2024-02-31", "cannot be read: day is out of range"),
+        ("max_steps.more=3", "^'max_steps.more=3' sets a field of max_steps, which is "),
+        ("monet.align_weight.x=3", "sets a field of monet.align_weight, which is "),
+        ("=3", "^'=3' is no override"),
+        ("monet.=3", "is no override"),
+        ("mixture..find=3", "is no override"),
+    ],
+)
+def test_a_field_of_the_wrong_shape_is_named(override, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        load_recipe("glyph-monet", [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"mixture: {find: 1", "is not valid YAML: .*line 1"),
+        (b"name: a\n\tstage: text", "is not valid YAML"),
+        (b"name: \xff\xfe", "is not valid YAML"),
+        (b"- name", "holds no fields"),
+        (b"", "holds no fields"),
+        (b"name: a\n---\nname: b", "is not valid YAML"),
+        (b"1: 2\nname: a", "Unknown field 1 in the recipe"),
+        (b"name: a\ndescription: b.\nstage: text", "A recipe learns either from `mixture`"),
+        (b"name: a\ndescription: b.\nstage: text\nmixture:", "mixture is None; it gives names"),
+        (b"name: a\ndescription: b.\nstage: text\nmixture: {find: 1}\nmonet:", "monet is None; it holds fields"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_named(text, words, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        load_recipe(str(file), [])
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_may_be_written_with_an_exponent_everywhere():
+    given = [
+        "monet.align_weight=1e-1",
+        "learning_rate=1e-3",
+        "everything_share=5E-1",
+        "max_steps=1e3",
+        "mixture.find=2e0",
+    ]
+    recipe, arguments = load_recipe("glyph-monet", given)
+    assert (recipe.monet.align_weight, recipe.everything_share, recipe.mixture["find"]) == (0.1, 0.5, 2.0)
+    assert (arguments.learning_rate, arguments.max_steps) == (1e-3, 1000)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rl.max_new_tokens=0", "^rl: max_new_tokens is 0"),
+        ("rl.top_p=0", "^rl: top_p is 0"),
+        ("rl.max_blocks=65", "^rl: max_blocks is 65"),
+        ("rl.sigma=0", "^rl.sigma is 0"),
+        ("rl.easy=2", "^rl.easy is 2"),
+        ("rl.rewards={}", "^rl.rewards is empty"),
+        ("rl.rewards=accuracy", "^rl.rewards is 'accuracy'; it gives names their numbers"),
+        ("judge.timeout=0", "^judge.timeout is 0"),
+        ("judge.workers=0", "^judge.workers is 0"),
+        ("judge.url=8000", "^judge.url is 8000; it must be text"),
+    ],
+)
+def test_settings_of_reinforcement_that_cannot_work_are_named(override, words):
+    with pytest.raises(ValueError, match=words):
+        load_recipe("glyph-monet-rl", [override])

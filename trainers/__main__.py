@@ -6,6 +6,7 @@ from typing import get_args
 
 import yaml
 
+from latent_core.settings import check
 from trainers.options import DataFormat
 from trainers.plan import GPUS
 from trainers.recipe import load_recipe, recipes
@@ -20,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.overrides += rest
     try:
+        _check_counts(options)
         match options.command:
             case "list":
                 for name, path in recipes().items():
@@ -93,6 +95,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _check_counts(options: argparse.Namespace) -> None:
+    """Refuses counts that nothing can be measured with, before anything is loaded or trained."""
+    least = {"n": 1 if options.command == "data" else 2, "batch": 1, "gpus": 1, "seed": 0}
+    for name, fewest in least.items():
+        given = getattr(options, name, None)
+        check(given is None or given >= fewest, f"--{name} is {given}; it must be at least {fewest}.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,19 +1,21 @@
 """A run is one complete YAML file. Its fields are a Recipe's or a transformers.TrainingArguments'; nothing else."""
 
 import difflib
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from latent_core import glyphs
 from latent_core.config import Convention, LatentRange, MethodConfig, Sampling
 from latent_core.methods import build_method
 from latent_core.records import from_json
-from latent_core.settings import MAX_LATENTS, Rule, check
+from latent_core.settings import MAX_LATENTS, Rule, check, short
+from trainers.arguments import NAMES, build_arguments, read_arguments
 from trainers.options import (
     NESTED,
     CapOptions,
@@ -24,6 +26,7 @@ from trainers.options import (
     MonetOptions,
     RlOptions,
     ValrOptions,
+    check_types,
 )
 from trainers.rl.variants import check_variant
 
@@ -130,6 +133,8 @@ class Recipe:
     """The TrainingArguments that the recipe names; filled in by `parse`."""
 
     def __post_init__(self) -> None:
+        check_types(self)
+        check(bool(self.name.strip()), "name is empty; the run's folder is called by it.")
         for family, weight in self.mixture.items():
             glyphs.answers(family)
             check(weight > 0, f"mixture.{family} is {weight}; a weight is a positive number.")
@@ -137,16 +142,9 @@ class Recipe:
             bool(self.mixture) != bool(self.data.files),
             "A recipe learns either from `mixture` (at least one Glyphs family with its weight) or from `data.files`.",
         )
-        check(self.dtype in ("float32", "bfloat16"), f"dtype is {self.dtype!r}; choose one of float32, bfloat16.")
         for family, value in self.stop_at.items():
             check(family in self.mixture, f"stop_at names {family!r}, which is not in the mixture.")
             check(0 < value <= 1, f"stop_at.{family} is {value}; an accuracy is above 0 and at most 1.")
-        check(self.stage in get_args(Stage), f"stage is {self.stage!r}; choose one of {', '.join(get_args(Stage))}.")
-        check(
-            self.convention in get_args(Convention),
-            f"convention is {self.convention!r}; choose one of {', '.join(get_args(Convention))}.",
-        )
-        check(self.rule in get_args(Rule), f"rule is {self.rule!r}; choose one of {', '.join(get_args(Rule))}.")
         check(
             1 <= self.latents_min <= self.latents_max <= MAX_LATENTS,
             f"latents_min is {self.latents_min} and latents_max {self.latents_max}; "
@@ -161,6 +159,7 @@ class Recipe:
             needs_teacher == (self.teacher is not None),
             f"teacher is {self.teacher!r} in a {self.stage} stage; {', '.join(TAUGHT)} need one, others have none.",
         )
+        check(self.val_size > 0, "val_size is 0; validation takes at least 1 sample, or eval_strategy: no.")
         check(0 <= self.everything_share <= 1, f"everything_share is {self.everything_share}; it is a share, 0 to 1.")
 
     def tokens(self) -> tuple[str, ...]:
@@ -202,46 +201,61 @@ def load_recipe(source: str, overrides: list[str]) -> tuple[Recipe, TrainingArgu
         near = difflib.get_close_matches(source, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"There is no recipe {source!r}.{hint} Known: {', '.join(known)}; or give a YAML file.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}.") from error
+    values = _read(path.read_bytes(), str(path))
     check(isinstance(values, dict), f"{path} holds no fields; a recipe is a list of `field: value` lines.")
     for item in overrides:
         name, equals, text = item.removeprefix("--").partition("=")
-        check(bool(equals), f"{item!r} is no override; write field=value, for example learning_rate=1e-3.")
-        target = values
         *parents, leaf = name.split(".")
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[leaf] = yaml.safe_load(text)
+        good = bool(equals) and all((*parents, leaf))
+        check(good, f"{short(item)} is no override; write field=value, for example learning_rate=1e-3.")
+        target = values
+        for depth, parent in enumerate(parents, start=1):
+            if target.get(parent) is None:
+                target[parent] = {}
+            target = target[parent]
+            holds = isinstance(target, dict)
+            check(holds, f"{short(item)} sets a field of {'.'.join(parents[:depth])}, which is {short(target)}.")
+        target[leaf] = _read(text.encode(), short(item))
     return parse(values)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, in which 1e-3 is a number, too."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _read(text: bytes, what: str) -> object:
+    """What stands in YAML. Raises ValueError that says where it is none, such as at a bracket that nothing closes."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except ValueError as error:  # 2024-02-31 is a date that there never was
+        raise ValueError(f"{what} cannot be read: {error}; put quotes around text.") from error
 
 
 def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
     """Fields → typed dataclasses; every unknown field is an error that names the nearest known one."""
     ours = {item.name for item in fields(Recipe)} - {"training"}
-    known = ours | {item.name for item in fields(TrainingArguments)}
-    _check_names(values, known, "the recipe")
+    _check_names(values, ours | NAMES, "the recipe")
     values, nested = dict(values), []
     for name, kind in NESTED.items():
         if name in values:
             given, inner = values[name], [item.name for item in fields(kind)]
-            check(isinstance(given, dict), f"{name} is {given!r}; it holds fields such as {inner[0]}.")
+            check(isinstance(given, dict), f"{name} is {short(given)}; it holds fields such as {inner[0]}.")
             _check_names(given, set(inner), name)
             nested += [f"{name}.{inside}" for inside in given]
             values[name] = from_json(kind, given, name) if kind is Sampling else kind(**given)
     for missing in ("name", "description", "stage"):
         check(missing in values, f"The recipe lacks the field {missing!r}.")
-    check(values["stage"] in READ, f"stage is {values['stage']!r}; choose one of {', '.join(READ)}.")
-    _check_read(values["stage"], nested)
-    for item in fields(TrainingArguments):
-        if item.name in values and type(item.default) in (int, float):
-            values[item.name] = _number(item.name, values[item.name], type(item.default))
-    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
-        if values.get(name) is False:  # YAML 1.1 reads no as false
-            values[name] = "no"
-    given = {name: value for name, value in values.items() if name not in ours}
+    stage = values["stage"]
+    check(isinstance(stage, str) and stage in READ, f"stage is {short(stage)}; choose one of {', '.join(READ)}.")
+    _check_read(stage, nested)
+    given = read_arguments({name: value for name, value in values.items() if name not in ours})
     defaults = {
         "output_dir": f"runs/{values['name']}",
         "remove_unused_columns": False,
@@ -251,11 +265,8 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
         "dataloader_drop_last": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    try:
-        recipe = Recipe(**{name: value for name, value in values.items() if name in ours}, training=given)
-        (arguments,) = HfArgumentParser((TrainingArguments,)).parse_dict(defaults | given)
-    except TypeError as error:
-        raise ValueError(f"A field of the recipe has the wrong type: {error}.") from error
+    recipe = Recipe(**{name: value for name, value in values.items() if name in ours}, training=given)
+    arguments = build_arguments(defaults | given)
     _check_method(recipe)
     return recipe, arguments
 
@@ -289,17 +300,6 @@ def _check_read(stage: Stage, given: list[str]) -> None:
 def _check_names(values: dict[str, object], known: set[str], where: str) -> None:
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(str(name), known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"Unknown field {name!r} in {where}.{hint}")
-
-
-def _number(name: str, value: object, kind: type) -> int | float:
-    """A number as `kind` says; YAML 1.1 reads 1e-3 as text, which is a number all the same."""
-    try:
-        number = float(value) if isinstance(value, str) else value
-        if isinstance(number, (int, float)) and (kind is float or number == int(number)):
-            return kind(number)
-    except ValueError:
-        pass
-    raise ValueError(f"{name} is {value!r}; it must be {'a whole number' if kind is int else 'a number'}.")
+            raise ValueError(f"Unknown field {short(name)} in {where}.{hint}")

@@ -228,6 +228,7 @@ class DeepLatent(LatentMethod):
     """A grid of latents in one forward."""
 
     name = "deeplatent"
+    has_options = True
     caps = True
     most_blocks = 5
 
