@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--public",
         action="store_true",
-        help="for visitors whom nobody knows: tighter limits, no routes and files beyond what the page needs",
+        help="for visitors you do not know: tighter limits, and no routes or files but those that the page needs",
     )
     options = parser.parse_args(arguments)
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     names = list(dict.fromkeys([*given, *offered()]))
     if not names:
-        print("No checkpoint is here: run `make glyphs`, or name one with --model.", file=sys.stderr)
+        print("There is no checkpoint here: run `make glyphs`, or name one with --model.", file=sys.stderr)
         return 2
     runner = Runner(names, _load, others=available(), folders=given)
     runner.preload(names[0])

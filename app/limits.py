@@ -66,11 +66,11 @@ class Limits:
         """Raises ValueError for settings above what this instance gives; the checkpoint checks the rest."""
         for name, most in {"max_new_tokens": self.tokens, "max_blocks": self.blocks, "latents": self.latents}.items():
             asked, called = settings.get(name, 0), "K" if name == "latents" else name
-            check(asked <= most, f"{called} is {asked}, but at most {most} is given here; choose a smaller number.")
+            check(asked <= most, f"{called} is {asked}, but at most {most} is allowed here; choose a smaller number.")
 
     def check_question(self, question: object) -> str:
         """The question, if it is one. Raises ValueError with a sentence otherwise."""
-        check(isinstance(question, str), "The question is no text; write one.")
+        check(isinstance(question, str), "The question is not text; write one.")
         assert isinstance(question, str)
         check(
             len(question) <= self.question,
@@ -86,9 +86,9 @@ class Limits:
     def kept(self) -> str:
         """What becomes of a visitor's data, in a sentence for the page."""
         return (
-            "What you upload and your runs stay on this server, are shown to nobody else and train nothing. Runs are "
-            "deleted when you close or reload the page; images, and all that is left, "
-            f"{_span(self.keep_seconds)} after they came."
+            "What you upload and your runs stay on this server, are shown to nobody else and are not used for "
+            "training. Runs are deleted when you close or reload the page; images, and whatever else is left, "
+            f"{_span(self.keep_seconds)} after they arrived."
         )
 
 

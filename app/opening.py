@@ -48,7 +48,7 @@ def open_trace(path: object) -> Trace:
         [trace.question, trace.system, trace.settings, trace.source, start, trace.steps, trace.finish]
     ):
         _check_value(value)
-    check(all(step.seconds >= 0 for step in trace.steps), "The run took less than no time.")
+    check(all(step.seconds >= 0 for step in trace.steps), "A step of the run took less than no time.")
     check(all(token.logprob <= 1e-3 for token in trace.tokens), "The run holds a probability above 1.")
     return trace
 

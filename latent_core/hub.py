@@ -67,7 +67,7 @@ def fetch(repository: str, subfolder: str = "") -> Path:
     try:
         listed = HfApi().model_info(repository, files_metadata=True)
     except HFValidationError as error:
-        raise ValueError(f"{repository!r} is no name of a repository: {_first_line(error)}.") from error
+        raise ValueError(f"{repository!r} is not the name of a repository: {_first_line(error)}.") from error
     except (HTTPError, OSError) as error:
         if not _is_stranger(error) and isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
             raise ValueError(_refusal(repository, error)) from error

@@ -34,8 +34,8 @@ def read_model_config(folder: Path) -> Qwen2_5_VLConfig:
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no JSON: {error}.") from error
-    check(isinstance(values, dict), f"{where} is no JSON object of named fields.")
+        raise ValueError(f"{where} is not JSON: {error}.") from error
+    check(isinstance(values, dict), f"{where} is not a JSON object of named fields.")
     kind = values.get("model_type") or MODEL_TYPE
     check(kind == MODEL_TYPE, f"{where} is that of a {kind!r}; only Qwen2.5-VL ({MODEL_TYPE}) can be loaded.")
     for part, fields in _parts(values, where):
@@ -82,7 +82,7 @@ def _parts(values: dict[str, object], where: str) -> Iterator[tuple[str, dict[st
     yield "", values
     for part in PARTS:
         fields = values.get(part) or {}
-        check(isinstance(fields, dict), f"{part} in {where} is no object of named fields.")
+        check(isinstance(fields, dict), f"{part} in {where} is not an object of named fields.")
         yield f" ({part})", fields
 
 

@@ -253,12 +253,12 @@ def _image_settings(folder: Path) -> tuple[str, dict[str, object]]:
             continue
         with _named(ValueError, f"{file} in {folder.name} cannot be read"):
             settings = json.loads((folder / file).read_text(encoding="utf-8"))
-        check(isinstance(settings, dict), f"{file} in {folder.name} is no JSON object of named fields.")
+        check(isinstance(settings, dict), f"{file} in {folder.name} is not a JSON object of named fields.")
         if inside is None:
             return file, settings
         if inside in settings:  # older ones have a chat template alone
             nested = settings[inside]
-            check(isinstance(nested, dict), f"{inside} of {file} in {folder.name} is no object of named fields.")
+            check(isinstance(nested, dict), f"{inside} of {file} in {folder.name} is not an object of named fields.")
             return file, nested
     raise ValueError(f"{folder.name} has no preprocessor_config.json, and no processor_config.json in its place.")
 

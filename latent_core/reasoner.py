@@ -20,7 +20,7 @@ from latent_core.feed import Feed
 from latent_core.methods import LatentMethod
 from latent_core.processor import DEFAULT_SYSTEM, Detokenizer, Processor, Prompt
 from latent_core.records import nearest
-from latent_core.settings import Settings, check, plain, short
+from latent_core.settings import Settings, check, counted, plain, short
 from latent_core.trace import Source, Trace
 
 MAX_QUESTION = 4000
@@ -158,8 +158,8 @@ class Reasoner:
     def prompt(self, images: Images, question: str) -> Prompt:
         """The checkpoint's model inputs for a question. Raises ValueError for what cannot be asked."""
         pictures = _pictures(images)
-        check(isinstance(question, str), f"The question is {short(question)}, which is no text; write one.")
-        check(bool(pictures), "There is no image; add one, the question is about it.")
+        check(isinstance(question, str), f"The question is {short(question)}, which is not text; write one.")
+        check(bool(pictures), "There is no image; add the one that the question is about.")
         check(len(pictures) <= MAX_IMAGES, f"{len(pictures)} images were given; ask about at most {MAX_IMAGES}.")
         check(bool(question.strip()), "The question is empty; write one.")
         check(
@@ -167,7 +167,7 @@ class Reasoner:
             f"The question has {len(question):,} characters; at most {MAX_QUESTION:,} are accepted. Shorten it.",
         )
         lone = [letter for letter in question if "\ud800" <= letter <= "\udfff"]
-        check(not lone, "The question holds half a character (a lone surrogate), which is no text; delete it.")
+        check(not lone, "The question holds half a character (a lone surrogate), which is not text; delete it.")
         return self.processor(pictures, question, self.config.system)
 
     def _decode(
@@ -210,7 +210,10 @@ class Reasoner:
         """One dictionary per row: lists are spread, everything else is repeated."""
         for name, value in values.items():
             if isinstance(value, (list, tuple)):
-                check(len(value) == rows, f"{name} has {len(value)} values for {rows} questions; give one for each.")
+                check(
+                    len(value) == rows,
+                    f"{name} has {counted(len(value), 'value')} for {counted(rows, 'question')}; give one for each.",
+                )
         return [
             {name: value[row] if isinstance(value, (list, tuple)) else value for name, value in values.items()}
             for row in range(rows)

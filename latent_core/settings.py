@@ -33,6 +33,11 @@ def short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 value`, `2 values`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def plain(value: object, kind: type[int] | type[float]) -> object:
     """Numbers of other kinds, such as NumPy's, as Python's own; everything else as it is, truth values included."""
     wanted = numbers.Integral if kind is int else numbers.Real

@@ -276,7 +276,7 @@ def test_reinforcement_can_be_planned(recipe, format, tmp_path, capsys):
     without = main(["run", recipe, "--dry-run", "--config", ZERO2, *given, "rl.kl=0"])
     assert without == 0 and "reference" not in capsys.readouterr().out
     assert main(["run", recipe, "--dry-run", "--config", "trainers/accelerate/zero3.yaml", *given]) == 2
-    assert "gathers parameters for its rollouts, which it can under FSDP2" in capsys.readouterr().err
+    assert "gathers parameters for its rollouts, which it can do under FSDP2" in capsys.readouterr().err
 
 
 def test_rows_to_reinforce_are_as_long_as_a_response_may_be():

@@ -79,7 +79,7 @@ def test_an_answer_of_the_hub_itself_is_no_strangers(served):
 
 
 def test_a_name_that_no_repository_has_is_a_sentence(served):
-    with pytest.raises(ValueError, match="'a--b/c' is no name of a repository: .*[^.]\\.$"):
+    with pytest.raises(ValueError, match="'a--b/c' is not the name of a repository: .*[^.]\\.$"):
         hub.fetch("a--b/c")
 
 

@@ -82,7 +82,7 @@ ATTENTION = "but the program brings its own attention; delete that field"
         ({"model_type": "qwen3_vl"}, "is that of a 'qwen3_vl'"),
         ({"image_token_id": 3}, "<\\|image_pad\\|> id 5, but its config.json has image_token_id 3"),
         ({"vision_config": []}, "config.json of tiny cannot be used"),
-        ({"text_config": [1]}, "text_config in config.json of tiny is no object"),
+        ({"text_config": [1]}, "text_config in config.json of tiny is not an object"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_named_at_start(folder, fields, words):

@@ -120,7 +120,7 @@ def plan(
     lengths = [length(example, recipe, source) for example in rows]
     longest = max(max(row.student, row.teacher) for row in lengths)
     context = source.config.text_config.max_position_embeddings
-    check(longest <= context, f"A row has {longest} tokens, the model's context {context}; lower caps.total.")
+    check(longest <= context, f"A row has {longest} tokens, but the model's context {context}; lower caps.total.")
     model = with_method(shape(source.config, train_vision=recipe.train_vision), recipe)
     b = 2 if recipe.dtype == "bfloat16" else 4
     load = micro_batch(lengths, arguments.per_device_train_batch_size, recipe, model.vocabulary)

@@ -134,7 +134,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check(bool(self.name.strip()), "name is empty; the run's folder is called by it.")
+        check(bool(self.name.strip()), "name is empty; the run's folder is named after it.")
         for family, weight in self.mixture.items():
             glyphs.answers(family)
             check(weight > 0, f"mixture.{family} is {weight}; a weight is a positive number.")
@@ -159,7 +159,7 @@ class Recipe:
             needs_teacher == (self.teacher is not None),
             f"teacher is {self.teacher!r} in a {self.stage} stage; {', '.join(TAUGHT)} need one, others have none.",
         )
-        check(self.val_size > 0, "val_size is 0; validation takes at least 1 sample, or eval_strategy: no.")
+        check(self.val_size > 0, "val_size is 0; validation takes at least 1 sample; eval_strategy: no does without.")
         check(0 <= self.everything_share <= 1, f"everything_share is {self.everything_share}; it is a share, 0 to 1.")
 
     def tokens(self) -> tuple[str, ...]:

@@ -119,7 +119,7 @@ def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
     check(arguments.max_steps > 0, f"max_steps is {arguments.max_steps}; a run needs at least 1.")
     check(
         arguments.warmup_steps <= arguments.max_steps,
-        f"warmup_steps is {arguments.warmup_steps}, the whole run {arguments.max_steps} steps; warm up for fewer.",
+        f"warmup_steps is {arguments.warmup_steps}, but the run has {arguments.max_steps} steps; warm up for fewer.",
     )
     if recipe.stage == "rl":
         saves, updates = arguments.save_strategy != "no", recipe.rl.updates

@@ -17,7 +17,7 @@ import httpx
 
 from latent_core import answers
 from latent_core.example import Example
-from latent_core.settings import check, short
+from latent_core.settings import check, counted, short
 from trainers.options import JudgeOptions
 from trainers.rl.matching import same
 from trainers.rl.rollouts import Rollout
@@ -51,7 +51,7 @@ class Judge:
         try:
             httpx.URL(options.url)
         except httpx.InvalidURL as error:
-            raise ValueError(f"judge.url is {short(options.url)}, which is no address: {error}.") from error
+            raise ValueError(f"judge.url is {short(options.url)}, which is not an address: {error}.") from error
         self._client = httpx.Client(headers=headers, timeout=options.timeout)
         self._cache = Path(options.cache)
         self._known: dict[str, bool] = {}
@@ -128,6 +128,7 @@ class Judge:
                 return word == "yes"
             problem = f"it said {str(said)[:200]!r}, neither YES nor NO"
         raise JudgeFailed(
-            f"The judge {options.model!r} at {options.url} gave no verdict on {example.name} in {options.retries + 1} "
-            f"tries ({problem}). The run stops before its step; start it again to go on from its last checkpoint."
+            f"The judge {options.model!r} at {options.url} gave no verdict on {example.name} in "
+            f"{counted(options.retries + 1, 'attempt')} ({problem}). The run stops before its step; start it again to "
+            "go on from its last checkpoint."
         )
