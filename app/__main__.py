@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--public",
         action="store_true",
-        help="for visitors whom nobody knows: tighter limits, no routes and files beyond what the page needs",
+        help="for visitors you do not know: tighter limits, and no routes or files but those that the page needs",
     )
     options = parser.parse_args(arguments)
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     names = list(dict.fromkeys([*given, *offered()]))
     if not names:
-        print("No checkpoint is here: run `make glyphs`, or name one with --model.", file=sys.stderr)
+        print("There is no checkpoint here: run `make glyphs`, or name one with --model.", file=sys.stderr)
         return 2
     runner = Runner(names, _load, others=available(), folders=given)
     runner.preload(names[0])
@@ -66,9 +66,9 @@ def prepared(name: str) -> dict[str, str]:
     """What a checkpoint is called, and what it is loaded by: the folder of one that lies on this machine.
 
     Fetches it if need be, and says what it is and where it will run. Raises ValueError for one that cannot be had or
-    that this machine has no memory for, and for one whose method is not known.
+    that this machine has no memory for, and for one whose files do not fit together.
     """
-    from latent_core.checkpoints import find, planned, read_config
+    from latent_core.checkpoints import find, planned, read_parts
     from latent_core.registry import PUBLISHED, full_name
 
     called = full_name(name)
@@ -79,7 +79,7 @@ def prepared(name: str) -> dict[str, str]:
     with _interrupted_at_once():
         print(planned(source).reason)
         folder = find(source)
-    read_config(folder, called)
+    read_parts(folder, called)
     return {called: str(folder) if Path(source).is_dir() else source}
 
 

@@ -78,7 +78,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
     def scene(family: str, seed: int) -> tuple[Image.Image, dict[str, Any]]:
         """A Glyphs scene of the test split: image, and question, answer, family, seed. A negative seed draws one."""
         if type(seed) is not int or seed >= MOST_SEEDS:
-            raise ValueError(f"The seed is no whole number below {MOST_SEEDS}; choose another.")
+            raise ValueError(f"The seed is not a whole number from 0 to {MOST_SEEDS - 1}; choose another.")
         images, question, identity = new_scene(family, None if seed < 0 else seed)
         example = glyphs.sample(family, identity["seed"], split="test")
         return images[0], {"question": question, "answer": example.answer, **identity}
@@ -108,7 +108,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         """Who looks into a region (shares of the image, 0…1): words and latents by attention and by raw cosine."""
         runner.looks.take(session_of(request))
         if any(value is None for value in (image, x0, y0, x1, y1, level, layer, head)):
-            raise ValueError("A number of the region is empty; give all of them.")
+            raise ValueError("A number of the region is missing; give all four.")
         box = (x0, y0, x1, y1)
         return region_ranks(
             open_trace(trace), image=image, box=box, level=level, centred=False, layer=layer, head=head

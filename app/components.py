@@ -89,7 +89,7 @@ def paths(files: object) -> list[str]:
     if files is None:
         return []
     if not isinstance(files, (list, tuple)) or not all(isinstance(file, dict) for file in files):
-        raise ValueError("The images are no list of uploaded files; upload them again.")
+        raise ValueError("The images are not a list of uploaded files; upload them again.")
     return [inside(file.get("path")) for file in files]
 
 
@@ -99,7 +99,7 @@ def inside(path: object) -> str:
     The answer is the same for a file elsewhere that exists and for one that does not.
     """
     folder = Path(get_upload_folder()).resolve()
-    refused = ValueError("A file was not uploaded to this page, or is not kept any more; upload it again.")
+    refused = ValueError("A file was not uploaded to this page, or is no longer kept; upload it again.")
     if not isinstance(path, str):
         raise refused
     try:

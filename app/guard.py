@@ -204,7 +204,7 @@ def _check_json(body: bytes, *, addresses: bool) -> None:
     try:
         pending: Iterable[object] = [json.loads(body)]
     except (ValueError, RecursionError) as problem:
-        raise Refused(400, "The request is no JSON that can be read.") from problem
+        raise Refused(400, "The request is not JSON that can be read.") from problem
     for _ in range(MAX_NESTING):
         inner: list[object] = []
         for value in pending:
@@ -219,7 +219,7 @@ def _check_json(body: bytes, *, addresses: bool) -> None:
             elif isinstance(value, int) and abs(value) >= 2**63:
                 raise Refused(400, "The request holds a number above 2^63.")
             elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-                raise Refused(400, "The request holds half a character (a lone surrogate), which is no text.")
+                raise Refused(400, "The request holds half a character (a lone surrogate), which is not text.")
         if not inner:
             return
         pending = inner

@@ -146,7 +146,7 @@ class Handlers:
         except ValueError as problem:
             return {"problem": sentence(problem)}
         except (TypeError, KeyError, OverflowError):
-            return {"problem": "That is no region of a run; paint one on its image."}
+            return {"problem": "That is not a region of a run; paint one on its image."}
         return {
             "run": str(asked["run"]),
             "box": list(box),
@@ -292,7 +292,7 @@ class Comparing:
         session, id, changes = session_of(request), _asked(event).get("id"), _asked(event).get("changes")
         try:
             if not isinstance(changes, dict):
-                raise ValueError("No setting was named that should change.")
+                raise ValueError("Name the setting that should change.")
             kept = run_again(self.runner, self.history, session, id, changes)
         except ValueError as problem:
             return self._listed(request, {"problem": sentence(problem)})

@@ -75,7 +75,7 @@ class History:
         for kept in self.runs(session):
             if kept.id == id and kept.path.exists():
                 return kept
-        raise ValueError("That run is not kept any more; run the question again.")
+        raise ValueError("That run is no longer kept; ask the question again.")
 
     def open(self, session: str, id: object) -> Trace:
         """The trace of a run. Raises ValueError where it is not kept or its file is gone."""

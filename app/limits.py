@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latent_core.images import MAX_PIXELS
-from latent_core.settings import MAX_LATENTS, check
+from latent_core.settings import MAX_LATENTS, MAX_TOKENS, check
 
 MAX_NAME = 64
 """Characters of a session's name, which the visitor's program chooses; Gradio's own have 11."""
@@ -33,8 +33,8 @@ class Limits:
     """Width × height of an uploaded image."""
     question: int = 4000
     """Characters of a question."""
-    tokens: int = 8192
-    """Tokens and latents of a response."""
+    tokens: int = MAX_TOKENS
+    """Tokens of a response; latents are limited by the next two."""
     blocks: int = 64
     """Blocks of a response."""
     latents: int = MAX_LATENTS
@@ -66,11 +66,11 @@ class Limits:
         """Raises ValueError for settings above what this instance gives; the checkpoint checks the rest."""
         for name, most in {"max_new_tokens": self.tokens, "max_blocks": self.blocks, "latents": self.latents}.items():
             asked, called = settings.get(name, 0), "K" if name == "latents" else name
-            check(asked <= most, f"{called} is {asked}, but at most {most} is given here; choose a smaller number.")
+            check(asked <= most, f"{called} is {asked}, but at most {most} is allowed here; choose a smaller number.")
 
     def check_question(self, question: object) -> str:
         """The question, if it is one. Raises ValueError with a sentence otherwise."""
-        check(isinstance(question, str), "The question is no text; write one.")
+        check(isinstance(question, str), "The question is not text; write one.")
         assert isinstance(question, str)
         check(
             len(question) <= self.question,
@@ -86,9 +86,9 @@ class Limits:
     def kept(self) -> str:
         """What becomes of a visitor's data, in a sentence for the page."""
         return (
-            "What you upload and your runs stay on this server, are shown to nobody else and train nothing. Runs are "
-            "deleted when you close or reload the page; images, and all that is left, "
-            f"{_span(self.keep_seconds)} after they came."
+            "What you upload and your runs stay on this server, are shown to nobody else and are not used for "
+            "training. Runs are deleted when you close or reload the page; images, and whatever else is left, "
+            f"{_span(self.keep_seconds)} after they arrived."
         )
 
 
@@ -98,10 +98,10 @@ OWN = Limits()
 PUBLIC = Limits(
     pixels=25_000_000,  # 75 MB decoded, for each of the runs at once
     question=2000,
-    tokens=512,  # the embedded models need 130
+    tokens=512,  # the embedded models need fewer than 130
     blocks=16,
     latents=64,  # the embedded models' largest grid has 36
-    run_seconds=60.0,  # 512 tokens at the slow speed take 21 s
+    run_seconds=60.0,  # 512 tokens at the slow speed take 21 s, the most latents 41 s
     runs_a_minute=30,  # a run at the slow speed takes 2 s, and dragging K starts a few
     looks_a_minute=60,
     all_runs=2000,

@@ -11,15 +11,15 @@ from dataclasses import fields, is_dataclass
 import torch
 
 from app.components import inside
-from latent_core.settings import MAX_LATENTS, check
+from latent_core.settings import MAX_LATENTS, MAX_TOKENS, check
 from latent_core.trace import Trace
 
 MOST_IMAGES = 16
 """As many as a model may be asked about from Python, see latent_core/reasoner.py."""
-MOST_STEPS = 8192
-"""Tokens and latents, as in Settings.max_new_tokens."""
 MOST_IN_BLOCKS = 2048
 """Latents in all blocks together, MAX_LATENTS in each: their cosine matrices have 1.2 million numbers then."""
+MOST_STEPS = MAX_TOKENS + MOST_IN_BLOCKS
+"""Tokens and latents."""
 MOST_GLOWS = 4_000_000
 """Latents × image tokens, of each of which the page is sent a number; 128 latents on 8,192 tokens need a million."""
 
@@ -48,7 +48,7 @@ def open_trace(path: object) -> Trace:
         [trace.question, trace.system, trace.settings, trace.source, start, trace.steps, trace.finish]
     ):
         _check_value(value)
-    check(all(step.seconds >= 0 for step in trace.steps), "The run took less than no time.")
+    check(all(step.seconds >= 0 for step in trace.steps), "A step of the run took less than no time.")
     check(all(token.logprob <= 1e-3 for token in trace.tokens), "The run holds a probability above 1.")
     return trace
 

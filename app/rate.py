@@ -42,7 +42,7 @@ class Rate:
         if not allowed:
             seconds = max(1, math.ceil((1 - left) * 60 / self.a_minute))
             raise ValueError(
-                f"That were more than {self.a_minute} {self.what} in a minute; wait {seconds} "
+                f"That is more than {self.a_minute} {self.what} in a minute; wait {seconds} "
                 f"{'second' if seconds == 1 else 'seconds'} and try again."
             )
 

@@ -29,7 +29,7 @@ def stored_bytes(folder: str | os.PathLike[str]) -> int:
 def check_room(most: int) -> None:
     """Raises OSError with a sentence where uploads and traces take up `most` bytes."""
     if stored_bytes(get_upload_folder()) >= most:
-        raise OSError("this server holds as many files as it may; try again in some minutes.")
+        raise OSError("this server holds as many files as it may; try again in a few minutes.")
 
 
 def sweep(folder: str | os.PathLike[str], seconds: float, kept: Collection[str] = ()) -> int:

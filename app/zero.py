@@ -78,12 +78,12 @@ def lent(work: Work, lend: Lend, seconds: Callable[..., int]) -> Work:
 
 
 def seconds_for(*, tokens: int, latents: int, pixels: int) -> int:
-    """Seconds to ask for: `tokens`, words and latents together, and `latents` alone that a run may have at most, and
-    `pixels` of its images as the model sees them.
+    """Seconds to ask for: `tokens` and `latents` that a run may have at most, and `pixels` of its images as the model
+    sees them.
 
-    clamp(START + PATCH · pixels / PATCH_PIXELS + STEP · min(tokens, WORDS + latents), SHORTEST, LONGEST)
+    clamp(START + PATCH · pixels / PATCH_PIXELS + STEP · (min(tokens, WORDS) + latents), SHORTEST, LONGEST)
     """
-    needed = START + PATCH * pixels / PATCH_PIXELS + STEP * min(tokens, WORDS + latents)
+    needed = START + PATCH * pixels / PATCH_PIXELS + STEP * (min(tokens, WORDS) + latents)
     return round(min(max(needed, SHORTEST), LONGEST))
 
 

@@ -95,7 +95,7 @@ class Bank:
         fits = fits and kinds.dtype == torch.uint8 and int(kinds.max()) < len(KINDS)
         fits = fits and all(tuple(layout.shape) == (count, int(name[4])) for name, layout in layouts.items())
         if not fits or not all(isinstance(label, str) for label in labels):
-            raise ValueError("its parts do not fit each other.")
+            raise ValueError("its parts do not fit together.")
         return cls(vectors, kinds, tuple(labels), layouts, notes)
 
 

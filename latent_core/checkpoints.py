@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from latent_core import embedded, placement
 from latent_core.backbone import Backbone
@@ -26,6 +26,7 @@ from latent_core.files import write_folder
 from latent_core.finite import not_finite, shortened
 from latent_core.hub import INDEX, fetch, shards
 from latent_core.methods import LatentMethod, build_method
+from latent_core.model_config import check_fit, read_model_config
 from latent_core.placement import Placement
 from latent_core.processor import Processor
 from latent_core.reasoner import Reasoner
@@ -48,14 +49,7 @@ def load(
     fit together, and where memory does not suffice.
     """
     folder, called = find(name), full_name(name)
-    config = read_config(folder, called)
-    processor = Processor.load(folder, min_pixels=config.image.min_pixels, max_pixels=config.image.max_pixels)
-    _check_files(folder)
-    rows = _embedding_rows(folder)
-    if called in PUBLISHED:
-        PUBLISHED[called].check_vocabulary(processor.token_id, rows)
-    if len(processor.tokenizer) > rows:
-        raise ValueError(f"{called}: the tokenizer has {len(processor.tokenizer)} tokens, the model only {rows} rows.")
+    config, processor = read_parts(folder, called)
     if device is None and dtype is None:
         chosen = placement.choose(called, _parameters(folder), placement.machine())
         device, dtype = chosen.device, chosen.dtype
@@ -71,6 +65,23 @@ def load(
         method=method.to(device, dtype).eval(),
         config=config,
     )
+
+
+def read_parts(folder: Path, name: str) -> tuple[MethodConfig, Processor]:
+    """What a checkpoint has beside its weights, all of which is read and checked before they are.
+
+    Raises ValueError for what is missing, corrupt or does not fit together.
+    """
+    config = read_config(folder, name)
+    processor = Processor.load(folder, min_pixels=config.image.min_pixels, max_pixels=config.image.max_pixels)
+    _check_files(folder)
+    rows = _embedding_rows(folder)
+    if name in PUBLISHED:
+        PUBLISHED[name].check_vocabulary(processor.token_id, rows)
+    if len(processor.tokenizer) > rows:
+        raise ValueError(f"{name}: the tokenizer has {len(processor.tokenizer)} tokens, the model only {rows} rows.")
+    check_fit(read_model_config(folder), processor, name)
+    return config, processor
 
 
 def planned(name: str | os.PathLike[str]) -> Placement:
@@ -112,18 +123,19 @@ def load_model(
     folder = Path(folder)
     _check_files(folder)
     try:
-        config = Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True)
+        config = read_model_config(folder)
         config.text_config.vocab_size = _embedding_rows(folder)
         model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
+            attn_implementation="sdpa",
             local_files_only=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported below, by name
             output_loading_info=True,
         )
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder.name} cannot be read: {error}") from error
     problems = [
         f"{len(info[kind])} {word} ({', '.join(str(key) for key in sorted(info[kind])[:3])}, …)"

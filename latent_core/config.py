@@ -84,7 +84,7 @@ class MethodConfig:
     """The attention rule that the checkpoint was trained under."""
     latents: LatentRange = field(default_factory=LatentRange)
     options: dict[str, object] = field(default_factory=dict)
-    """What the method itself leaves open; its class says which, see `LatentMethod.options`."""
+    """What the method itself leaves open; its class says which."""
     system: str | None = None
     """System prompt; None is the chat template's own."""
     sampling: Sampling = field(default_factory=Sampling)

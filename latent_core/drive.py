@@ -15,7 +15,7 @@ from latent_core.attention import AFTER, AUX_END, AUX_START, CLOSE, CONTROL, LAT
 from latent_core.events import Reason
 from latent_core.feed import Context, Feed, Sample
 from latent_core.methods.base import LatentMethod
-from latent_core.settings import Rule, Settings, check
+from latent_core.settings import MAX_THOUGHT, Rule, Settings, check
 
 Run = Generator[Feed | Sample, torch.Tensor | int, Reason]
 """Yields a Feed and receives its states, or yields a Sample and receives an id; returns why it ended."""
@@ -70,7 +70,7 @@ class Words(Protocol):
     """Where text comes from."""
 
     room: int
-    """Tokens and latents that may still come."""
+    """Tokens that may still come."""
     samples: bool
     """Whether the model chooses the words."""
 
@@ -97,7 +97,8 @@ class Sampled:
     ) -> Generator[Feed | Sample, torch.Tensor | int, Context | Reason]:
         """See Words."""
         method, settings = self.method, self.settings
-        most = min(settings.max_blocks, method.most_blocks)
+        latents = 0 if settings.mode == "markers" else settings.latents
+        most = min(settings.max_blocks, method.most_blocks, MAX_THOUGHT // max(1, latents))
         may_open = method.has_latents and settings.mode != "text" and blocks < most
         force = method.open_id if may_open and settings.mode == "forced" and blocks == 0 else None
         may_close = isinstance(first, torch.Tensor)
@@ -111,7 +112,6 @@ class Sampled:
             if token == method.open_id:
                 if self.room == 0:
                     return "length"
-                latents = 0 if settings.mode == "markers" else settings.latents
                 if not method.overwrites_start(latents):
                     steer = method.steering(latents)
                     states = yield opening(Feed(then=(token,)), steer, blocks)
@@ -220,9 +220,6 @@ def drive(
             except StopIteration:
                 break
             size = feed.size
-            if words.room < size:
-                return "length"
-            words.room -= size
             feed.kinds, feed.block, feed.index = (numbered(LATENT, blocks),) * size, blocks, index
             feed.num_latents = start.num_latents
             if feed.grid is not None:
@@ -243,11 +240,7 @@ def drive(
         if goes_on:
             feed = states if riding is None else riding
             continue
-        if words.room == 0:
-            if riding is not None:
-                yield riding
-            return "length"
-        words.room -= 1
+        words.room -= 1  # no block opens without room for its closing token
         feed = closing(method, fed if rule == "sealed" else [], blocks - 1, riding)
 
 

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
+    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     HTTPError,  # of the HTTP library underneath, which is not the same in all versions
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -33,6 +35,7 @@ TEXT = (
     "method.json",
     "model.safetensors.index.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -63,9 +66,13 @@ def fetch(repository: str, subfolder: str = "") -> Path:
     name, prefix = "/".join(filter(None, (repository, subfolder))), f"{subfolder}/" if subfolder else ""
     try:
         listed = HfApi().model_info(repository, files_metadata=True)
+    except HFValidationError as error:
+        raise ValueError(f"{repository!r} is not the name of a repository: {_first_line(error)}.") from error
     except (HTTPError, OSError) as error:
-        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+        if not _is_stranger(error) and isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
             raise ValueError(_refusal(repository, error)) from error
+        return _kept(repository, name, prefix, error)
+    except (ValueError, KeyError, TypeError) as error:  # an answer, but none that the Hub gives
         return _kept(repository, name, prefix, error)
     sizes = {file.rfilename: file.size or 0 for file in listed.siblings or []}
     text, tensors = (_matching(sizes, prefix, patterns) for patterns in (TEXT, TENSORS))
@@ -98,6 +105,8 @@ def _download(repository: str, name: str, files: list[str], commit: str) -> Path
     try:
         return Path(snapshot_download(repository, allow_patterns=files, max_workers=1))
     except (HTTPError, OSError, ValueError) as error:
+        if _is_stranger(error):
+            raise ValueError(f"{name} could not be fetched: {_reason(error)}.") from error
         if isinstance(error, HfHubHTTPError):
             raise ValueError(_refusal(repository, error)) from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
@@ -122,7 +131,7 @@ def _clear_leftovers(repository: str) -> None:
 def _kept(repository: str, name: str, prefix: str, cause: Exception) -> Path:
     """What an earlier start has fetched, for want of a connection."""
     patterns = [prefix + pattern for pattern in (*TEXT, *TENSORS)]
-    sentence = f"{name} is no folder here and could not be fetched from the Hub: {_first_line(cause)}."
+    sentence = f"{name} is no folder here and could not be fetched from the Hub: {_reason(cause)}."
     try:
         snapshot = Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
     except LocalEntryNotFoundError as error:
@@ -232,6 +241,27 @@ def _refusal(repository: str, error: HfHubHTTPError) -> str:
     if status in (401, 403):
         return f"The Hub refuses access to {repository} ({status}): log in with `hf auth login`, then start again."
     return f"{repository} could not be fetched from the Hub: {_first_line(error)}."
+
+
+def _is_stranger(error: BaseException) -> bool:
+    """Whether something else answers in the Hub's place, such as the sign-in page of a network or a proxy."""
+    if isinstance(error, HfHubHTTPError):
+        status, headers = error.response.status_code, error.response.headers
+        page = headers.get("content-type", "").startswith("text/html") and "x-error-code" not in headers
+        return status in (407, 511) or (status < 500 and page)
+    if isinstance(error, (FileMetadataError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError)):
+        return True
+    return error.__cause__ is not None and _is_stranger(error.__cause__)
+
+
+def _reason(error: Exception) -> str:
+    """Why there was no connection to the Hub."""
+    if not _is_stranger(error):
+        return _first_line(error)
+    return (
+        f"the Hub cannot be reached, for something else answers at {constants.ENDPOINT}, such as the sign-in page of "
+        "a network or a proxy; sign in there with a browser, or set HF_ENDPOINT, then start again"
+    )
 
 
 def _first_line(error: Exception) -> str:

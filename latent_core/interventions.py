@@ -15,6 +15,7 @@ import torch
 
 from latent_core.drive import Intervention
 from latent_core.feed import Feed
+from latent_core.settings import counted
 
 
 class RecordedBlock(Protocol):
@@ -98,14 +99,14 @@ def _give(blocks: Sequence[torch.Tensor]) -> Intervention:
     def give(feed: Feed) -> Feed:
         if feed.block >= len(blocks):
             raise ValueError(
-                f"The donor has {len(blocks)} blocks, but the run opened block {feed.block + 1}; "
+                f"The donor has {counted(len(blocks), 'block')}, but the run opened block {feed.block + 1}; "
                 "choose a donor with as many blocks or lower max_blocks."
             )
         given = blocks[feed.block]
         if len(given) != feed.num_latents:
             raise ValueError(
-                f"Block {feed.block + 1} of the donor holds {len(given)} latents, that of the run {feed.num_latents}; "
-                "record the donor with the same K."
+                f"Block {feed.block + 1} of the donor holds {counted(len(given), 'latent')}, that of the run "
+                f"{feed.num_latents}; record the donor with the same K."
             )
         vectors = given[feed.index : feed.index + len(feed.embeds)]
         return replace(feed, embeds=vectors.to(feed.embeds))

@@ -10,6 +10,7 @@ Shapes: T prompt tokens, P patches before merging, C = 3 · temporal · patch ·
 import codecs
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from latent_core.images import load_image
+from latent_core.settings import check
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
 """What Qwen's chat template inserts when a conversation has no system message."""
@@ -82,15 +84,15 @@ class Processor:
         """
         limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         given = {name: value for name, value in limits.items() if value is not None}
-        for needed in ("tokenizer.json", "preprocessor_config.json"):
-            if not Path(folder, needed).is_file():
-                raise ValueError(
-                    f"{Path(folder).name} has no {needed}."
-                )  # the rest of the path tells strangers too much
-        with _named(ValueError, f"The tokenizer in {Path(folder).name} cannot be read"):
+        name = Path(folder).name  # the rest of the path tells strangers too much
+        if not Path(folder, "tokenizer.json").is_file():
+            raise ValueError(f"{name} has no tokenizer.json.")
+        with _named(ValueError, f"The tokenizer in {name} cannot be read"):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        with _named(ValueError, f"preprocessor_config.json in {Path(folder).name} cannot be read"):
-            images = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True, **given)
+        file, settings = _image_settings(Path(folder))
+        with _named(ValueError, f"{file} in {name} cannot be read"):
+            images = Qwen2VLImageProcessorPil.from_dict(settings, **given)
+        _check_images(images, f"{file} in {name}")
         return cls(tokenizer, images)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -243,13 +245,55 @@ class Detokenizer:
         return self._utf8.decode(b"", final=True)
 
 
+def _image_settings(folder: Path) -> tuple[str, dict[str, object]]:
+    """The image processor's file and its fields, as transformers 5 saves them (inside processor_config.json) or as
+    earlier versions did."""
+    for file, inside in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
+        if not (folder / file).is_file():
+            continue
+        with _named(ValueError, f"{file} in {folder.name} cannot be read"):
+            settings = json.loads((folder / file).read_text(encoding="utf-8"))
+        check(isinstance(settings, dict), f"{file} in {folder.name} is not a JSON object of named fields.")
+        if inside is None:
+            return file, settings
+        if inside in settings:  # older ones have a chat template alone
+            nested = settings[inside]
+            check(isinstance(nested, dict), f"{inside} of {file} in {folder.name} is not an object of named fields.")
+            return file, nested
+    raise ValueError(f"{folder.name} has no preprocessor_config.json, and no processor_config.json in its place.")
+
+
+def _check_images(images: Qwen2VLImageProcessorPil, where: str) -> None:
+    """Raises ValueError for settings with which no image can be cut into patches."""
+
+    def number(value: object) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    for name in ("patch_size", "merge_size", "temporal_patch_size"):
+        value = getattr(images, name)
+        check(type(value) is int and value > 0, f"{where}: {name} is {value!r}; it must be a whole number above 0.")
+    for name in ("image_mean", "image_std"):
+        value = getattr(images, name)
+        fits = isinstance(value, (list, tuple)) and len(value) == 3 and all(map(number, value))
+        check(
+            fits and (name == "image_mean" or all(value)), f"{where}: {name} is {value!r}; three numbers are needed."
+        )
+    check(number(images.rescale_factor), f"{where}: rescale_factor is {images.rescale_factor!r}; it must be a number.")
+    least, most = (images.size[edge] for edge in ("shortest_edge", "longest_edge"))
+    fits = type(least) is int and type(most) is int and 0 < least <= most
+    check(fits, f"{where}: size is {least!r} to {most!r} pixels; 0 < shortest_edge ≤ longest_edge must hold.")
+    check(
+        images.resample in range(6), f"{where}: resample is {images.resample!r}; it must be one of Pillow's, 0 to 5."
+    )
+
+
 @contextlib.contextmanager
 def _named(kind: type[Exception], what: str) -> Iterator[None]:
     """Turns problems with a file into `kind`. The tokenizers library raises bare Exceptions, a full disk included."""
     try:
         yield
     except Exception as error:
-        if type(error) is Exception or isinstance(error, (OSError, ValueError)):
+        if type(error) is Exception or isinstance(error, (OSError, ValueError, RecursionError)):
             raise kind(f"{what}: {error}") from error
         raise
 

@@ -6,7 +6,7 @@ Joins processor, engine and method; the engine knows no text and the processor n
 import contextlib
 import dataclasses
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 
@@ -20,7 +20,7 @@ from latent_core.feed import Feed
 from latent_core.methods import LatentMethod
 from latent_core.processor import DEFAULT_SYSTEM, Detokenizer, Processor, Prompt
 from latent_core.records import nearest
-from latent_core.settings import Settings, check
+from latent_core.settings import Settings, check, counted, plain, short
 from latent_core.trace import Source, Trace
 
 MAX_QUESTION = 4000
@@ -30,6 +30,19 @@ MAX_IMAGES = 16
 Images = Image.Image | Sequence[Image.Image]
 """One image or several, of any Pillow mode."""
 Intervention = Callable[[Feed], Feed]
+
+
+def _pictures(images: object) -> list[Image.Image]:
+    """The images of a question. Raises ValueError for what is no Pillow image, such as a path."""
+    if isinstance(images, Image.Image):
+        return [images]
+    remedy = "give Pillow images: PIL.Image.open(path) of a file, PIL.Image.fromarray(values) of an array"
+    several = isinstance(images, Iterable) and not isinstance(images, (str, bytes, Mapping))
+    check(several and not hasattr(images, "__array__"), f"images is {short(images)}; {remedy}.")
+    pictures = list(images)
+    for number, picture in enumerate(pictures, start=1):
+        check(isinstance(picture, Image.Image), f"Image {number} is {short(picture)}; {remedy}.")
+    return pictures
 
 
 @cache
@@ -96,6 +109,9 @@ class Reasoner:
         **settings: object,
     ) -> list[Trace]:
         """Many runs in lockstep, each as it would be alone. A setting is one value for all or a list, one per row."""
+        for name, given, what in (("images", images, "an image or a list of images"), ("questions", questions, "one")):
+            many = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
+            check(many, f"{name} is {short(given)}; give a list with {what} for each row.")
         rows = len(questions)
         per_row = self._rows(settings | {"intervene": intervene, "images": list(images)}, rows)
         hooks, pictures = ([row.pop(name) for row in per_row] for name in ("intervene", "images"))
@@ -141,8 +157,9 @@ class Reasoner:
 
     def prompt(self, images: Images, question: str) -> Prompt:
         """The checkpoint's model inputs for a question. Raises ValueError for what cannot be asked."""
-        pictures = [images] if isinstance(images, Image.Image) else list(images)
-        check(bool(pictures), "There is no image; add one, the question is about it.")
+        pictures = _pictures(images)
+        check(isinstance(question, str), f"The question is {short(question)}, which is not text; write one.")
+        check(bool(pictures), "There is no image; add the one that the question is about.")
         check(len(pictures) <= MAX_IMAGES, f"{len(pictures)} images were given; ask about at most {MAX_IMAGES}.")
         check(bool(question.strip()), "The question is empty; write one.")
         check(
@@ -150,7 +167,7 @@ class Reasoner:
             f"The question has {len(question):,} characters; at most {MAX_QUESTION:,} are accepted. Shorten it.",
         )
         lone = [letter for letter in question if "\ud800" <= letter <= "\udfff"]
-        check(not lone, "The question holds half a character (a lone surrogate), which is no text; delete it.")
+        check(not lone, "The question holds half a character (a lone surrogate), which is not text; delete it.")
         return self.processor(pictures, question, self.config.system)
 
     def _decode(
@@ -162,10 +179,9 @@ class Reasoner:
         attention: Sequence[int] | bool,
     ) -> Iterator[Event]:
         """The engine's events with their text filled in."""
-        blocks = range(self.num_layers)
-        layers = blocks if attention is True else () if attention is False else tuple(attention)
-        for layer in layers:
-            check(layer in blocks, f"attention names block {layer}; {self.name} has blocks 0 to {len(blocks) - 1}.")
+        layers = self._layers(attention)
+        for hook in intervene:
+            check(hook is None or callable(hook), f"intervene is {short(hook)}; give a function from feed to feed.")
         decoders: list[Detokenizer] = [self.processor.decoder() for _ in prompts]
         events = engine.decode(
             self.backbone, self.method, prompts, settings, intervene=intervene, record=record, attention=tuple(layers)
@@ -176,12 +192,28 @@ class Reasoner:
                     event = dataclasses.replace(event, text=decoders[event.row].push(event.token_id))
                 yield event
 
+    def _layers(self, attention: Sequence[int] | bool) -> tuple[int, ...]:
+        """The decoder blocks whose attention is recorded. Raises ValueError for what names none."""
+        blocks = range(self.num_layers)
+        if isinstance(attention, bool):
+            return tuple(blocks) if attention else ()
+        listed = isinstance(attention, Iterable) and not isinstance(attention, (str, bytes))
+        check(listed, f"attention is {short(attention)}; give True, False or a list of numbers of blocks.")
+        layers = tuple(plain(layer, int) for layer in attention)
+        for layer in layers:
+            known = type(layer) is int and layer in blocks
+            check(known, f"attention names block {short(layer)}; {self.name} has blocks 0 to {len(blocks) - 1}.")
+        return layers
+
     @staticmethod
     def _rows(values: dict[str, object], rows: int) -> list[dict[str, object]]:
         """One dictionary per row: lists are spread, everything else is repeated."""
         for name, value in values.items():
             if isinstance(value, (list, tuple)):
-                check(len(value) == rows, f"{name} has {len(value)} values for {rows} questions; give one for each.")
+                check(
+                    len(value) == rows,
+                    f"{name} has {counted(len(value), 'value')} for {counted(rows, 'question')}; give one for each.",
+                )
         return [
             {name: value[row] if isinstance(value, (list, tuple)) else value for name, value in values.items()}
             for row in range(rows)

@@ -110,6 +110,8 @@ class Study:
         """`sample(family, index)` gives the examples 0…n−1 of a family; `batch` of them are decoded at once."""
         if n < 2:
             raise ValueError(f"n is {n}; a study needs at least 2 samples per family.")
+        if batch < 1:
+            raise ValueError(f"batch is {batch}; at least 1 sample is decoded at once.")
         self.reasoner, self.sample, self.n, self.batch = reasoner, sample, n, batch
         self._examples: dict[str, list[Example]] = {}
         self._hashes: dict[str, str] = {}

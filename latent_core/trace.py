@@ -21,11 +21,11 @@ from latent_core import answers
 from latent_core.events import SEGMENTS, Event, FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
 from latent_core.files import write_file
 from latent_core.records import from_json, to_json
-from latent_core.settings import Settings
+from latent_core.settings import MAX_THOUGHT, MAX_TOKENS, Settings
 
 VERSION = 2
-MAX_STEPS = 16_384
-"""Tokens and latents of a run that is read: twice what Settings allow, for those that the runtime adds."""
+MAX_STEPS = MAX_TOKENS + MAX_THOUGHT
+"""Tokens and latents of a run that is read: what Settings allow."""
 Step = TokenEvent | LatentEvent
 _STEPS: dict[str, type[Step]] = {"token": TokenEvent, "latent": LatentEvent}
 _VECTORS = {"token": ("hidden",), "latent": ("fed", "hidden")}

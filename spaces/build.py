@@ -42,6 +42,7 @@ CHECKPOINT = (
     "tokenizer_config.json",
     "chat_template.jinja",
     "preprocessor_config.json",
+    "processor_config.json",
     # companions
     "bank.safetensors",
     "depict.safetensors",

@@ -38,6 +38,8 @@ class Hub:
     go_on: threading.Event = field(default_factory=threading.Event)
     garbled: set[str] = field(default_factory=set)
     """Files whose last byte arrives altered."""
+    portal: dict[str, tuple[int, dict[str, str], str]] = field(default_factory=dict)
+    """What somebody else answers in the Hub's place, by "api", "files" or "signin": status, headers, body."""
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Method, path below the repository, and Range of every request for a file."""
     url: str = ""
@@ -99,6 +101,10 @@ class _Answer(BaseHTTPRequestHandler):
         api = parts[:2] == ["api", "models"]
         if api:
             parts = parts[2:]
+        place = "signin" if parts[:1] == ["signin"] else "api" if api else "files"
+        if place in self.hub.portal:
+            self._reply(*self.hub.portal[place])
+            return
         repository, what, rest = "/".join(parts[:2]), parts[2:3], parts[3:]
         if repository in self.hub.refused:
             self._refuse(*self.hub.refused[repository])
@@ -170,6 +176,15 @@ class _Answer(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _reply(self, status: int, headers: dict[str, str], text: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _refuse(self, status: int, code: str) -> None:
         self.send_response(status)

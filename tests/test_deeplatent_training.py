@@ -1,5 +1,6 @@
 """DeepLatent's stages: what is aligned with what, what moves, grids from assistant images, bad data by name."""
 
+import dataclasses
 from random import Random
 
 import numpy as np
@@ -17,6 +18,7 @@ from latent_core.layout import Row
 from latent_core.processor import Processor
 from latent_core.unroll import look, splice
 from tests.tiny import VISION_END, VISION_START, tiny_method, tiny_model, tiny_prompt
+from trainers.options import MonetOptions
 from trainers.recipe import load_recipe
 from trainers.sft.deeplatent import Distil, Interleaved
 from trainers.sft.losses import alignment
@@ -38,6 +40,21 @@ def stage(*overrides: str, kind=Distil):
 
 def batch(built, families=FAMILIES):
     return built.collate([(glyphs.sample(family, 3, "train"), Random(0)) for family in families])
+
+
+@pytest.mark.parametrize("kind", [Distil, Interleaved])
+@pytest.mark.parametrize("options", [{"observation_factor": 4.0}, {"observation_tags": "context"}])
+def test_options_of_another_method_change_no_loss(kind, options):
+    def loss(monet):
+        built = stage(kind=kind)
+        recipe = dataclasses.replace(built.recipe, monet=monet)
+        torch.manual_seed(0)
+        other = kind(built.model, built.processor, recipe)
+        other._teacher = built._teacher
+        torch.manual_seed(0)
+        return other(**batch(other))["loss"].item()
+
+    assert loss(MonetOptions(**options)) == loss(MonetOptions())
 
 
 def test_an_assistant_image_in_place_of_latents_is_aligned_at_every_level():

@@ -166,11 +166,46 @@ def test_bans_what_only_the_runtime_writes(backbone):
 
 
 @pytest.mark.parametrize("limit", range(1, 8))
-def test_length_limit_counts_tokens_and_latents(backbone, limit):
+def test_length_limit_counts_tokens_and_no_latents(backbone, limit):
     settings = Settings(latents=3, max_new_tokens=limit)
-    events = run(backbone, tiny_method(), PROMPTS[:1], [settings], sampler=scripted([1, OPEN, 2, 3, 4]))
+    events = run(backbone, tiny_method(), PROMPTS[:1], [settings], sampler=scripted([1, OPEN, 2, 3, 4, 5, 6, 7]))
     finish = events[-1]
-    assert finish.reason == "length" and finish.tokens + finish.latents == limit
+    assert finish.reason == "length" and finish.tokens == limit
+    assert finish.latents == (3 if limit > 2 else 0)  # without room for its closing token a block holds none
+
+
+@pytest.mark.parametrize(
+    ("name", "latents", "room", "blocks"),
+    [
+        ("deeplatent", 256, 128, 1),
+        ("deeplatent", 256, 16, 1),
+        ("deeplatent", 129, 3, 1),
+        ("monet", 576, 128, 1),
+        ("lvr", 40, 8, 3),
+        ("valr", 16, 16, 5),
+    ],
+)
+def test_long_thoughts_leave_room_for_the_answer(backbone, name, latents, room, blocks):
+    method = tiny_method(name, options={"grid": "fixed"} if name == "deeplatent" else {})
+    script = [OPEN, *([CLOSE] if method.samples_close else []), 3] * blocks
+    *_, finish = run(
+        backbone, method, PROMPTS[:1], [Settings(latents=latents, max_new_tokens=room)], sampler=scripted(script)
+    )
+    every = 256 if latents == 256 else 121 if name == "deeplatent" else latents
+    assert (finish.latents, finish.blocks) == (blocks * every, blocks) and finish.tokens >= 3
+
+
+def test_latents_of_all_blocks_together_are_bounded(backbone, monkeypatch):
+    monkeypatch.setattr("latent_core.drive.MAX_THOUGHT", 10)
+    settings = Settings(latents=4, max_new_tokens=100)
+    script = iter([OPEN, 1, OPEN, 2, OPEN, 3])
+
+    def say(row, logits):
+        token = next(script, EOS)
+        return 5 if logits[token].isinf() else token
+
+    *_, finish = run(backbone, tiny_method(), PROMPTS[:1], [settings], sampler=say)
+    assert (finish.blocks, finish.latents, finish.reason) == (2, 8, "stop")
 
 
 def test_end_of_sequence_cannot_end_a_block(backbone):

@@ -261,7 +261,7 @@ def test_history_keeps_names_and_forgets(history, tmp_path):
     for id in ("recorded:find_glyph-monet", "../../etc/passwd", None, 7):
         with pytest.raises(ValueError):
             history.remove("tab", id)
-    with pytest.raises(ValueError, match="not kept any more"):
+    with pytest.raises(ValueError, match="no longer kept"):
         history.open("another tab", "7")
     history.remove("tab", "7")
     assert not (tmp_path / "run.safetensors").exists() and history.runs("tab") == history.recorded
@@ -337,7 +337,7 @@ def test_what_a_page_cannot_ask_for_becomes_a_sentence(runner, history, companio
         assert "view" not in value and value["problem"].strip() and value["runs"]
     asked = Handlers(runner, history).region(event(**data), TAB)
     assert asked["problem"].strip()
-    assert compare.again(event(id="7", changes="K"), TAB)["problem"] == "No setting was named that should change."
+    assert compare.again(event(id="7", changes="K"), TAB)["problem"] == "Name the setting that should change."
 
 
 def test_a_trace_of_anybody_is_opened_as_a_run_of_this_session(runner, history, companions, tmp_path):

@@ -96,7 +96,7 @@ def test_donor_gives_another_runs_latents():
 def test_donor_of_another_shape_is_an_error():
     with pytest.raises(ValueError, match="Block 1 of the donor holds 3 latents, that of the run 4"):
         run(interventions.donor(blocks(run(latents=3))))
-    with pytest.raises(ValueError, match="The donor has 1 blocks, but the run opened block 2"):
+    with pytest.raises(ValueError, match="The donor has 1 block, but the run opened block 2"):
         run(interventions.donor(blocks(CLEAN)[:1]))
 
 

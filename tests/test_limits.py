@@ -46,13 +46,13 @@ def test_a_public_instance_gives_no_more_than_ones_own_and_none_more_than_the_fo
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"max_new_tokens": 513}, "max_new_tokens is 513, but at most 512 is given here"),
+        ({"max_new_tokens": 513}, "max_new_tokens is 513, but at most 512 is allowed here"),
         ({"max_blocks": 17}, "max_blocks is 17, but at most 16"),
         ({"latents": 65}, "K is 65, but at most 64"),
         ({"question": "x" * 2001}, "The question has 2,001 characters; at most 2,000 are accepted"),
         ({"files": [{}] * 5}, "A file was not uploaded"),
-        ({"files": "abc"}, "The images are no list of uploaded files"),
-        ({"question": ["x"]}, "The question is no text"),
+        ({"files": "abc"}, "The images are not a list of uploaded files"),
+        ({"question": ["x"]}, "The question is not text"),
         ({"seed": float("inf")}, "The setting seed is 'inf'"),
         ({"top_k": True}, "The setting top k is 'True'"),
     ],
@@ -126,7 +126,7 @@ def test_an_image_that_was_swept_away_is_asked_for_again():
     pictures, *_ = new_scene("find", 8)
     files = as_files(pictures)
     os.remove(inside(files[0]["path"]))
-    assert "not kept any more; upload it again" in run(files=files)[0]["problem"]
+    assert "no longer kept; upload it again" in run(files=files)[0]["problem"]
 
 
 def test_a_full_house_takes_no_more():
@@ -151,7 +151,7 @@ def test_runs_go_with_their_traces(tmp_path):
     history.forget("b")
     assert not paths[4].exists() and not paths[5].parent.exists() and paths[6].exists()
     paths[6].unlink()
-    with pytest.raises(ValueError, match="not kept any more"):
+    with pytest.raises(ValueError, match="no longer kept"):
         history.open("c", "6")
 
 
@@ -206,7 +206,7 @@ def test_what_gradio_keeps_for_sessions_is_bounded():
 
 def test_a_full_disk_refuses_uploads_with_a_sentence(server, monkeypatch):
     def full(most):
-        raise OSError("this server holds as many files as it may; try again in some minutes.")
+        raise OSError("this server holds as many files as it may; try again in a few minutes.")
 
     monkeypatch.setattr("app.guard.check_room", full)
     said = Visitor(server[1]).upload(b"image")

@@ -84,7 +84,7 @@ def test_broken_banks_are_named(bank, tmp_path):
     for change in ({"labels": bank.labels[:-1]}, {"kinds": bank.kinds[:-1]}, {"kinds": bank.kinds + 7}):
         parts = {name: getattr(bank, name) for name in ("vectors", "kinds", "labels", "layouts", "notes")}
         Bank(**{**parts, **change}).save(path)
-        with pytest.raises(ValueError, match="do not fit each other"):
+        with pytest.raises(ValueError, match="do not fit together"):
             Bank.load(path)
     with pytest.raises(ValueError, match="15 neighbours needs more"):
         umap_layout(BANK[:15], 2)

@@ -206,7 +206,7 @@ def test_no_rows_give_no_traces(reasoner):
         ("", {}, "The question is empty"),
         (" \n\t", {}, "The question is empty"),
         ("x" * 100_000, {}, "has 100,000 characters; at most 4,000"),
-        ("\ud800", {}, "no text"),
+        ("\ud800", {}, "not text"),
         (QUESTION, {"latents": -1}, "K is -1"),
         (QUESTION, {"latents": 10**6}, "K is 1000000"),
         (QUESTION, {"latents": 13}, "K is 13, but tiny thinks in blocks of 0 to 12 latents"),
@@ -237,7 +237,7 @@ def test_images_are_needed_and_limited(reasoner):
 
 
 def test_lists_must_fit_the_questions(reasoner):
-    with pytest.raises(ValueError, match="images has 1 values for 2 questions"):
+    with pytest.raises(ValueError, match="images has 1 value for 2 questions"):
         reasoner.run_batch([picture(0)], [QUESTION] * 2)
     with pytest.raises(ValueError, match="latents has 3 values for 2 questions"):
         reasoner.run_batch([picture(0)] * 2, [QUESTION] * 2, latents=[1, 2, 3])

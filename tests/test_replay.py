@@ -1,5 +1,7 @@
 """A recorded run in one forward: the same states, rollout against eager attention, the lens against plain algebra."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,9 @@ def test_runs_whose_model_closes_its_blocks_itself(example, rule):
 
 
 def test_a_run_cut_off_inside_a_block_can_be_replayed(reasoner, example):
-    trace = reasoner.run(example.images, example.question, latents=8, mode="forced", max_new_tokens=4)
+    asked = dict(latents=8, mode="forced")
+    events = itertools.islice(reasoner.stream(example.images, example.question, **asked), 5)
+    trace = reasoner.trace(events, example.question, **asked)
     assert isinstance(trace.steps[-1], LatentEvent)
     found = replay(reasoner, trace)
     torch.testing.assert_close(found.states[-1][-1], trace.steps[-1].hidden, atol=2e-4, rtol=1e-3)

@@ -207,7 +207,7 @@ def test_a_judge_that_fails_stops_the_run_and_nothing_is_invented(reply, words, 
     with Endpoint(reply) as endpoint:
         asked = judge(endpoint.url, tmp_path, timeout=0.2)
         reward = Reward.build(RlOptions(rewards={"judge": 1.0}), asked)
-        with pytest.raises(JudgeFailed, match="gave no verdict on sample in 3 tries") as error:
+        with pytest.raises(JudgeFailed, match="gave no verdict on sample in 3 attempts") as error:
             reward([response(r"\boxed{hoop}")], [example("ring")])
         assert words in str(error.value) and len(endpoint.asked) == 3
         assert not (tmp_path / "verdicts.jsonl").exists()
@@ -217,7 +217,7 @@ def test_a_judge_that_fails_stops_the_run_and_nothing_is_invented(reply, words, 
 
 def test_a_judge_that_is_not_there(tmp_path):
     asked = judge("http://127.0.0.1:9/v1/chat/completions", tmp_path, retries=0)
-    with pytest.raises(JudgeFailed, match="in 1 tries .*ConnectError"):
+    with pytest.raises(JudgeFailed, match="in 1 attempt .*ConnectError"):
         asked.ask([(response(r"\boxed{hoop}"), example("ring"))])
 
 

@@ -153,6 +153,11 @@ def test_a_variant_that_does_not_fit_its_method_is_refused(tmp_path):
         ("text", "rl.variant=vlpo", "rl.variant vlpo needs latents .* 'text'"),
         ("constants", "rl.noise=0.1", "rl.noise is 0.1, but only"),
         ("vlpo", "rl.former=true", "rl.former needs method deeplatent"),
+        (
+            "modulation",
+            "method_options.generation=autoregressive",
+            "needs method deeplatent, whose latents are formed",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             stage(start, tmp_path, given)
@@ -224,6 +229,21 @@ def test_the_latent_former_learns_only_where_it_is_asked_to(tmp_path):
         built(**batch(built, "trace", n=4))["loss"].backward()
         moved = {name.split(".")[1] for name, p in built.named_parameters() if p.grad is not None and p.grad.any()}
         assert ("former" in moved) == former and "steer" not in moved and "template" not in moved
+
+
+@pytest.mark.parametrize(
+    ("variant", "more", "words"),
+    [
+        ("constants", (), "under rl.variant constants there are none"),
+        ("text", (), "under rl.variant text there are none"),
+        ("constants", ("method_options.generation=autoregressive",), "rl.former needs method deeplatent"),
+        ("vlpo", (), "rl.variant vlpo needs latents that are states"),
+        ("modulation", ("method_options.blocks=0",), "LatentFormer has no blocks"),
+    ],
+)
+def test_a_former_that_nothing_would_teach_is_refused_before_anything_is_loaded(variant, more, words):
+    with pytest.raises(ValueError, match=words):
+        load_recipe("glyph-deeplatent-rl", ["rl.former=true", f"rl.variant={variant}", *more])
 
 
 def test_activation_checkpointing_changes_no_result(tmp_path):

@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from latent_core import glyphs, study
 from latent_core.embedded import EMBEDDED
+from latent_core.events import LatentEvent
 from latent_core.study import Condition, Row, Study, conditions, donors, markdown, wilson
 from latent_core.study_rows import row_from_json, run_study
 
@@ -251,8 +252,11 @@ def test_a_run_cut_off_inside_a_block_is_neither_replaced_nor_a_donor(work):
     work.run(base)
     condition, traces = work._clean
     example = work.examples("find")[2]
-    cut = work.reasoner.run(example.images, example.question, latents=6, rule="latents_only", max_new_tokens=12)
-    assert 0 < len(cut.blocks[0].latents) < 6
+    asked = dict(latents=6, rule="latents_only")
+    events = list(work.reasoner.stream(example.images, example.question, **asked))
+    first = next(number for number, event in enumerate(events) if isinstance(event, LatentEvent))
+    cut = work.reasoner.trace(events[: first + 3], example.question, **asked)
+    assert len(cut.blocks[0].latents) == 3
     work._clean = condition, [*traces[:2], cut, *traces[3:]]
     others = donors([example.answer for example in work.examples("find")])
     assert work.run(Condition(family="find", latents=6, rule="latents_only", replace="sham")).n == 7

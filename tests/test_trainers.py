@@ -48,7 +48,7 @@ def test_every_recipe_that_ships_is_valid(name):
         (["stop_at={count: 2}"], "stop_at.count is 2"),
         (["max_steps"], "is no override"),
         (["learning_rate=.nan"], "learning_rate is nan; it must be a number"),
-        (["learning_rate=nan"], "learning_rate is 'nan'"),
+        (["learning_rate=nan"], "learning_rate is nan; it must be a number"),
         (["max_grad_norm=.inf"], "max_grad_norm is inf"),
         (["max_steps=.inf"], "max_steps is inf; it must be a whole number"),
     ],

@@ -6,6 +6,7 @@ from typing import get_args
 
 import yaml
 
+from latent_core.settings import check
 from trainers.options import DataFormat
 from trainers.plan import GPUS
 from trainers.recipe import load_recipe, recipes
@@ -24,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.overrides += rest
     try:
+        _check_counts(options)
         match options.command:
             case "list":
                 for name, path in recipes().items():
@@ -105,6 +107,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _check_counts(options: argparse.Namespace) -> None:
+    """Refuses counts that nothing can be measured with, before anything is loaded or trained."""
+    least = {"n": 1 if options.command == "data" else 2, "batch": 1, "seed": 0}
+    for name, fewest in least.items():
+        given = getattr(options, name, None)
+        check(given is None or given >= fewest, f"--{name} is {given}; it must be at least {fewest}.")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainers", description="Train and measure latent reasoners.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -123,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--split", default="test", help="train, val, test or compose (default test)")
     study.add_argument("--families", nargs="+", default=["find", "relate", "count", "trace"])
     study.add_argument("--batch", type=int, default=64, help="samples decoded at once (default 64)")
-    ablations = commands.add_parser("ablations", help="methods without one part at a time, on equal short budgets")
+    ablations = commands.add_parser(
+        "ablations", help="methods with one part left out at a time, on equal short budgets"
+    )
     ablations.add_argument("checkpoints", nargs="*", default=["glyph-monet"], help="(default glyph-monet)")
     ablations.add_argument("--n", type=int, default=500, help="samples per family (default 500)")
     ablations.add_argument("--split", default="test", help="train, val, test or compose (default test)")

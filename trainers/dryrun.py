@@ -19,6 +19,7 @@ from latent_core.glyphs.model import build_model, build_tokenizer
 from latent_core.glyphs.scene import SIZE
 from latent_core.methods import build_method
 from latent_core.methods.deeplatent import SIDE
+from latent_core.model_config import read_model_config
 from latent_core.registry import FINAL
 from latent_core.settings import check
 from trainers.architectures import published
@@ -125,7 +126,7 @@ def plan(
     lengths = [length(example, recipe, source) for example in rows]
     longest = max(max(row.student, row.teacher) for row in lengths)
     context = source.config.text_config.max_position_embeddings
-    check(longest <= context, f"A row has {longest} tokens, the model's context {context}; lower caps.total.")
+    check(longest <= context, f"A row has {longest} tokens, but the model's context {context}; lower caps.total.")
     model = with_method(shape(source.config, train_vision=recipe.train_vision), recipe)
     b = 2 if recipe.dtype == "bfloat16" else 4
     load = micro_batch(lengths, arguments.per_device_train_batch_size, recipe, model.vocabulary)
@@ -172,7 +173,7 @@ def find_source(recipe: Recipe, runs: Path) -> Source:
         for folder in (runs / name / FINAL, Path(name)):
             if (folder / "config.json").is_file():
                 tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-                return Source(Qwen2_5_VLConfig.from_pretrained(folder, local_files_only=True), tokenizer, str(folder))
+                return Source(read_model_config(folder), tokenizer, str(folder))
         if name in shapes:
             return Source(
                 shapes[name], None, f"{name} (shape only)" if name == recipe.init else f"{recipe.init}, {name}"
@@ -216,7 +217,7 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
     side = vision.patch_size * vision.spatial_merge_size
     own = shrink(example, caps.total, caps.each, side=side) if caps.total else example
     theirs = shrink(example, caps.teacher_total, caps.teacher_each, side=side) if caps.teacher_total else own
-    prompt = 30 + text_tokens(source, example.question)
+    prompt = 30 + text_tokens(source, example.question) + text_tokens(source, recipe.system or "")
     said = {"text": 0, "observation": 0, "answer": 0}
     for part in segments(example):
         if isinstance(part, Words):
@@ -227,6 +228,8 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
         said, response, thoughts = dict.fromkeys(said, 0), recipe.rl.max_new_tokens, 0
     unrolled = recipe.stage in UNROLLED
     latents = thoughts * (recipe.latents_max + 2) if unrolled else 0
+    if recipe.stage == "rl" and "text" not in (recipe.method, recipe.rl.variant):
+        latents = recipe.rl.max_blocks * recipe.latents_default  # which the limit on tokens leaves out
     limits = (SIZE**2, SIZE**2) if recipe.mixture else PIXELS
     if recipe.stage == "lvr":
         grids = [image_grid(image.size, side, *limits) for image in own.images]
@@ -257,7 +260,7 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
         learned=response,
         observed=said["observation"] if recipe.stage == "monet2" else latents,
         teacher=0 if recipe.teacher is None else prompt + response + images(theirs, True),
-        ticks=recipe.rl.max_new_tokens if recipe.stage == "rl" else ticks,
+        ticks=response + latents if recipe.stage == "rl" else ticks,
     )
 
 
@@ -295,7 +298,7 @@ def micro_batch(lengths: list[Length], rows: int, recipe: Recipe, vocabulary: in
             ticks=0,
             teacher_tokens=tokens // recipe.rl.updates if recipe.rl.kl else 0,
             rolled=tokens,
-            decoded=recipe.rl.max_new_tokens,
+            decoded=max(row.ticks for row in lengths),
         )
     passes = {"monet2": 1, "monet3": 2, "deeplatent2": 1}.get(recipe.stage, 0)
     return Load(

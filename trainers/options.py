@@ -1,9 +1,11 @@
 """What stages and methods leave open: the fields of a recipe that hold fields."""
 
-from dataclasses import dataclass, field, fields
-from typing import Literal, get_args
+from dataclasses import dataclass, field, fields, is_dataclass
+from math import isfinite
+from typing import Literal, get_args, get_origin
 
-from latent_core.settings import check
+from latent_core.config import Sampling
+from latent_core.settings import Settings, check, short
 
 DataFormat = Literal["monet", "lvr", "virl", "thyme"]
 
@@ -39,7 +41,7 @@ class MonetOptions:
     token of a block then never learns what follows it."""
 
     def __post_init__(self) -> None:
-        _check_options(self, "monet")
+        check_types(self, "monet")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +60,7 @@ class DataOptions:
     """skip: bad rows are left out and listed in the run folder's bad_rows.jsonl."""
 
     def __post_init__(self) -> None:
-        _check_options(self, "data")
+        check_types(self, "data")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,35 +77,44 @@ class CapOptions:
     """As `each`, for the teacher's rows."""
 
     def __post_init__(self) -> None:
-        _check_options(self, "caps")
+        check_types(self, "caps")
         for who in ("", "teacher_"):
             total, each = getattr(self, f"{who}total"), getattr(self, f"{who}each")
             check(bool(total) == bool(each), f"caps.{who}total is {total}, caps.{who}each {each}; set both or none.")
 
 
-def _check_options(options: object, name: str) -> None:
-    """Checks values against the fields' types."""
-    for item in fields(options):
-        value, allowed = getattr(options, item.name), get_args(item.type)
-        what = f"{name}.{item.name} is {value!r}"
-        if item.type == list[str]:
-            check(isinstance(value, list) and all(isinstance(v, str) for v in value), f"{what}; it must list paths.")
-        elif item.type == dict[str, float]:
-            numbers = isinstance(value, dict) and all(type(v) in (int, float) for v in value.values())
-            check(numbers and bool(value), f"{what}; it gives names their numbers.")
-        elif item.type == int | None:
-            ok = value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
-            check(ok, f"{what}; it must be a whole number of at least 0, or null.")
-        elif item.type is str:
-            check(isinstance(value, str), f"{what}; it must be text.")
-        elif allowed:
-            check(value in allowed, f"{what}; choose one of {', '.join(allowed)}.")
-        elif item.type is bool:
-            check(isinstance(value, bool), f"{what}; it must be true or false.")
-        else:
-            number = isinstance(value, int if item.type is int else (int, float)) and not isinstance(value, bool)
-            kind = "a whole number" if item.type is int else "a number"
-            check(number and value >= 0, f"{what}; it must be {kind} of at least 0.")
+def check_types(record: object, name: str = "") -> None:
+    """Raises ValueError for a field whose value is not of its type; `name` is the field that holds the record."""
+    for item in fields(record):
+        if is_dataclass(item.type):
+            continue
+        value = getattr(record, item.name)
+        fits, wanted = _fits(value, item.type)
+        check(fits, f"{name + '.' if name else ''}{item.name} is {short(value)}; {wanted}.")
+
+
+def _fits(value: object, kind: object) -> tuple[bool, str]:
+    """Whether a value is of a field's type, and what a sentence says where it is not. Numbers are at least 0."""
+    allowed = get_args(kind)
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in allowed, f"choose one of {', '.join(allowed)}"
+    if kind == list[str]:
+        return isinstance(value, list) and all(isinstance(v, str) for v in value), "it must list paths"
+    if get_origin(kind) is dict:
+        named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+        if allowed[1] is not float:
+            return named, "it must hold fields, as {name: value}"
+        numbers = named and all(type(v) in (int, float) and isfinite(v) for v in value.values())
+        return numbers, "it gives names their numbers, as {name: 1}"
+    if type(None) in allowed:
+        fits, wanted = _fits(value, allowed[0])
+        return value is None or fits, f"{wanted}, or null"
+    if kind is str:
+        return isinstance(value, str), "it must be text"
+    if kind is bool:
+        return isinstance(value, bool), "it must be true or false"
+    number = type(value) in ((int,) if kind is int else (int, float)) and isfinite(value) and value >= 0
+    return number, f"it must be {'a whole number' if kind is int else 'a number'} of at least 0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +131,7 @@ class LvrOptions:
     """Of the mode-switch loss, where the method's exit is `mode_switch`."""
 
     def __post_init__(self) -> None:
-        _check_options(self, "lvr")
+        check_types(self, "lvr")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +156,7 @@ class ValrOptions:
     """Before which steps a block stands."""
 
     def __post_init__(self) -> None:
-        _check_options(self, "valr")
+        check_types(self, "valr")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,7 +173,7 @@ class DeepLatentOptions:
     """False trains on thoughts and answers alone, without text between them (an ablation of the paper)."""
 
     def __post_init__(self) -> None:
-        _check_options(self, "deeplatent")
+        check_types(self, "deeplatent")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,7 +194,7 @@ class RlOptions:
     top_k: int = 0
     """Of rollouts; 0: none."""
     max_new_tokens: int = 128
-    """Of rollouts, latents included."""
+    """Of rollouts; latents do not count."""
     max_blocks: int = 4
     """Of rollouts."""
     low: float = 0.2
@@ -203,7 +214,7 @@ class RlOptions:
     easy: float = 0.6
     """Groups that are right more often teach nothing, nor do those that are never right."""
     former: bool = False
-    """Whether DeepLatent's LatentFormer learns, too (an ablation of the paper)."""
+    """Whether DeepLatent's LatentFormer learns, too, under variant modulation (an ablation of the paper)."""
     samples: int = 3
     """Validation questions whose answers are saved at every evaluation, as traces that the page opens."""
     aggregation: Literal["response", "token"] = "response"
@@ -212,10 +223,18 @@ class RlOptions:
     """Of densities over their dimensions; sum is faithful."""
 
     def __post_init__(self) -> None:
-        _check_options(self, "rl")
+        check_types(self, "rl")
+        check(bool(self.rewards), "rl.rewards is empty; it gives names their numbers, as {accuracy: 1}.")
         check(self.group > 1, f"rl.group is {self.group}; a group compares at least 2 responses.")
         check(self.updates > 0, f"rl.updates is {self.updates}; at least 1 is needed.")
         check(self.temperature > 0, "rl.temperature is 0; rollouts have to be sampled.")
+        check(self.sigma > 0, "rl.sigma is 0; a density has a width.")
+        check(self.easy <= 1, f"rl.easy is {self.easy}; it is a share, 0 to 1.")
+        try:
+            names = ("temperature", "top_p", "top_k", "max_new_tokens", "max_blocks")
+            Settings(**{name: getattr(self, name) for name in names})
+        except ValueError as error:
+            raise ValueError(f"rl: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,7 +259,8 @@ class JudgeOptions:
     """File of the verdicts."""
 
     def __post_init__(self) -> None:
-        _check_options(self, "judge")
+        check_types(self, "judge")
+        check(self.timeout > 0, "judge.timeout is 0; a judge needs some seconds.")
         check(self.workers > 0, f"judge.workers is {self.workers}; at least 1 is needed.")
         check(bool(self.url) == bool(self.model), "judge.url and judge.model belong together; set both or neither.")
         good = not self.url or self.url.startswith(("http://", "https://"))
@@ -256,5 +276,6 @@ NESTED = {
     "deeplatent": DeepLatentOptions,
     "data": DataOptions,
     "caps": CapOptions,
+    "sampling": Sampling,
 }
 """Fields that hold fields."""

@@ -19,8 +19,8 @@ from latent_core.settings import check
 from latent_core.unroll import count_ticks
 
 SHARDS = (
-    "Stage rl gathers parameters for its rollouts, which it can under FSDP2: take trainers/accelerate/fsdp2.yaml, or "
-    "zero2.yaml, which shards none."
+    "Stage rl gathers parameters for its rollouts, which it can do under FSDP2: take trainers/accelerate/fsdp2.yaml, "
+    "or zero2.yaml, which shards none."
 )
 
 

@@ -1,18 +1,21 @@
 """A run is one complete YAML file. Its fields are a Recipe's or a transformers.TrainingArguments'; nothing else."""
 
 import difflib
-import math
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from latent_core import glyphs
-from latent_core.config import LatentRange, MethodConfig
-from latent_core.settings import MAX_LATENTS, Rule, check
+from latent_core.config import Convention, LatentRange, MethodConfig, Sampling
+from latent_core.methods import build_method
+from latent_core.records import from_json
+from latent_core.settings import MAX_LATENTS, Rule, check, short
+from trainers.arguments import NAMES, build_arguments, read_arguments
 from trainers.options import (
     NESTED,
     CapOptions,
@@ -23,8 +26,10 @@ from trainers.options import (
     MonetOptions,
     RlOptions,
     ValrOptions,
+    check_types,
 )
 from trainers.refused import refuse_unused
+from trainers.rl.variants import check_variant
 
 OBSERVATION_TAGS = "<observation>", "</observation>"
 RECIPES = Path(__file__).parent / "recipes"
@@ -35,6 +40,24 @@ TAUGHT: tuple[Stage, ...] = ("monet2", "monet3", "deeplatent2")
 """Stages with a frozen teacher."""
 QUESTIONS = ("virl", "thyme")
 """Formats without reasoning."""
+_ALIGNED = (
+    *("monet.observation_factor", "monet.observation_tags", "monet.align_weight", "monet.align_axis"),
+    *("monet.align_levels", "monet.aux_readers", "monet.aux_self", "monet.latent_pass_mask"),
+)
+READ: dict[Stage, tuple[str, ...]] = {
+    "vision": (),
+    "text": (),
+    "latent": (),
+    "monet1": ("monet.observation_factor", "monet.observation_tags", "caps.total", "caps.each"),
+    "monet2": (*_ALIGNED, "monet.latent_only", "monet.surrogate_weight", "monet.aux_image", "caps"),
+    "monet3": (*_ALIGNED, "monet.target_mask", "caps"),
+    "lvr": ("lvr",),
+    "valr": ("valr",),
+    "deeplatent1": ("deeplatent.words", "caps.total", "caps.each"),
+    "deeplatent2": ("deeplatent", "caps"),
+    "rl": ("rl", "judge", "caps.total", "caps.each"),
+}
+"""Which fields that hold fields, or which of them, a stage reads; `data` and `sampling` serve all."""
 UNROLLED: tuple[Stage, ...] = ("latent", "monet2", "monet3", "valr", "deeplatent2")
 """Stages that generate latents while training."""
 
@@ -91,6 +114,12 @@ class Recipe:
     """Largest K drawn for a batch."""
     latents_default: int = 8
     """K of the finished checkpoint where its user names none."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How the finished checkpoint decodes where its user says nothing else: temperature, max_new_tokens, …"""
+    system: str | None = None
+    """System prompt of every question, while training and afterwards; none: the chat template's own."""
+    convention: Convention = "start_fed"
+    """What becomes of the opening token's embedding (latent stages), see latent_core/config.py."""
     rule: Rule = "latents_only"
     """Attention rule after a block (latent stages)."""
     everything_share: float = 0.0
@@ -105,6 +134,8 @@ class Recipe:
     """The TrainingArguments that the recipe names; filled in by `parse`."""
 
     def __post_init__(self) -> None:
+        check_types(self)
+        check(bool(self.name.strip()), "name is empty; the run's folder is named after it.")
         for family, weight in self.mixture.items():
             glyphs.answers(family)
             check(weight > 0, f"mixture.{family} is {weight}; a weight is a positive number.")
@@ -112,12 +143,9 @@ class Recipe:
             bool(self.mixture) != bool(self.data.files),
             "A recipe learns either from `mixture` (at least one Glyphs family with its weight) or from `data.files`.",
         )
-        check(self.dtype in ("float32", "bfloat16"), f"dtype is {self.dtype!r}; choose one of float32, bfloat16.")
         for family, value in self.stop_at.items():
             check(family in self.mixture, f"stop_at names {family!r}, which is not in the mixture.")
             check(0 < value <= 1, f"stop_at.{family} is {value}; an accuracy is above 0 and at most 1.")
-        check(self.stage in get_args(Stage), f"stage is {self.stage!r}; choose one of {', '.join(get_args(Stage))}.")
-        check(self.rule in get_args(Rule), f"rule is {self.rule!r}; choose one of {', '.join(get_args(Rule))}.")
         check(
             1 <= self.latents_min <= self.latents_max <= MAX_LATENTS,
             f"latents_min is {self.latents_min} and latents_max {self.latents_max}; "
@@ -132,6 +160,7 @@ class Recipe:
             needs_teacher == (self.teacher is not None),
             f"teacher is {self.teacher!r} in a {self.stage} stage; {', '.join(TAUGHT)} need one, others have none.",
         )
+        check(self.val_size > 0, "val_size is 0; validation takes at least 1 sample; eval_strategy: no does without.")
         check(0 <= self.everything_share <= 1, f"everything_share is {self.everything_share}; it is a share, 0 to 1.")
 
     def tokens(self) -> tuple[str, ...]:
@@ -140,18 +169,20 @@ class Recipe:
 
     def method_config(self, provenance: dict[str, object] | None = None) -> MethodConfig:
         """What the finished checkpoint says about itself."""
-        latent = {}
+        latent, taught = {}, self.latents_max if self.stage in UNROLLED else 0
         if self.method != "text":
             latent = dict(
                 open_token=self.open_token,
                 close_token=self.close_token,
                 pad_token=self.pad_token,
                 rule=self.rule,
-                latents=LatentRange(default=self.latents_default, max=max(16, self.latents_default)),
+                convention=self.convention,
+                latents=LatentRange(default=self.latents_default, max=max(16, self.latents_default, taught)),
                 options=self.method_options,
             )
         world = "glyphs" if self.mixture else None
-        return MethodConfig(method=self.method, world=world, provenance=provenance or {}, **latent)
+        asked = dict(system=self.system, sampling=self.sampling)
+        return MethodConfig(method=self.method, world=world, provenance=provenance or {}, **asked, **latent)
 
 
 def recipes() -> dict[str, Path]:
@@ -171,43 +202,61 @@ def load_recipe(source: str, overrides: list[str]) -> tuple[Recipe, TrainingArgu
         near = difflib.get_close_matches(source, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"There is no recipe {source!r}.{hint} Known: {', '.join(known)}; or give a YAML file.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}.") from error
+    values = _read(path.read_bytes(), str(path))
     check(isinstance(values, dict), f"{path} holds no fields; a recipe is a list of `field: value` lines.")
     for item in overrides:
         name, equals, text = item.removeprefix("--").partition("=")
-        check(bool(equals), f"{item!r} is no override; write field=value, for example learning_rate=1e-3.")
-        target = values
         *parents, leaf = name.split(".")
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[leaf] = yaml.safe_load(text)
+        good = bool(equals) and all((*parents, leaf))
+        check(good, f"{short(item)} is no override; write field=value, for example learning_rate=1e-3.")
+        target = values
+        for depth, parent in enumerate(parents, start=1):
+            if target.get(parent) is None:
+                target[parent] = {}
+            target = target[parent]
+            holds = isinstance(target, dict)
+            check(holds, f"{short(item)} sets a field of {'.'.join(parents[:depth])}, which is {short(target)}.")
+        target[leaf] = _read(text.encode(), short(item))
     return parse(values)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, in which 1e-3 is a number, too."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _read(text: bytes, what: str) -> object:
+    """What stands in YAML. Raises ValueError that says where it is none, such as at a bracket that nothing closes."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except ValueError as error:  # 2024-02-31 is a date that there never was
+        raise ValueError(f"{what} cannot be read: {error}; put quotes around text.") from error
 
 
 def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
     """Fields → typed dataclasses; every unknown field is an error that names the nearest known one."""
     ours = {item.name for item in fields(Recipe)} - {"training"}
-    known = ours | {item.name for item in fields(TrainingArguments)}
-    _check_names(values, known, "the recipe")
-    values = dict(values)
+    _check_names(values, ours | NAMES, "the recipe")
+    values, nested = dict(values), []
     for name, kind in NESTED.items():
         if name in values:
             given, inner = values[name], [item.name for item in fields(kind)]
-            check(isinstance(given, dict), f"{name} is {given!r}; it holds fields such as {inner[0]}.")
+            check(isinstance(given, dict), f"{name} is {short(given)}; it holds fields such as {inner[0]}.")
             _check_names(given, set(inner), name)
-            values[name] = kind(**given)
+            nested += [f"{name}.{inside}" for inside in given]
+            values[name] = from_json(kind, given, name) if kind is Sampling else kind(**given)
     for missing in ("name", "description", "stage"):
         check(missing in values, f"The recipe lacks the field {missing!r}.")
-    for item in fields(TrainingArguments):
-        if item.name in values and type(item.default) in (int, float):
-            values[item.name] = _number(item.name, values[item.name], type(item.default))
-    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
-        if values.get(name) is False:  # YAML 1.1 reads no as false
-            values[name] = "no"
-    given = {name: value for name, value in values.items() if name not in ours}
+    stage = values["stage"]
+    check(isinstance(stage, str) and stage in READ, f"stage is {short(stage)}; choose one of {', '.join(READ)}.")
+    _check_read(stage, nested)
+    given = read_arguments({name: value for name, value in values.items() if name not in ours})
     refuse_unused(given)
     defaults = {
         "output_dir": f"runs/{values['name']}",
@@ -219,29 +268,41 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
         "dataloader_drop_last": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    try:
-        recipe = Recipe(**{name: value for name, value in values.items() if name in ours}, training=given)
-        (arguments,) = HfArgumentParser((TrainingArguments,)).parse_dict(defaults | given)
-    except TypeError as error:
-        raise ValueError(f"A field of the recipe has the wrong type: {error}.") from error
+    recipe = Recipe(**{name: value for name, value in values.items() if name in ours}, training=given)
+    arguments = build_arguments(defaults | given)
+    _check_method(recipe)
     return recipe, arguments
+
+
+def _check_method(recipe: Recipe) -> None:
+    """Refuses a method's options that it cannot have, and a method that the stage or rl.variant has no use for."""
+    with torch.device("meta"):
+        method = build_method(recipe.method_config(), lambda token: 0)
+    if recipe.stage == "rl":
+        check_variant(recipe.rl, method)
+    check(
+        method.has_latents or recipe.stage in ("vision", "text", "rl"),
+        f"method is {recipe.method!r}, which has no latents for stage {recipe.stage} to teach; name one that has.",
+    )
+
+
+def _check_read(stage: Stage, given: list[str]) -> None:
+    """Refuses fields such as monet.align_weight of which the stage would take no notice."""
+
+    def reads(stage: Stage, name: str) -> bool:
+        return not {name, name.partition(".")[0]}.isdisjoint(("data", "sampling", *READ[stage]))
+
+    for name in given:
+        readers = [other for other in READ if reads(other, name)]
+        check(
+            reads(stage, name),
+            f"{name} is given, but stage {stage} does not read it ({', '.join(readers)} would); leave it out.",
+        )
 
 
 def _check_names(values: dict[str, object], known: set[str], where: str) -> None:
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(str(name), known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"Unknown field {name!r} in {where}.{hint}")
-
-
-def _number(name: str, value: object, kind: type) -> int | float:
-    """A number as `kind` says; YAML 1.1 reads 1e-3 as text, which is a number all the same."""
-    try:
-        number = float(value) if isinstance(value, str) else value
-        finite = isinstance(number, (int, float)) and math.isfinite(number)
-        if finite and (kind is float or number == int(number)):
-            return kind(number)
-    except ValueError:
-        pass
-    raise ValueError(f"{name} is {value!r}; it must be {'a whole number' if kind is int else 'a number'}.")
+            raise ValueError(f"Unknown field {short(name)} in {where}.{hint}")

@@ -27,8 +27,9 @@ from latent_core.checkpoints import find, load_model, load_parameters, read_conf
 from latent_core.embedded import EMBEDDED
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.methods import build_method
+from latent_core.model_config import check_fit
 from latent_core.processor import Processor
-from latent_core.registry import FINAL
+from latent_core.registry import FINAL, PUBLISHED, full_name
 from latent_core.settings import check
 from trainers.copies import check_updates
 from trainers.data.formats import FORMATS
@@ -89,17 +90,30 @@ def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
     else:
         folder = source_folder(recipe.init, runs)
         model, processor = load_model(folder, dtype=dtype), Processor.load(folder)
+        check_fit(model.config, processor, recipe.init)
     if recipe.method != "text":
         processor = add_tokens(model, processor, recipe.tokens())
     stage = STAGES[recipe.stage](model.train(), processor, recipe)
     for parameter in stage.parameters():  # heads, too; buffers such as frequencies stay exact
         parameter.data = parameter.data.to(dtype)
     if recipe.stage == "rl":  # it goes on with a whole checkpoint
-        load_parameters(stage.method, source_folder(recipe.init, runs))
+        load_parameters(stage.method, folder)
+        check_goes_on(recipe, folder)
         stage.keep_reference()
     if recipe.teacher is not None:
         stage.learn_from(load_model(source_folder(recipe.teacher, runs), dtype=dtype))
     return stage
+
+
+def check_goes_on(recipe: Recipe, folder: Path) -> None:
+    """Refuses to reinforce a checkpoint otherwise than it was taught. Raises ValueError with the remedy."""
+    name = full_name(recipe.init)
+    if not (folder / "method.json").is_file() and name not in PUBLISHED:
+        return
+    before, now = read_config(folder, name), recipe.method_config()
+    for field in ("method", "system", "convention"):
+        was, given = getattr(before, field), getattr(now, field)
+        check(was == given, f"{field} is {given!r}, but {recipe.init} was taught with {was!r}; set {field} to that.")
 
 
 def checkpoints_activations(arguments: TrainingArguments) -> bool:
@@ -112,7 +126,7 @@ def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
     check(arguments.max_steps > 0, f"max_steps is {arguments.max_steps}; a run needs at least 1.")
     check(
         arguments.warmup_steps <= arguments.max_steps,
-        f"warmup_steps is {arguments.warmup_steps}, the whole run {arguments.max_steps} steps; warm up for fewer.",
+        f"warmup_steps is {arguments.warmup_steps}, but the run has {arguments.max_steps} steps; warm up for fewer.",
     )
     check(
         not arguments.eval_on_start or arguments.eval_strategy != "no",

@@ -40,7 +40,7 @@ def instance_similarity(latents: torch.Tensor) -> torch.Tensor:
     unit = normalize(_float(latents, 3), dim=-1)
     count = len(unit)
     if count < 2:
-        raise ValueError(f"There is {count} instance; a similarity between instances needs at least 2.")
+        raise ValueError(f"A similarity between instances needs at least 2 of them, not {count}.")
     # Σ_{i≠j} ⟨u_i, u_j⟩ = ‖Σ u_i‖² − Σ ‖u_i‖²
     pairs = unit.sum(0).square().sum(-1) - unit.square().sum(-1).sum(0)
     return pairs / (count * (count - 1))
@@ -53,7 +53,7 @@ def spectrum(vectors: torch.Tensor) -> torch.Tensor:
     """
     vectors = _float(vectors, 2).double()
     if len(vectors) < 2:
-        raise ValueError(f"There is {len(vectors)} vector; a covariance needs at least 2.")
+        raise ValueError(f"A covariance needs at least 2 vectors, not {len(vectors)}.")
     return torch.linalg.svdvals(vectors - vectors.mean(0)).square() / (len(vectors) - 1)
 
 

@@ -8,12 +8,15 @@ from torch import nn
 
 from latent_core.config import MethodConfig
 from latent_core.feed import Context, Feed
+from latent_core.settings import short
 
 
 class LatentMethod(nn.Module):
     """A method's tokens, its own parameters (none by default) and its block."""
 
     name: ClassVar[str]
+    has_options: ClassVar[bool] = False
+    """Whether the method leaves anything open that a configuration's `options` would say."""
     samples_close: ClassVar[bool] = False
     """Whether the model itself says when a block closes, as any other token; else the runtime puts the closing token.
     The runtime always closes sealed blocks, whose copies ride with that token, and empty ones."""
@@ -23,6 +26,10 @@ class LatentMethod(nn.Module):
         super().__init__()
         if config.method != self.name:
             raise ValueError(f"The configuration is for method {config.method!r}, not {self.name!r}.")
+        if config.options and not self.has_options:
+            raise ValueError(
+                f"options are {short(config.options)}, but method {self.name!r} has none; leave them out."
+            )
         self.config = config
         self.open_id, self.close_id, self.pad_id = (
             None if token is None else token_id(token)

@@ -64,7 +64,10 @@ class DeepLatentOptions:
         check(self.width > 0, f"options.width is {self.width}; it must be the model's width D.")
         fits = self.heads > 0 and self.width % (4 * self.heads) == 0
         check(fits, f"options.heads is {self.heads}; D / heads must be a multiple of 4, D is {self.width}.")
-        check(0 <= self.noise_floor <= self.noise, f"options.noise_floor is {self.noise_floor}, noise {self.noise}.")
+        check(
+            0 <= self.noise_floor <= self.noise,
+            f"options.noise_floor is {self.noise_floor} and noise {self.noise}; 0 ≤ noise_floor ≤ noise must hold.",
+        )
 
 
 def fit(grid: Grid, most: int) -> Grid:
@@ -228,6 +231,7 @@ class DeepLatent(LatentMethod):
     """A grid of latents in one forward."""
 
     name = "deeplatent"
+    has_options = True
     caps = True
     most_blocks = 5
 

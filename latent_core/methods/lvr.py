@@ -86,6 +86,7 @@ class Lvr(LatentMethod):
     """States fed back until the block's exit, within its cap."""
 
     name = "lvr"
+    has_options = True
     samples_close = True
 
     def __init__(self, config: MethodConfig, token_id: Callable[[str], int]) -> None:

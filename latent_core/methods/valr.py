@@ -29,6 +29,7 @@ class Valr(LatentMethod):
     """K states fed back one after the other."""
 
     name = "valr"
+    has_options = True
 
     def __init__(self, config: MethodConfig, token_id: Callable[[str], int]) -> None:
         super().__init__(config, token_id)

@@ -74,11 +74,11 @@ def main() -> None:
         return list(decode(backbone, method, chosen, [settings] * rows, record=record))
 
     words = Settings(mode="text", max_new_tokens=TOKENS)
-    thought = Settings(mode="forced", latents=LATENTS, max_blocks=1, max_new_tokens=LATENTS + 1)
-    as_long = Settings(mode="text", max_new_tokens=LATENTS + 2)  # as many forwards: the last token is not fed
+    thought = Settings(mode="forced", latents=LATENTS, max_blocks=1, max_new_tokens=2)
+    as_long = Settings(mode="text", max_new_tokens=LATENTS + 3)  # as many forwards: the last token is not fed
     only_prompt = Settings(mode="text", max_new_tokens=1)
-    asked = dict(mode="forced", latents=8, max_blocks=1, max_new_tokens=TOKENS + 8)
-    block = dict(mode="forced", latents=16, max_blocks=1, max_new_tokens=17)
+    asked = dict(mode="forced", latents=8, max_blocks=1, max_new_tokens=TOKENS)
+    block = dict(mode="forced", latents=16, max_blocks=1, max_new_tokens=2)
     both, asking = Settings(**asked), (example.images, example.question)
 
     def recorded() -> None:
@@ -103,9 +103,9 @@ def main() -> None:
             "singles": clock(lambda: [run(1, both, first=row) for row in range(ROWS)]),
         }
     )
-    # beyond the prompt, both runs feed an opening token or a word, and then LATENTS latents or words
+    # beyond the prompt, both runs feed two markers or words, and LATENTS latents or words
     latent_step, text_step = (
-        (seconds[name] - seconds["prompt"]) / (LATENTS + 1) for name in ("prompt and a block", "prompt and words")
+        (seconds[name] - seconds["prompt"]) / (LATENTS + 2) for name in ("prompt and a block", "prompt and words")
     )
     ratios = [
         ("text tokens/s with events, against generate", seconds["generate"] / seconds["decode"], "≥", 1.3),

@@ -34,7 +34,7 @@ def main() -> None:
     prompt = subject.processor(example.images, example.question)
 
     def run(method: LatentMethod, latents: int) -> None:
-        settings = Settings(mode="forced", latents=latents, max_blocks=1, max_new_tokens=latents + 2)
+        settings = Settings(mode="forced", latents=latents, max_blocks=1, max_new_tokens=2)
         events = list(decode(backbone, method, [prompt], [settings], record=False))
         assert isinstance(events[-1], FinishEvent) and events[-1].latents == latents
 

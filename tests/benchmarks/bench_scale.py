@@ -111,7 +111,7 @@ class Bench:
         """Runs from the prompt to their end, by name. One step more than is counted: the last word is never fed."""
         words = Settings(mode="text", max_new_tokens=self.steps + 1)
         block = dict(mode="forced", latents=self.steps, max_blocks=1)
-        thought = Settings(**block, max_new_tokens=self.steps + 1)
+        thought = Settings(**block, max_new_tokens=2)
         seen = tuple(range(0, self.backbone.num_layers, max(1, self.backbone.num_layers // 8)))
         return {
             "generate": lambda: self.generate(self.steps + 1),
@@ -119,7 +119,7 @@ class Bench:
             "words, all recorded": lambda: self.run(self.monet, words, record=True, layers=seen),
             "latents one by one": lambda: self.run(self.monet, thought),
             "latents, all recorded": lambda: self.run(self.monet, thought, record=True, layers=seen),
-            "latents at once": lambda: self.run(self.deeplatent, Settings(**block, max_new_tokens=self.steps + 2)),
+            "latents at once": lambda: self.run(self.deeplatent, thought),
         }
 
     def tasks(self) -> dict[str, Callable[[], float]]:
@@ -146,8 +146,8 @@ class Bench:
     def found(self, seconds: dict[str, float]) -> dict[str, float]:
         """Milliseconds per step and prompt, and the limits of the steps.
 
-        A run of words feeds `steps` words behind the prompt; a block its opening token and `steps` latents, of which
-        a parallel one has all in two forwards.
+        A run of words feeds `steps` words behind the prompt; a block `steps` latents between two markers, of which a
+        parallel one has all in two forwards.
         """
         rate = 2 * COPIED / seconds["copy"]
         past = {name: time - seconds["prompt"] for name, time in seconds.items()}
@@ -158,8 +158,8 @@ class Bench:
             "text token, all recorded": past["words, all recorded"] / self.steps,
             "text token, generate": (seconds["generate"] - seconds["generate, prompt"]) / self.steps,
             "text token, limit": self.read["text token"] / rate,
-            "latent": past["latents one by one"] / (self.steps + 1),
-            "latent, all recorded": past["latents, all recorded"] / (self.steps + 1),
+            "latent": past["latents one by one"] / (self.steps + 2),
+            "latent, all recorded": past["latents, all recorded"] / (self.steps + 2),
             "latent, limit": self.read["latent"] / rate,
             "latent of a parallel block": past["latents at once"] / self.steps,
             "parallel block": past["latents at once"],

@@ -42,7 +42,9 @@ class ImageStore:
             if isinstance(error, OSError):
                 reason = f"the image path {clip(path, 80)!r} cannot be used: {error.strerror}."
             if path.startswith("data:") or len(path) > 255:
-                reason += " Is it the image itself? Write that to a file and give its path; rows of format thyme alone hold it."
+                reason += (
+                    " Is it the image itself? Write it to a file and give its path; only rows of format thyme hold it."
+                )
             raise ImageProblem(reason) from error
 
     def load(self, path: str) -> Image.Image:

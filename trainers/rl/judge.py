@@ -18,7 +18,7 @@ import httpx
 from latent_core import answers
 from latent_core.example import Example
 from latent_core.grading import equal
-from latent_core.settings import check
+from latent_core.settings import check, counted, short
 from trainers.options import JudgeOptions
 from trainers.rl.rollouts import Rollout
 
@@ -29,7 +29,7 @@ Answer to judge: {answer}
 Does the answer to judge mean the same as the true answer? Reply with the one word YES or NO."""
 
 
-class JudgeFailed(RuntimeError):
+class JudgeFailed(ConnectionError):
     """The judge gave no verdict in all its tries."""
 
 
@@ -37,13 +37,21 @@ class Judge:
     """Verdicts on answers; `ask` fetches what is missing, `verdict` reads."""
 
     def __init__(self, options: JudgeOptions) -> None:
-        """Raises ValueError where the key's variable is named, but not set, and for a broken file of verdicts."""
+        """Raises ValueError where the key's variable is named, but not set, for an address that is none, and for a
+        broken file of verdicts.
+        """
         self.options = options
         headers = {}
         if options.key_variable:
             key = os.environ.get(options.key_variable)
             check(bool(key), f"The environment variable {options.key_variable} (judge.key_variable) is not set.")
+            fits = key.isascii() and key.isprintable()
+            check(fits, f"{options.key_variable} (judge.key_variable) holds letters that no key has, or line breaks.")
             headers["Authorization"] = f"Bearer {key}"
+        try:
+            httpx.URL(options.url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"judge.url is {short(options.url)}, which is not an address: {error}.") from error
         self._client = httpx.Client(headers=headers, timeout=options.timeout)
         self._cache = Path(options.cache)
         self._known: dict[str, bool] = {}
@@ -110,7 +118,7 @@ class Judge:
                 reply.raise_for_status()
                 said = reply.json()["choices"][0]["message"]["content"]
             except httpx.HTTPError as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem = " ".join(f"{type(error).__name__}: {error}".split())
                 continue
             except (ValueError, KeyError, IndexError, TypeError):
                 problem = f"no chat completion came back, but {reply.text[:200]!r}"
@@ -120,6 +128,7 @@ class Judge:
                 return word == "yes"
             problem = f"it said {str(said)[:200]!r}, neither YES nor NO"
         raise JudgeFailed(
-            f"The judge {options.model!r} at {options.url} gave no verdict on {example.name} in {options.retries + 1} "
-            f"tries ({problem}). The run stops before its step; start it again to go on from its last checkpoint."
+            f"The judge {options.model!r} at {options.url} gave no verdict on {example.name} in "
+            f"{counted(options.retries + 1, 'attempt')} ({problem}). The run stops before its step; start it again to "
+            "go on from its last checkpoint."
         )

@@ -137,7 +137,7 @@ class RlStage(nn.Module):
 
     def prompt(self, example: Example) -> Prompt:
         """The model's inputs."""
-        return self.processor(example.images, example.question)
+        return self.processor(example.images, example.question, self.recipe.system)
 
     def settings(self, seed: int) -> Settings:
         """How a rollout is decoded."""

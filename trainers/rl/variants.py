@@ -40,7 +40,16 @@ def check_variant(options: RlOptions, method: LatentMethod) -> None:
         not options.noise or variant == "vlpo",
         f"rl.noise is {options.noise}, but only the latents of variant vlpo have a ratio under noise, not {variant}.",
     )
-    check(not options.former or parallel, f"rl.former needs method deeplatent, not {name!r}.")
+    if options.former:
+        check(parallel, f"rl.former needs method deeplatent, not {name!r}.")
+        check(
+            variant == "modulation",
+            f"rl.former is true, but a LatentFormer learns through modulations that are actions, and under rl.variant "
+            f"{variant} there are none; take modulation, or leave rl.former out.",
+        )
+        check(
+            len(method.former) > 0, "rl.former is true, but this LatentFormer has no blocks (method_options.blocks)."
+        )
 
 
 def modulations(method: DeepLatent) -> list[torch.nn.Module]:

@@ -26,6 +26,7 @@ from latent_core.processor import Processor
 from latent_core.settings import Rule, check
 from latent_core.unroll import Features, Unrolled, look, splice, unroll
 from trainers.data.segments import segments
+from trainers.options import MonetOptions
 from trainers.parallel import batch_mean, common_ticks
 from trainers.recipe import Recipe
 from trainers.sft.losses import alignment
@@ -39,6 +40,7 @@ class DeepLatentStage(MonetStage):
 
     def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
         super().__init__(model, processor, recipe)
+        self.options = MonetOptions()  # what both methods share is Monet's default, whatever Monet's recipes say
         given = self.method
         check(isinstance(given, DeepLatent), f"stage {recipe.stage} trains method deeplatent, not {recipe.method!r}.")
 

@@ -47,7 +47,7 @@ class LatentStage(nn.Module):
                 for part in segments(example)
             ]
             parts.append(Tokens((self.processor.eos_id,)))
-            rows.append(Row(self.processor(example.images, example.question), tuple(parts)))
+            rows.append(Row(self.processor(example.images, example.question, self.recipe.system), tuple(parts)))
         families = [example.metadata.get("family", "all") for example, _ in items]
         return {"rows": rows, "rules": [rule] * len(rows), "families": families}
 

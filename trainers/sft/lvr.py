@@ -91,7 +91,7 @@ class LvrStage(nn.Module):
     def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
         rows, slots = [], []
         for example, _ in items:
-            prompt = self.processor(example.images, example.question)
+            prompt = self.processor(example.images, example.question, self.recipe.system)
             grids = [tuple(grid) for grid in (prompt.grid_thw[:, 1:] // self.processor.merge_size).tolist()]
             offsets = [sum(r * c for r, c in grids[:i]) for i in range(len(grids))]
             parts, own = [], []

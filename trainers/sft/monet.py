@@ -108,7 +108,7 @@ class MonetStage(nn.Module):
             else:
                 response.append(Tokens(ids, observation=observed))
         response.append(Tokens((self.processor.eos_id,)))
-        return Row(self.processor(example.images, example.question), tuple(response))
+        return Row(self.processor(example.images, example.question, self.recipe.system), tuple(response))
 
     def pieces(self, example: Example) -> list[Words | Thought]:
         """The response in order."""

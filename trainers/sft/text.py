@@ -20,13 +20,13 @@ class TextStage(nn.Module):
 
     def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
         super().__init__()
-        self.model, self.processor = model, processor
+        self.model, self.processor, self.recipe = model, processor, recipe
         model.model.visual.requires_grad_(recipe.train_vision)
 
     def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
         prompts, rows = [], []
         for example, _ in items:
-            prompt = self.processor(example.images, example.question)
+            prompt = self.processor(example.images, example.question, self.recipe.system)
             words = [self.processor.encode(part.text) for part in segments(example) if isinstance(part, Words)]
             prompts.append(prompt)
             rows.append((prompt.input_ids, torch.tensor([*itertools.chain(*words), self.processor.eos_id])))

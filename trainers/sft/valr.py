@@ -123,7 +123,7 @@ class ValrStage(LatentStage):
         rows, images = [], []
         for example, _ in items:
             response, seen = self.respond(example, latents)
-            rows.append(Row(self.processor(example.images, example.question), tuple(response)))
+            rows.append(Row(self.processor(example.images, example.question, self.recipe.system), tuple(response)))
             images += seen
         return {
             "rows": rows,
