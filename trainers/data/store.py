@@ -43,7 +43,7 @@ class ImageStore:
                 reason = f"the image path {clip(path, 80)!r} cannot be used: {error.strerror}."
             if path.startswith("data:") or len(path) > 255:
                 reason += (
-                    " Is it the image itself? Write it to a file and give its path; only rows of format thyme hold it."
+                    " Is it the image itself? Write it to a file and give its path; only format thyme holds images."
                 )
             raise ImageProblem(reason) from error
 
