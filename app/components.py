@@ -15,6 +15,9 @@ from PIL import Image
 
 ASSETS = Path(__file__).parent.parent / "assets" / "app"
 
+SHOWN = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "AVIF")
+"""Formats of images.FORMATS that browsers show; MPO is a JPEG with further pictures."""
+
 Files = Sequence[dict[str, Any]]
 """Gradio's FileData as JSON: what an image well holds."""
 
@@ -82,6 +85,14 @@ def as_files(images: Sequence[Image.Image]) -> Files:
     """Images of ours as files that the page can show and send back."""
     folder = get_upload_folder()
     return [FileData(path=save_pil_to_cache(image, cache_dir=folder, format="png")).model_dump() for image in images]
+
+
+def showable(file: dict[str, Any], image: Image.Image) -> dict[str, Any]:
+    """An uploaded file as the page can show it: where browsers cannot, `image`, which was read from it, without loss."""
+    if image.format in SHOWN:
+        return file
+    (drawn,) = as_files([image])
+    return {**drawn, "orig_name": file.get("orig_name")}
 
 
 def paths(files: object) -> list[str]:

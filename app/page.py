@@ -41,7 +41,7 @@ def build(runner: Runner) -> gr.Blocks:
     handlers = Handlers(runner, history)
     cache = (60, round(limits.keep_seconds))  # Gradio's own sweep, which also clears its lists of files
     with gr.Blocks(title="Inscape", fill_width=True, analytics_enabled=False, delete_cache=cache) as page:
-        static(read("header.html"), read("header.js"))
+        static(read("header.html"), read("header.js", "offline.js"))
         add_endpoints(
             runner, {**MODEL, "concurrency_limit": limits.at_once}
         )  # before the page's own events, which would take the names

@@ -61,7 +61,7 @@ def load_image(
 ) -> Image.Image:
     """An upright RGB image of `source`: a path, the bytes of a file, or a Pillow image of any mode.
 
-    Transparent parts show `ground`; an animation gives its first frame; 16-bit values keep their high bits.
+    Its `format` is the file's. Transparent parts show `ground`; an animation gives its first frame; 16-bit values keep their high bits.
     Raises ImageProblem for a file that is missing, empty, no image, damaged, above `max_pixels` or longer than
     200 times its width.
     """
@@ -95,6 +95,7 @@ def _decoded(name: str, image: Image.Image, max_pixels: int, ground: Ground) -> 
     except DECODING_ERRORS as error:
         raise _damaged(name, error) from error
     rgb.info.clear()
+    rgb.format = image.format  # as Pillow's own readers say it
     return rgb
 
 

@@ -149,6 +149,13 @@ function awaitTurn() {
 }
 document.addEventListener("click", (event) => { if (event.target.closest?.("#ins-run")) awaitTurn(); });
 
+// What a run still had to say when the connection broke does not come any more.
+document.addEventListener("ins-lost", () => {
+  if (props.value?.state !== "running") return;
+  props.value = { ...props.value, state: "failed", problem: "The connection was lost during this run; run the question again." };
+  update();
+});
+
 followSelected((shown) => shown === String(run.value?.run), (n) => select(n, true, true));
 part("level").disabled = true;
 reset({ items: [], n: 0 });
