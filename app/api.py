@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from app.asking import (
     FAILURES,
@@ -24,7 +23,7 @@ from app.asking import (
 )
 from app.boundary import told
 from app.companions import Companions
-from app.components import inside
+from app.components import as_files, inside, paths
 from app.fold import fold
 from app.handlers import MOST_SEEDS, session_of
 from app.inspecting import difference, figures, pairs, region_ranks
@@ -75,13 +74,16 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         }
         return _answer(runner, session_of(request), images, question, checkpoint, settings)
 
-    def scene(family: str, seed: int) -> tuple[Image.Image, dict[str, Any]]:
-        """A Glyphs scene of the test split: image, and question, answer, family, seed. A negative seed draws one."""
+    def scene(family: str, seed: int) -> tuple[list[str], dict[str, Any]]:
+        """A Glyphs scene of the test split: all its images, as /ask takes them, and question, answer, family, seed.
+
+        A negative seed draws one.
+        """
         if type(seed) is not int or seed >= MOST_SEEDS:
             raise ValueError(f"The seed is no whole number below {MOST_SEEDS}; choose another.")
         images, question, identity = new_scene(family, None if seed < 0 else seed)
         example = glyphs.sample(family, identity["seed"], split="test")
-        return images[0], {"question": question, "answer": example.answer, **identity}
+        return paths(as_files(images)), {"question": question, "answer": example.answer, **identity}
 
     def checkpoints() -> list[dict[str, Any]]:
         """The checkpoints that /ask takes, the default first."""
@@ -146,7 +148,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
     gr.Button(**hidden).click(told(ask), inputs, outputs, api_name="ask", **model)
     family = gr.Textbox("find", label="family", **hidden)
     seed = gr.Number(-1, precision=0, label="seed", **hidden)
-    drawn = [gr.Image(label="image", format="png", **hidden), gr.JSON(label="scene", **hidden)]
+    drawn = [gr.File(file_count="multiple", label="images", **hidden), gr.JSON(label="scene", **hidden)]
     gr.Button(**hidden).click(told(scene), [family, seed], drawn, api_name="scene")
     files = [gr.File(label=label, **hidden) for label in ("trace", "first", "second")]
     numbers = [

@@ -88,7 +88,7 @@ def as_files(images: Sequence[Image.Image]) -> Files:
 
 
 def showable(file: dict[str, Any], image: Image.Image) -> dict[str, Any]:
-    """An uploaded file as the page can show it: where browsers cannot, `image`, which was read from it, without loss."""
+    """An uploaded file as browsers can show it: a PNG of `image`, which was read from it, where they cannot."""
     if image.format in SHOWN:
         return file
     (drawn,) = as_files([image])

@@ -61,7 +61,8 @@ def load_image(
 ) -> Image.Image:
     """An upright RGB image of `source`: a path, the bytes of a file, or a Pillow image of any mode.
 
-    Its `format` is the file's. Transparent parts show `ground`; an animation gives its first frame; 16-bit values keep their high bits.
+    Transparent parts show `ground`; an animation gives its first frame; 16-bit values keep their high bits. `format`
+    of the result is the file's.
     Raises ImageProblem for a file that is missing, empty, no image, damaged, above `max_pixels` or longer than
     200 times its width.
     """
