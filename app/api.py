@@ -22,7 +22,6 @@ from app.asking import (
     unsaved,
 )
 from app.boundary import told
-from app.companions import Companions
 from app.components import as_files, inside, paths
 from app.fold import fold
 from app.handlers import MOST_SEEDS, session_of
@@ -32,7 +31,7 @@ from app.opening import open_trace
 from app.payload import summary
 from app.runner import Runner
 from latent_core import glyphs
-from latent_core.analysis.similarity import top
+from latent_core.analysis.similarity import nearest_patch, top
 from latent_core.settings import Mode, Rule
 
 
@@ -41,7 +40,6 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
 
     `model` holds the concurrency settings shared by what takes long.
     """
-    companions = Companions(runner.known, runner.folders)
 
     def ask(
         images: list[str],
@@ -92,7 +90,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
     def inspect(trace: str, request: gr.Request) -> dict[str, Any]:
         """The figures of a run, from its trace as /ask gives it: places, matrices, shares, nearest words, norms."""
         runner.looks.take(session_of(request))
-        value = figures(open_trace(trace), companions, run="", name="", own=True)
+        value = figures(open_trace(trace), runner.companions, run="", name="", own=True)
         return {key: part for key, part in value.items() if key not in ("id", "name", "own", "view")}
 
     def region(
@@ -182,8 +180,10 @@ def _answer(
         {"block": item.block, "index": item.index, "image": patch.image, "row": patch.row, "column": patch.column}
         | {"cosine": round(patch.value, 4)}
         for item in view.items
-        if item.glow is not None
-        for patch in top(item.glow, view.start.grids, 1)
+        if item.kind == "latent" and item.vector is not None and len(view.start.image_states)
+        for patch in top(
+            nearest_patch(item.vector[None], view.start.image_states[:1], centred=False)[0, 0], view.start.grids, 1
+        )
     ]
     found = {**summary(view), "looks": looks}
     try:

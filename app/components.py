@@ -42,7 +42,7 @@ def run_view(**options: Any) -> gr.HTML:
 
     Events: `force`, the button offered where no block was opened; `region`, a region painted on the image; `inspect`.
     """
-    scripts = ("heat.js", "link.js", "transcript.js", "panel.js", "region.js", "run.js")
+    scripts = ("heat.js", "maps.js", "link.js", "transcript.js", "panel.js", "region.js", "run.js")
     return static(read("run.html"), read(*scripts), **options)
 
 
@@ -58,6 +58,7 @@ def inspect_view(**options: Any) -> gr.HTML:
     """
     scripts = (
         "heat.js",
+        "maps.js",
         "link.js",
         "track.js",
         "figures.js",
@@ -73,7 +74,7 @@ def compare_view(**options: Any) -> gr.HTML:
 
     Events: `pair` with two ids; `again` with an id and changed settings.
     """
-    return static(read("compare.html"), read("heat.js", "link.js", "track.js", "compare.js"), **options)
+    return static(read("compare.html"), read("heat.js", "maps.js", "link.js", "track.js", "compare.js"), **options)
 
 
 def examples_row(value: Sequence[dict[str, Any]], **options: Any) -> gr.HTML:

@@ -304,7 +304,9 @@ class Comparing:
     def _value(self, request: gr.Request, first: object, second: object) -> dict[str, Any]:
         try:
             self.runner.looks.take(session_of(request))
-            return self._listed(request, compared(self.history, session_of(request), first, second))
+            return self._listed(
+                request, compared(self.history, self.runner.companions, session_of(request), first, second)
+            )
         except ValueError as problem:
             return self._listed(request, {"problem": sentence(problem)})
 
