@@ -34,7 +34,7 @@ function mapShown(maps, looks) {
     shown,
     level: place(maps.levels, chosen.level, similar?.level) ?? Math.max(0, maps.levels.length - 2),
     layer: look ? place(look.layers, chosen.layer, attended?.level) ?? look.layers.length - 1 : 0,
-    head: look && chosen.head >= 0 && chosen.head < look.heads ? chosen.head : attended ? attended.part + 1 : 0,
+    head: look && Number.isInteger(chosen.head) && chosen.head >= 0 && chosen.head < look.heads ? chosen.head : attended ? attended.part + 1 : 0,
   };
 }
 

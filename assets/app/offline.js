@@ -30,39 +30,46 @@ async function attend() {
   if (!session || attended) return;
   attended = true;
   try {
-    const reader = (await send(address(`gradio_api/heartbeat/${session}`))).body.getReader();
-    while (!(await reader.read()).done);
+    const response = await send(address(`gradio_api/heartbeat/${session}`));
+    if (!response.ok) return;
+    for (const reader = response.body.getReader(); !(await reader.read()).done;);
   } catch { /* as if it had ended */ }
   attended = false;
+  await pause();
   back();
 }
 
-// The events of a session. Where they break off, Gradio is told that what was under way has failed, and that they have
-// ended; by itself it would wait for more.
+// The events of a session. Where they break off, or the server says of none in particular that it fails, Gradio is told
+// that what was under way has failed and that they have ended; by itself it would wait for more.
 function whole(response, signal) {
   const reader = response.body.getReader(), decoder = new TextDecoder(), encoder = new TextEncoder();
   let rest = "", last = "";
-  return new Response(new ReadableStream({
-    async pull(controller) {
-      let part = { done: true };
-      try { part = await reader.read(); } catch (problem) { if (signal?.aborted) return controller.error(problem); }
-      if (!part.done) {
-        rest += decoder.decode(part.value, { stream: true });
-        const end = rest.lastIndexOf("\n\n") + 2;
-        if (end > 1) { last = rest.slice(0, end); controller.enqueue(encoder.encode(last)); rest = rest.slice(end); }
-        else return this.pull(controller);
-        return;
-      }
-      if (!signal?.aborted && !last.includes('"close_stream"')) {
-        for (const event of [{ msg: "unexpected_error", message: LOST, success: false }, { msg: "close_stream" }])
-          controller.enqueue(encoder.encode(`data: ${JSON.stringify(event)}\n\n`));
-        document.dispatchEvent(new CustomEvent("ins-lost"));
-        back();
-      }
-      controller.close();
-    },
-    cancel: (reason) => reader.cancel(reason),
-  }), { status: response.status, headers: response.headers });
+  async function pull(controller) {
+    let part = { done: true };
+    try { part = await reader.read(); } catch (problem) { if (signal?.aborted) return controller.error(problem); }
+    if (!part.done) {
+      rest += decoder.decode(part.value, { stream: true });
+      const end = rest.lastIndexOf("\n\n") + 2;
+      if (end < 2) return pull(controller);
+      last = rest.slice(0, end);
+      rest = rest.slice(end);
+      controller.enqueue(encoder.encode(last));
+      if (!failsAltogether(last)) return;
+      reader.cancel();
+    }
+    if (!signal?.aborted && !last.includes('"close_stream"')) {
+      for (const event of [{ msg: "unexpected_error", message: LOST, success: false }, { msg: "close_stream" }])
+        controller.enqueue(encoder.encode(`data: ${JSON.stringify(event)}\n\n`));
+      document.dispatchEvent(new CustomEvent("ins-lost"));
+      back();
+    }
+    controller.close();
+  }
+  return new Response(new ReadableStream({ pull, cancel: (reason) => reader.cancel(reason) }), { status: response.status, headers: response.headers });
+}
+function failsAltogether(events) {
+  return events.split("\n\n").filter((text) => text.includes('"unexpected_error"')).map((text) => JSON.parse(text.replace(/^data:/, "")))
+    .some((event) => event.msg === "unexpected_error" && !event.event_id);
 }
 
 window.fetch = async (input, options) => {
