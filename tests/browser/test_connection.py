@@ -1,12 +1,15 @@
 """Without a connection and back: nothing that was written, chosen or run is gone. And files that cannot be taken."""
 
+import contextlib
+import socket
+import threading
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from app.server import serve
 from tests.browser.test_ask import ANSWER, CARD, STREAMING, photo, upload
 
 OFFLINE = ".ins-offline"
@@ -14,7 +17,7 @@ QUESTION = "#ins-question textarea"
 
 
 @pytest.fixture
-def open_away(browser: Browser, runner) -> Callable[[str], Page]:
+def open_away(browser: Browser) -> Callable[[str], Page]:
     """A page that may log failed requests, which a browser without a connection does."""
     contexts = []
 
@@ -79,30 +82,60 @@ def test_a_run_and_its_selection_outlast_a_lost_connection(open_away, url):
     assert page.evaluate("window.sameDocument")
 
 
-def test_a_server_that_starts_again_is_gone_on_with(open_away, runner, tmp_path, monkeypatch):
+class Line:
+    """A TCP line to a server, on a port of its own, that can be cut and mended."""
+
+    def __init__(self, server_port: int) -> None:
+        self.server_port, self.port, self.ends = server_port, 0, []
+        self.mend()
+
+    def mend(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=[self.listener], daemon=True).start()
+
+    def cut(self) -> None:
+        for end in [self.listener, *self.ends]:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self.ends = []
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.server_port))
+                self.ends += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=[one, other], daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+
+def test_a_run_that_a_lost_connection_ends_says_so_and_can_be_run_again(open_away, url, tmp_path, monkeypatch):
     monkeypatch.setattr("app.runner.SLOW", 4.0)
-    server = serve(runner, host="127.0.0.1", port=None, wait=False)
-    page = open_away(server.local_url)
+    line = Line(urlsplit(url).port)
+    page = open_away(f"http://127.0.0.1:{line.port}/")
     written(page, tmp_path)
     page.locator("input[type=radio][value=slow]").check(force=True)
     page.click("#ins-run")
     page.wait_for_selector(STREAMING)
-    port = server.server_port
-    server.close()
-    expect(page.locator("#ins-run-view [data-part='problem']")).to_contain_text("lost during this run", timeout=20_000)
+    line.cut()
+    expect(page.locator("#ins-run-view [data-part='problem']")).to_contain_text("lost during this run")
     expect(page.locator("#ins-stop")).to_be_disabled()
     expect(page.locator(OFFLINE)).to_be_visible()
-    server = serve(runner, host="127.0.0.1", port=port, wait=False)
-    try:
-        expect(page.locator(OFFLINE)).to_be_hidden(timeout=10_000)
-        untouched(page)
-        page.locator("input[type=radio][value=real]").check(force=True)
-        page.click("#ins-run")
-        page.wait_for_selector(".ins-inspect")
-        untouched(page)
-    finally:
-        page.close()
-        server.close()
+    line.mend()
+    expect(page.locator(OFFLINE)).to_be_hidden(timeout=10_000)
+    untouched(page)
+    page.locator("input[type=radio][value=real]").check(force=True)
+    page.click("#ins-run")
+    page.wait_for_selector(".ins-inspect")
+    untouched(page)
 
 
 def test_good_files_are_taken_beside_bad_ones(page, tmp_path):
