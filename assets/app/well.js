@@ -1,5 +1,6 @@
 // Up to four images, as files that Gradio keeps: upload, drop, paste, remove. Python checks what they hold.
 const LIMIT = 4;
+const MOST_BYTES = 10_000_000;   // of a file, as in app/limits.py; above it Gradio would show a notice of its own
 const part = (name) => element.querySelector(`[data-part="${name}"]`);
 const well = element.querySelector(".ins-well");
 let adding = false;
@@ -48,6 +49,7 @@ async function take(list, append) {
       break;
     }
     try {
+      if (file.size > MOST_BYTES) throw new Error("size");
       const { path, url } = await upload(file);
       sent.push({ path, url, orig_name: file.name, size: file.size, mime_type: file.type, meta: { _type: "gradio.FileData" } });
     } catch (error) {
@@ -80,5 +82,8 @@ well.ondragover = (event) => { event.preventDefault(); well.classList.add("ins-o
 well.ondragleave = () => well.classList.remove("ins-over");
 well.ondrop = (event) => { event.preventDefault(); well.classList.remove("ins-over"); take(event.dataTransfer.files, false); };
 
-watch("value", () => { draw(); });
+watch("value", () => {
+  if (!props.value?.some((file) => file.orig_name)) problem("");   // another scene took the place of what was uploaded
+  draw();
+});
 draw();

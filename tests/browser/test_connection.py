@@ -153,6 +153,10 @@ def test_good_files_are_taken_beside_bad_ones(page, tmp_path):
     upload(page, tmp_path / "large.bmp")
     expect(problem).to_contain_text("large.bmp is larger than 10 MB")
     expect(page.locator("#ins-well img")).to_have_count(2)  # those that were there stay
+    expect(page.locator(".toast-body")).to_have_count(0)
+    page.locator(".ins-examples button").first.click()
+    expect(page.locator("#ins-well img")).to_have_count(1)
+    expect(problem).to_be_hidden()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK", "I;16"])
