@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from app.asking import (
     FAILURES,
@@ -23,8 +22,7 @@ from app.asking import (
     unsaved,
 )
 from app.boundary import told
-from app.companions import Companions
-from app.components import inside
+from app.components import as_files, inside, paths
 from app.fold import fold
 from app.handlers import MOST_SEEDS, session_of
 from app.inspecting import difference, figures, pairs, region_ranks
@@ -33,7 +31,7 @@ from app.opening import open_trace
 from app.payload import summary
 from app.runner import Runner
 from latent_core import glyphs
-from latent_core.analysis.similarity import top
+from latent_core.analysis.similarity import nearest_patch, top
 from latent_core.settings import Mode, Rule
 
 
@@ -42,7 +40,6 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
 
     `model` holds the concurrency settings shared by what takes long.
     """
-    companions = Companions(runner.known, runner.folders)
 
     def ask(
         images: list[str],
@@ -75,13 +72,16 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         }
         return _answer(runner, session_of(request), images, question, checkpoint, settings)
 
-    def scene(family: str, seed: int) -> tuple[Image.Image, dict[str, Any]]:
-        """A Glyphs scene of the test split: image, and question, answer, family, seed. A negative seed draws one."""
+    def scene(family: str, seed: int) -> tuple[list[str], dict[str, Any]]:
+        """A Glyphs scene of the test split: all its images, as /ask takes them, and question, answer, family, seed.
+
+        A negative seed draws one.
+        """
         if type(seed) is not int or seed >= MOST_SEEDS:
             raise ValueError(f"The seed is not a whole number from 0 to {MOST_SEEDS - 1}; choose another.")
         images, question, identity = new_scene(family, None if seed < 0 else seed)
         example = glyphs.sample(family, identity["seed"], split="test")
-        return images[0], {"question": question, "answer": example.answer, **identity}
+        return paths(as_files(images)), {"question": question, "answer": example.answer, **identity}
 
     def checkpoints() -> list[dict[str, Any]]:
         """The checkpoints that /ask takes, the default first."""
@@ -90,7 +90,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
     def inspect(trace: str, request: gr.Request) -> dict[str, Any]:
         """The figures of a run, from its trace as /ask gives it: places, matrices, shares, nearest words, norms."""
         runner.looks.take(session_of(request))
-        value = figures(open_trace(trace), companions, run="", name="", own=True)
+        value = figures(open_trace(trace), runner.companions, run="", name="", own=True)
         return {key: part for key, part in value.items() if key not in ("id", "name", "own", "view")}
 
     def region(
@@ -146,7 +146,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
     gr.Button(**hidden).click(told(ask), inputs, outputs, api_name="ask", **model)
     family = gr.Textbox("find", label="family", **hidden)
     seed = gr.Number(-1, precision=0, label="seed", **hidden)
-    drawn = [gr.Image(label="image", format="png", **hidden), gr.JSON(label="scene", **hidden)]
+    drawn = [gr.File(file_count="multiple", label="images", **hidden), gr.JSON(label="scene", **hidden)]
     gr.Button(**hidden).click(told(scene), [family, seed], drawn, api_name="scene")
     files = [gr.File(label=label, **hidden) for label in ("trace", "first", "second")]
     numbers = [
@@ -180,8 +180,10 @@ def _answer(
         {"block": item.block, "index": item.index, "image": patch.image, "row": patch.row, "column": patch.column}
         | {"cosine": round(patch.value, 4)}
         for item in view.items
-        if item.glow is not None
-        for patch in top(item.glow, view.start.grids, 1)
+        if item.kind == "latent" and item.vector is not None and len(view.start.image_states)
+        for patch in top(
+            nearest_patch(item.vector[None], view.start.image_states[:1], centred=False)[0, 0], view.start.grids, 1
+        )
     ]
     found = {**summary(view), "looks": looks}
     try:

@@ -1,17 +1,20 @@
 """What lies beside a checkpoint's weights for its runs to be inspected with: bank, decoder, measurements."""
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from latent_core import bank, depict
+from latent_core import bank, depict, grounding
 from latent_core.bank import Bank
 from latent_core.depict import Depicter
 from latent_core.embedded import beside
+from latent_core.grounding import LookRule
 
 T = TypeVar("T")
+log = logging.getLogger("inscape")
 
 
 class Companions:
@@ -35,18 +38,35 @@ class Companions:
         return self._find(name, depict.FILE, Depicter.load)
 
     def measured(self, name: str) -> dict[str, Any]:
-        """Reports by name, `grounding` and `depict`, as far as they are there."""
-        reports = {what: self._find(name, f"{what}.json", _json) for what in ("grounding", "depict")}
+        """Reports by name, `grounding` and `depict`, as far as they are there and can be used."""
+        reports = {
+            "grounding": self._find(name, grounding.FILE, _usable),
+            "depict": self._find(name, "depict.json", _json),
+        }
         return {what: report for what, report in reports.items() if report is not None}
+
+    def rules(self, name: str) -> tuple[LookRule, ...]:
+        """How its latents are read best, as was measured; none where that was not, or cannot be read."""
+        report = self._find(name, grounding.FILE, _usable)
+        return () if report is None else grounding.measured_rules(report)
 
     def _find(self, name: str, file: str, load: Callable[[Path], T]) -> T | None:
         if name not in self.folders:
             return None
-        with self._lock:
-            if (name, file) not in self._loaded:
+        if (name, file) not in self._loaded:  # without the lock: see Runner._answer
+            with self._lock:
                 path = beside(self.folders[name], file)
-                self._loaded[name, file] = None if path is None else load(path)
-            return self._loaded[name, file]
+                self._loaded.setdefault((name, file), None if path is None else load(path))
+        return self._loaded[name, file]
+
+
+def _usable(path: Path) -> dict[str, Any] | None:
+    """A report of grounding; one that cannot be used is logged, for runs can be shown without."""
+    try:
+        return grounding.read_report(path)
+    except ValueError as problem:
+        log.warning("%s", problem)
+        return None
 
 
 def _json(path: Path) -> dict[str, Any]:

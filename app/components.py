@@ -15,6 +15,9 @@ from PIL import Image
 
 ASSETS = Path(__file__).parent.parent / "assets" / "app"
 
+SHOWN = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "AVIF")
+"""Formats of images.FORMATS that browsers show; MPO is a JPEG with further pictures."""
+
 Files = Sequence[dict[str, Any]]
 """Gradio's FileData as JSON: what an image well holds."""
 
@@ -39,7 +42,7 @@ def run_view(**options: Any) -> gr.HTML:
 
     Events: `force`, the button offered where no block was opened; `region`, a region painted on the image; `inspect`.
     """
-    scripts = ("heat.js", "link.js", "transcript.js", "panel.js", "region.js", "run.js")
+    scripts = ("heat.js", "maps.js", "link.js", "transcript.js", "panel.js", "region.js", "run.js")
     return static(read("run.html"), read(*scripts), **options)
 
 
@@ -55,6 +58,7 @@ def inspect_view(**options: Any) -> gr.HTML:
     """
     scripts = (
         "heat.js",
+        "maps.js",
         "link.js",
         "track.js",
         "figures.js",
@@ -70,7 +74,7 @@ def compare_view(**options: Any) -> gr.HTML:
 
     Events: `pair` with two ids; `again` with an id and changed settings.
     """
-    return static(read("compare.html"), read("heat.js", "link.js", "track.js", "compare.js"), **options)
+    return static(read("compare.html"), read("heat.js", "maps.js", "link.js", "track.js", "compare.js"), **options)
 
 
 def examples_row(value: Sequence[dict[str, Any]], **options: Any) -> gr.HTML:
@@ -82,6 +86,14 @@ def as_files(images: Sequence[Image.Image]) -> Files:
     """Images of ours as files that the page can show and send back."""
     folder = get_upload_folder()
     return [FileData(path=save_pil_to_cache(image, cache_dir=folder, format="png")).model_dump() for image in images]
+
+
+def showable(file: dict[str, Any], image: Image.Image) -> dict[str, Any]:
+    """An uploaded file as browsers can show it: a PNG of `image`, which was read from it, where they cannot."""
+    if image.format in SHOWN:
+        return file
+    (drawn,) = as_files([image])
+    return {**drawn, "orig_name": file.get("orig_name")}
 
 
 def paths(files: object) -> list[str]:

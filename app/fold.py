@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 
 from latent_core import answers
-from latent_core.analysis.similarity import nearest_patch
 from latent_core.events import Event, FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
+from latent_core.grounding import LookRule, looked_at, unmeasured
 from latent_core.settings import Settings
 
 
@@ -30,10 +30,7 @@ class Item:
     vector: torch.Tensor | None
     """(D,) the fed vector of a latent, the state that produced a token; None when recording is off."""
     glow: torch.Tensor | None = None
-    """(N,) cosine of a latent with the image tokens as the model is given them, the merger's output (level 0).
-
-    On Glyphs it finds the true region about as often as the best level does, see `python -m trainers ground`.
-    """
+    """(N,) where a latent looks under the first of `View.rules` that its run recorded."""
     look: Look | None = None
     """Where its state attended; None unless attention is recorded."""
     logprob: float = 0.0
@@ -53,9 +50,19 @@ class View:
     """As decoded: the checkpoint's own attention rule and defaults are filled in."""
     opens: bool
     """Whether the checkpoint can open blocks at all."""
+    measured: tuple[LookRule, ...] = ()
+    """How the checkpoint's latents are read best, as was measured; the best first."""
     start: StartEvent | None = None
     items: tuple[Item, ...] = ()
     finish: FinishEvent | None = None
+
+    @property
+    def rules(self) -> tuple[LookRule, ...]:
+        """The measured rules that this run has recorded, and the one that needs no measurement."""
+        if self.start is None:
+            return ()
+        recorded = {"similarity": self.start.levels, "attention": self.start.layers}
+        return (*(rule for rule in self.measured if rule.level in recorded[rule.kind]), unmeasured(self.start))
 
     @property
     def text(self) -> str:
@@ -119,16 +126,14 @@ def _token(view: View, event: TokenEvent) -> Item:
 
 
 def _latent(view: View, event: LatentEvent) -> Item:
-    glow = None
-    if event.fed is not None and view.start is not None and len(view.start.image_states):
-        glow = nearest_patch(event.fed.unsqueeze(0), view.start.image_states[:1], centred=False)[0, 0]
+    glows = (looked_at(rule, view.start, event.fed, event.look) for rule in view.rules)
     return Item(
         kind="latent",
         block=event.block,
         index=event.index,
         columns=event.grid[1] if event.grid else 0,
         vector=event.fed,
-        glow=glow,
+        glow=next((glow for glow in glows if glow is not None), None),
         look=event.look,
         after_block=view.after_block,
     )

@@ -21,7 +21,7 @@ from app.asking import (
 )
 from app.boundary import sentence, told
 from app.companions import Companions
-from app.components import Files, as_files, paths
+from app.components import Files, as_files, paths, showable
 from app.history import History
 from app.inspecting import compared, inspected, region_ranks, run_again
 from app.inspection import formulas, view_of
@@ -175,8 +175,7 @@ class Handlers:
         limits = self.runner.limits
         for file in (files if isinstance(files, list) else [])[: limits.images]:
             try:
-                load_image(*paths([file]), max_pixels=limits.pixels)
-                good.append(file)
+                good.append(showable(file, load_image(*paths([file]), max_pixels=limits.pixels)))
             except ValueError as problem:
                 problems.append(f'<p class="ins-problem" role="alert">{escape(str(problem))}</p>')
         use = good or (kept if problems else [])
@@ -305,7 +304,9 @@ class Comparing:
     def _value(self, request: gr.Request, first: object, second: object) -> dict[str, Any]:
         try:
             self.runner.looks.take(session_of(request))
-            return self._listed(request, compared(self.history, session_of(request), first, second))
+            return self._listed(
+                request, compared(self.history, self.runner.companions, session_of(request), first, second)
+            )
         except ValueError as problem:
             return self._listed(request, {"problem": sentence(problem)})
 

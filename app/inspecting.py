@@ -139,11 +139,11 @@ def _listed(values: torch.Tensor) -> list[float]:
     return [round(value, 3) for value in values.tolist()]
 
 
-def compared(history: History, session: str, first: object, second: object) -> dict[str, Any]:
+def compared(history: History, companions: Companions, session: str, first: object, second: object) -> dict[str, Any]:
     """The Compare view of two runs. Raises ValueError for a run that is not kept or a broken file."""
     kept = [history.find(session, id) for id in (first, second)]
     traces = [Trace.load(each.path) for each in kept]
-    views = [view_of(trace) for trace in traces]
+    views = [view_of(trace, companions.rules(trace.source.checkpoint)) for trace in traces]
     return {
         "sides": [_side(each, view) for each, view in zip(kept, views, strict=True)],
         "same": traces[0].question == traces[1].question,

@@ -20,6 +20,7 @@ from latent_core.attention import Rollout
 from latent_core.bank import AXES, KINDS, Bank
 from latent_core.depict import Depicter
 from latent_core.events import SEGMENTS, LatentEvent, TokenEvent
+from latent_core.grounding import LookRule, measured_rules
 from latent_core.replay import Replay
 from latent_core.trace import Trace
 
@@ -48,10 +49,16 @@ def formulas(name: str) -> list[dict[str, str]]:
     return [{"name": f.__name__, "text": python.getdoc(f) or ""} for f in FORMULAS[name]]
 
 
-def view_of(trace: Trace) -> View:
-    """The view that a recorded run folds to."""
+def view_of(trace: Trace, measured: tuple[LookRule, ...] = ()) -> View:
+    """The view that a recorded run folds to, with the rules that were measured of its checkpoint."""
     opens = trace.source.method != "text"
-    view = View(checkpoint=trace.source.checkpoint, question=trace.question, settings=trace.settings, opens=opens)
+    view = View(
+        checkpoint=trace.source.checkpoint,
+        question=trace.question,
+        settings=trace.settings,
+        opens=opens,
+        measured=measured,
+    )
     for event in trace.events():
         view = fold(view, event)
     return view
@@ -79,6 +86,7 @@ def inspection(
 
     Raises ValueError for a run whose states are not finite.
     """
+    rules = measured_rules(measured["grounding"]) if "grounding" in measured else ()
     steps = trace.steps[:SHOWN_STEPS]
     vectors = [step.hidden if isinstance(step, TokenEvent) else step.fed for step in steps]
     chosen = [n for n, vector in enumerate(vectors) if vector is not None and _is_shown(steps[n])]
@@ -87,7 +95,7 @@ def inspection(
         "name": name,
         "own": own,
         "cut": max(0, len(trace.steps) - len(steps)),
-        "view": payload(view_of(trace), 0, label=label),
+        "view": payload(view_of(trace, rules), 0, label=label),
         "blind": not chosen or not len(trace.start.image_states),
     }
     if value["blind"]:

@@ -7,7 +7,6 @@ import gradio as gr
 
 from app.api import add_endpoints
 from app.asking import OWN_RULE, k_label, method_label, new_scene, opening
-from app.companions import Companions
 from app.components import (
     Files,
     compare_view,
@@ -41,7 +40,7 @@ def build(runner: Runner) -> gr.Blocks:
     handlers = Handlers(runner, history)
     cache = (60, round(limits.keep_seconds))  # Gradio's own sweep, which also clears its lists of files
     with gr.Blocks(title="Inscape", fill_width=True, analytics_enabled=False, delete_cache=cache) as page:
-        static(read("header.html"), read("header.js"))
+        static(read("header.html"), read("header.js", "offline.js"))
         add_endpoints(
             runner, {**MODEL, "concurrency_limit": limits.at_once}
         )  # before the page's own events, which would take the names
@@ -49,7 +48,7 @@ def build(runner: Runner) -> gr.Blocks:
             with gr.Tab("Ask", id="ask"):
                 _ask(runner, handlers)
             with gr.Tab("Inspect", id="inspect") as tab:
-                _inspect(tab, Inspecting(runner, history, Companions(runner.known, runner.folders)))
+                _inspect(tab, Inspecting(runner, history, runner.companions))
             with gr.Tab("Compare", id="compare") as tab:
                 _compare(tab, Comparing(runner, history))
         static(f'<p class="ins-small ins-kept">{escape(limits.kept)}</p>')

@@ -5,6 +5,7 @@ Shapes: Q items with a vector, S levels, N image tokens, D model width.
 
 import base64
 import io
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ def payload(
         value["images"] = [image_url(image) for image in view.start.images]
         value["sizes"] = [[image.shape[1], image.shape[0]] for image in view.start.images]
         value["grids"] = [list(grid) for grid in view.start.grids]
+        value["looks"] = [asdict(rule) | {"measured": rule in view.measured} for rule in view.rules]
     if view.finish:
         value |= {"finish": summary(view), "truth": truth, "maps": maps(view)}
     return value
@@ -94,6 +96,12 @@ def maps(view: View) -> dict[str, Any] | None:
         return None
     vectors = torch.stack([view.items[n].vector for n in chosen])  # (Q, D)
     levels = _levels(len(chosen), *view.start.image_states.shape[:2])
+    best = [
+        view.start.levels.index(rule.level)
+        for rule in view.rules
+        if rule.kind == "similarity" and rule in view.measured
+    ]
+    levels = sorted({*levels, *best[:1]})  # never left out
     states = view.start.image_states[levels]  # (S, N, D)
     text = [view.items[n].vector for n in chosen if view.items[n].kind == "text"]
     return {
@@ -166,7 +174,7 @@ def data_url(picture: Image.Image, format: str = "PNG") -> str:
 def _item(item: Item) -> dict[str, Any]:
     """Short names, because hundreds of these travel: k kind, t text, b block, i index, p probability, o p_open."""
     if item.kind == "latent":
-        glow = None if item.glow is None else _rounded(item.glow, 3)
+        glow = None if item.glow is None else _rounded(item.glow)
         grid = {"c": item.columns} if item.columns else {}
         return {"k": "latent", "b": item.block, "i": item.index, "m": glow, **grid}
     probability = float(np.exp(item.logprob))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
+from app.companions import Companions
 from app.limits import OWN, Limits
 from app.rate import Rate
 from app.zero import Lend, Work, lent, seconds_for
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 SLOW = 25.0
 """Events per second at the speed `slow`."""
 LAYERS = 8
-"""Decoder blocks of a run whose attention is recorded, at most."""
+"""Decoder blocks of a run whose attention is recorded, at most, beside the one that was measured to be best."""
 REFRESH = 0.1
 """Seconds between updates of the page."""
 T = TypeVar("T")
@@ -87,6 +88,7 @@ class Runner:
         self.limit(limits)
         self.known = (*self.names, *(name for name in others if name not in names))
         self.folders = dict(folders or {})
+        self.companions = Companions(self.known, self.folders)
         self._load = load
         self._reasoners: dict[str, Reasoner] = {}
         self._loading = threading.Lock()
@@ -173,8 +175,9 @@ class Runner:
 
     def _answer(self, ask: Ask) -> Iterator[Event]:
         reasoner = self._reasoners[ask.checkpoint]
-        layers = spread(reasoner.num_layers, LAYERS)
-        events = reasoner.stream(list(ask.images), ask.question, attention=layers, **ask.settings)
+        best = {rule.level for rule in self.companions.rules(ask.checkpoint) if rule.kind == "attention"}
+        layers = {*spread(reasoner.num_layers, LAYERS), *best.intersection(range(reasoner.num_layers))}
+        events = reasoner.stream(list(ask.images), ask.question, attention=sorted(layers), **ask.settings)
         with contextlib.closing(events):
             yield from events
 

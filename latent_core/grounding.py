@@ -5,22 +5,36 @@ the true region of the thought's step. The rule (which level, raw or centred; wh
 split and reported on another. Beside the latents stand the words of the same runs, and a random region of the same
 size.
 
-Shapes: n runs, K latents of a block, N image tokens.
+Shapes: n runs, K latents of a block, N image tokens, D model width.
 """
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from latent_core.analysis.regions import tokens_in
 from latent_core.analysis.similarity import Grid, nearest_patch
-from latent_core.events import TokenEvent
+from latent_core.events import Look, StartEvent, TokenEvent
 from latent_core.example import Example
-from latent_core.reasoner import Reasoner
+from latent_core.settings import check
 from latent_core.trace import Trace
+
+if TYPE_CHECKING:
+    from latent_core.reasoner import Reasoner  # brings transformers, which who only reads a report does not wait for
+
+FILE = "grounding.json"
+"""Beside a checkpoint's weights: what `python -m trainers ground` measured."""
+KINDS = ("similarity", "attention")
+MOST_BYTES = 1_000_000
+"""Of that file; 36 latents take 10,000."""
+MOST_NUMBER = 10_000
+"""Above every level, block and head."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -71,7 +85,7 @@ Hits = dict[LookRule, dict[str, torch.Tensor]]
 """Rule → latents (n, K), words (n,) and elsewhere (n,): 0 or 1, or a run's share; NaN where a block was shorter."""
 
 
-def collect(reasoner: Reasoner, examples: Sequence[Example], *, latents: int, batch: int = 32) -> Hits:
+def collect(reasoner: "Reasoner", examples: Sequence[Example], *, latents: int, batch: int = 32) -> Hits:
     """Runs every example and looks where the latents of its first block look, under every rule.
 
     Examples need a region in their first step. Runs without a block count as if all looks had missed.
@@ -155,6 +169,83 @@ def _random_region(box: Sequence[float], grid: Grid, seed: int) -> torch.Tensor:
     inside = torch.zeros(grid, dtype=torch.bool)
     inside[row : row + tall, column : column + wide] = True
     return inside.flatten()
+
+
+def looked_at(
+    rule: LookRule, start: StartEvent, vector: torch.Tensor | None, look: Look | None
+) -> torch.Tensor | None:
+    """Where one vector (D,) looks under a rule: (N,) cosines in −1…1 or attention in 0…1.
+
+    None where the run did not record that. look: where the vector's state attended.
+    """
+    if rule.kind == "attention":
+        if look is None or rule.level not in start.layers or rule.part >= look.image.shape[1]:
+            return None
+        weights = look.image[start.layers.index(rule.level)].float()  # (H, N)
+        return weights.mean(0) if rule.part < 0 else weights[rule.part]
+    if vector is None or rule.level not in start.levels or not len(start.image_states):
+        return None
+    states, place = start.image_states, start.levels.index(rule.level)
+    centred = rule.part == 1
+    return nearest_patch(vector[None], states[place : place + 1], centred=centred, reference=states[-1])[0, 0]
+
+
+def unmeasured(start: StartEvent) -> LookRule:
+    """The rule where none was measured: centred, at the level before the final norm.
+
+    That is where most embedded checkpoints' latents hit oftenest, and centred for most raw maps are alike.
+    """
+    return LookRule("similarity", start.levels[-2:][0] if start.levels else 0, 1)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What a grounding.json says, for readers that trust it. Raises ValueError for one that cannot be used."""
+    try:
+        check(path.stat().st_size <= MOST_BYTES, f"it has more than {MOST_BYTES:,} bytes")
+        report = json.loads(path.read_text(encoding="utf-8"))
+        _check_report(report)
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"{path.parent.name}/{path.name} cannot be used: {problem}. Measure it again.") from problem
+    return report
+
+
+def measured_rules(report: dict[str, Any]) -> tuple[LookRule, ...]:
+    """The rules of a report, the one whose latents hit oftenest first."""
+    rows = sorted(report["rows"], key=lambda row: -row["latents"]["value"])
+    return tuple(LookRule(**row["rule"]) for row in rows)
+
+
+def _check_report(report: object) -> None:
+    check(isinstance(report, dict), "it is no object of named values")
+    assert isinstance(report, dict)
+    rows = report.get("rows")
+    check(isinstance(rows, list) and 0 < len(rows) <= 16, "it has no rows, or more than 16")
+    for name in ("command", "family"):
+        check(isinstance(report.get(name), str) and len(report[name]) <= 1000, f"its {name} is no short text")
+    for row in rows:
+        check(isinstance(row, dict) and isinstance(row.get("rule"), dict), "a row of it has no rule")
+        rule = row["rule"]
+        numbers = (rule.get("level"), rule.get("part"))
+        least, most = (-1, MOST_NUMBER) if rule.get("kind") == "attention" else (0, 1)
+        check(
+            set(rule) == {"kind", "level", "part"}
+            and rule["kind"] in KINDS
+            and all(type(number) is int for number in numbers)
+            and 0 <= rule["level"] <= MOST_NUMBER
+            and least <= rule["part"] <= most,
+            f"{str(rule)[:80]} is no rule",
+        )
+        for name in ("latents", "words", "elsewhere"):
+            share = row.get(name)
+            check(
+                isinstance(share, dict)
+                and type(share.get("n")) is int
+                and all(
+                    type(share.get(edge)) in (int, float) and 0 <= share[edge] <= 1
+                    for edge in ("value", "low", "high")
+                ),
+                f"{name} of a row is no share of runs",
+            )
 
 
 def best(hits: Hits, kind: str) -> LookRule:

@@ -225,7 +225,7 @@ def test_a_program_can_do_what_the_page_does(runner, reasoner, tmp_path):
     try:
         client = Client(page.local_url, verbose=False, download_files=str(tmp_path))
         assert [one["name"] for one in client.predict(api_name="/checkpoints")] == ["scripted"]
-        image, scene = client.predict("count", 5, api_name="/scene")
+        (image,), scene = client.predict("count", 5, api_name="/scene")
         assert scene["answer"] == glyphs.sample("count", 5, split="test").answer
         result, trace = client.predict([handle_file(image)], scene["question"], latents=4, api_name="/ask")
         assert result["answer"] == "ring" and result["latents"] == len(result["looks"]) == 4

@@ -13,8 +13,9 @@ from app.fold import View, answer, fold
 from app.payload import LAST, UNITS, maps, payload
 from latent_core.analysis.similarity import nearest_patch
 from latent_core.events import FinishEvent
+from latent_core.grounding import LookRule
 from latent_core.settings import Settings
-from tests.scripted import TOKENS, ScriptedReasoner, latent_event, start_event, token_event
+from tests.scripted import LEVELS, TOKENS, ScriptedReasoner, latent_event, start_event, token_event
 
 
 @pytest.fixture
@@ -57,7 +58,10 @@ def test_fold_numbers_blocks_and_marks_what_comes_after(empty, draw):
 
 
 def test_a_latent_glows_where_its_own_vector_is(empty, draw):
-    view = fold(empty, start_event([Image.new("RGB", (8, 8))], draw))
+    view = fold(
+        dataclasses.replace(empty, measured=(LookRule("similarity", 0, 0),)),
+        start_event([Image.new("RGB", (8, 8))], draw),
+    )
     vector = view.start.image_states[0, 17]
     event = dataclasses.replace(latent_event(0, draw), fed=vector)
     glow = fold(view, event).items[-1].glow
@@ -120,13 +124,58 @@ def test_maps_are_the_similarities_of_the_analysis(empty):
     assert previous[0] is None and all(-1 <= value <= 1 for value in previous[1:])
 
 
-def test_glow_and_maps_agree(empty):
-    view = whole_run(empty, latents=2)
+@pytest.mark.parametrize("level", range(LEVELS))
+@pytest.mark.parametrize("part", [0, 1])
+def test_glow_and_maps_agree(empty, level, part):
+    view = whole_run(dataclasses.replace(empty, measured=(LookRule("similarity", level, part),)), latents=2)
     sent = maps(view)
-    units = np.frombuffer(base64.b64decode(sent["raw"]), "<i2").reshape(len(sent["of"]), -1, TOKENS)
+    packed = base64.b64decode(sent["centred" if part else "raw"])
+    units = np.frombuffer(packed, "<i2").reshape(len(sent["of"]), -1, TOKENS)
     for q, n in enumerate(sent["of"]):
         if view.items[n].glow is not None:
-            np.testing.assert_allclose(units[q, 0] / UNITS, view.items[n].glow, atol=1 / UNITS)
+            np.testing.assert_allclose(units[q, level] / UNITS, view.items[n].glow, atol=1 / UNITS)
+
+
+@pytest.mark.parametrize(
+    ("measured", "used"),
+    [
+        ([("attention", 1, 0), ("similarity", 0, 0)], ("attention", 1, 0)),
+        ([("attention", 2, -1)], ("attention", 2, -1)),
+        ([("attention", 9, 0), ("similarity", 0, 0)], ("similarity", 0, 0)),  # a block that was not recorded
+        ([("attention", 1, 7), ("similarity", 2, 1)], ("similarity", 2, 1)),  # a head that does not exist
+        ([("similarity", 9, 0)], ("similarity", LEVELS - 2, 1)),
+        ([], ("similarity", LEVELS - 2, 1)),  # never measured
+    ],
+)
+def test_a_latent_glows_under_the_first_rule_that_its_run_recorded(empty, measured, used):
+    view = whole_run(dataclasses.replace(empty, measured=tuple(LookRule(*rule) for rule in measured)), latents=3)
+    kind, place, part = used
+    for item in view.items:
+        if item.kind != "latent":
+            continue
+        if kind == "similarity":
+            states = view.start.image_states
+            expected = nearest_patch(item.vector[None], states[[place]], centred=part == 1, reference=states[-1])[0, 0]
+        else:
+            weights = item.look.image[place].float()
+            expected = weights.mean(0) if part < 0 else weights[part]
+        torch.testing.assert_close(item.glow, expected)
+    sent = payload(view, 1, label="Monet")["looks"]
+    assert sent[-1] == {"kind": "similarity", "level": LEVELS - 2, "part": 1, "measured": False}
+
+
+def test_the_level_that_was_measured_is_never_left_out(empty, monkeypatch):
+    monkeypatch.setattr("app.payload.MAP_BUDGET", 2)
+    assert maps(whole_run(dataclasses.replace(empty, measured=(LookRule("similarity", 1, 0),))))["levels"] == [0, 1, 2]
+
+
+def test_without_recorded_attention_a_latent_glows_by_similarity(empty, draw):
+    rules = LookRule("attention", 1, 0), LookRule("similarity", 1, 0)
+    start = dataclasses.replace(start_event([Image.new("RGB", (8, 8))], draw), layers=())
+    view = fold(dataclasses.replace(empty, measured=rules), start)
+    view = fold(view, dataclasses.replace(latent_event(0, draw), look=None))
+    expected = nearest_patch(view.items[0].vector[None], start.image_states[[1]], centred=False)[0, 0]
+    torch.testing.assert_close(view.items[0].glow, expected)
 
 
 def test_attention_is_sent_by_layer_and_head(empty):

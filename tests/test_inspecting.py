@@ -289,7 +289,7 @@ def test_reading_by_layer_needs_the_model(runner, history, companions):
     assert inspected(runner, history, companions, "tab", "7")["lens"]["layers"] == value["lens"]["layers"]
 
 
-def test_the_same_question_again(runner, history, trace):
+def test_the_same_question_again(companions, runner, history, trace):
     kept = run_again(runner, history, "tab", "7", {"latents": 2})
     again = history.open("tab", kept.id)
     assert [len(block.latents) for block in again.blocks] == [2, 2] and again.question == trace.question
@@ -302,7 +302,7 @@ def test_the_same_question_again(runner, history, trace):
     assert other.settings.latents == 4  # K was the checkpoint's default, and is the other one's
     chosen = {"checkpoint": "glyph-lvr", "latents": 2}
     assert history.open("tab", run_again(runner, history, "tab", "7", chosen).id).settings.latents == 2
-    sides = compared(history, "tab", "7", kept.id)
+    sides = compared(history, companions, "tab", "7", kept.id)
     assert sides["same"] and [side["id"] for side in sides["sides"]] == ["7", kept.id] and len(sides["pairs"]) == 4
 
 

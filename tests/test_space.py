@@ -222,7 +222,7 @@ def test_the_trees_own_app_answers(tree):
         health = httpx.get(f"{url}health").json()
         assert health["checkpoints"] == embedded.offered()
         client = Client(url, verbose=False, download_files=str(tree.with_name("downloads")))
-        image, scene = client.predict("find", 7, api_name="/scene")
+        (image,), scene = client.predict("find", 7, api_name="/scene")
         answer, trace = client.predict([handle_file(image)], scene["question"], api_name="/ask")
         assert answer["answer"] == scene["answer"] and Trace.load(trace).blocks
     assert process.returncode is not None and listing(tree) == before

@@ -1,6 +1,6 @@
 // The Compare page: two runs side by side; what is selected in one is selected in the other.
 function part(name) { return one(`[data-part="${name}"]`); }
-const state = { value: null, place: null, images: [[], []] };
+const state = { value: null, place: null, images: [[], []], maps: [] };
 const sideItems = (s) => state.value.sides[s].view.items;
 
 // A place that both runs may have: the same latent of the same block, or the same word counted from the start.
@@ -14,14 +14,6 @@ function stepAt(s, place) {
   return items.findIndex((item, n) => (item.k === "latent" || item.k === "text") && placeOf(s, n) === place);
 }
 const calledAt = (item) => (item.k === "latent" ? `latent ${item.i + 1} of block ${item.b + 1}` : `word “${item.t.trim()}”`);
-
-function mapAt(s, n) {
-  const view = state.value.sides[s].view, maps = view.maps, q = maps?.of.indexOf(n) ?? -1;
-  if (q < 0) return null;
-  const size = view.grids.reduce((sum, [r, c]) => sum + r * c, 0), flat = new Int16Array(Uint8Array.from(atob(maps.raw), (c) => c.charCodeAt(0)).buffer);
-  const at = q * maps.levels.length * size;
-  return Array.from(flat.subarray(at, at + size), (units) => units / 10000);
-}
 
 function drawSide(s) {
   const side = state.value.sides[s], view = side.view, words = state.value.words[s];
@@ -41,7 +33,7 @@ function drawSide(s) {
     } else if (item.k !== "latent") return;
     if (item.k === "latent" && last !== item.b) track.append(make("span", {}, `block ${item.b + 1}`));
     if (item.k === "latent") last = item.b;
-    track.append(item.k === "latent" ? miniCard(view.items, n, state.images[s][0], view.grids, () => choose(s, n)) : wordButton(item, n, changed, () => choose(s, n)));
+    track.append(item.k === "latent" ? miniCard(view.items, n, state.images[s][0], view.grids, state.maps[s].of, () => choose(s, n)) : wordButton(item, n, changed, () => choose(s, n)));
   });
   walk(track, (n) => choose(s, n));
   const canvas = make("canvas", { role: "img", "data-big": s });
@@ -56,13 +48,13 @@ function take(place) {
   for (const s of [0, 1]) {
     const n = stepAt(s, place), view = state.value.sides[s].view, panel = part("sides").children[s];
     press(one(".ins-track", panel), n);
-    const canvas = one("canvas[data-big]", panel), caption = one("[data-caption]", panel), image = state.images[s][0], map = n < 0 ? null : mapAt(s, n);
+    const canvas = one("canvas[data-big]", panel), caption = one("[data-caption]", panel), image = state.images[s][0], map = n < 0 ? null : state.maps[s].of(n);
     if (image?.naturalWidth && view.grids.length) {
       const cells = view.grids[0][0] * view.grids[0][1], own = map?.slice(0, cells);
-      drawHeat(canvas, image, view.grids[0], own, 300, own ? { low: Math.min(...own), high: Math.max(...own), cells: true, dim: 0.4 } : {});
-      canvas.setAttribute("aria-label", own ? `Similarity of ${calledAt(view.items[n])} with the image` : "The image");
+      drawHeat(canvas, image, view.grids[0], own, 300, own ? { ...scaleOf([own]), cells: true, dim: 0.4 } : {});
+      canvas.setAttribute("aria-label", own ? `Where ${calledAt(view.items[n])} looks` : "The image");
     }
-    caption.textContent = n < 0 ? "This run has nothing at this place." : map ? `${calledAt(view.items[n])}: cosine with the image patches, level ${view.maps.levels[0]}, its own scale` : `${calledAt(view.items[n])}: no state was recorded`;
+    caption.textContent = n < 0 ? "This run has nothing at this place." : map ? `${calledAt(view.items[n])}: ${state.maps[s].words}; its own scale` : `${calledAt(view.items[n])}: no state was recorded`;
   }
   const pair = state.value.pairs.find((p) => place === `latent/${p.block}/${p.index}`);
   part("note").textContent = pair ? `Cosine of the two latents at this place: ${signed(pair.cosine)}.` : "";
@@ -91,6 +83,7 @@ function update() {
   part("problem").textContent = value.problem ?? "";
   if (value.sides) {
     state.value = value;
+    state.maps = value.sides.map(({ view }) => mapsOf(view));
     state.images = value.sides.map(({ view }) => view.images.map((url) => { const image = new Image(); image.onload = drawSides; image.src = url; return image; }));
   }
   const chosen = state.value?.sides.map((side) => side.id) ?? [];

@@ -60,13 +60,14 @@ function drawAll() {
 }
 
 function drawTrack() {
+  const maps = mapsOf(state.value.view);
   let last = null;
   part("track").replaceChildren(...state.value.of.flatMap((n) => {
     const item = items()[n], nodes = [];
     if (item.k === "latent") {
       if (last !== item.b) nodes.push(make("span", {}, `block ${item.b + 1}`));
       last = item.b;
-      nodes.push(miniCard(items(), n, state.images[0], state.value.view.grids, () => choose(n)));
+      nodes.push(miniCard(items(), n, state.images[0], state.value.view.grids, maps.of, () => choose(n)));
     } else if (item.t.trim()) nodes.push(wordButton(item, n, false, () => choose(n)));
     return nodes;
   }));

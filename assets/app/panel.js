@@ -1,35 +1,12 @@
 // The panel of the selected latent or word. It holds all maps of the run and redraws without asking the server.
 function part(name) { return one(`[data-part="${name}"]`); }
 
-// Maps arrive as base64 of int16, items × levels × image tokens, 10,000 units per 1.
-function decode(maps) {
-  const numbers = (text) => new Int16Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
-  const rows = (of) => new Map(of.map((n, q) => [n, q]));
-  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const look = maps.attention && { ...maps.attention, row: rows(maps.attention.of), baseline: maps.attention.baseline && bytes(maps.attention.baseline),
-    maps: bytes(maps.attention.maps) };
-  return { ...maps, raw: numbers(maps.raw), centred: numbers(maps.centred), row: rows(maps.of), attention: look };
-}
-
-// Cosines of item n with all image tokens at the shown level; null while only glows are known and it has none.
+// The map of item n as it is shown; while a run streams, the one of the checkpoint's best rule, and of latents alone.
 function mapOf(n) {
-  if (!run.maps) return run.items[n]?.m ?? null;
-  if (isAttention()) return attentionOf(n);
-  const q = run.maps.row.get(n), size = run.tokens, levels = run.maps.levels.length;
-  if (q === undefined) return null;
-  const at = (q * levels + run.level) * size;
-  return Array.from(run.maps[run.shown].subarray(at, at + size), (units) => units / 10000);
+  return run.maps ? mapIn(run.maps, run.tokens, run, n) : run.items[n]?.m ?? null;
 }
-// Attention of item n on all image tokens, at the shown layer and head (0 the mean of all).
-function attentionOf(n) {
-  const look = run.maps.attention, q = look.row.get(n);
-  if (q === undefined) return null;
-  const place = (q * look.layers.length + run.layer) * look.heads + run.head, unit = look.peaks[place] / 255;
-  const map = Array.from(look.maps.subarray(place * run.tokens, (place + 1) * run.tokens), (units) => units * unit);
-  if (run.shown !== "minus" || !look.baseline) return map;
-  const at = run.layer * look.heads + run.head, step = look.base_peaks[at] / 255;
-  return map.map((value, token) => Math.max(0, value - look.baseline[at * run.tokens + token] * step));
-}
+// The rule of what is shown before the maps have come.
+const streamed = () => (run.maps ? null : run.value?.looks?.[0] ?? null);
 const partOf = (map, image) => map.slice(run.offsets[image], run.offsets[image + 1]);
 
 function peakOf(map) {
@@ -38,18 +15,13 @@ function peakOf(map) {
   return { image, cell: best - run.offsets[image], value: map[best] };
 }
 
-// Glows, which are there before the maps, are raw.
-const isCentred = () => run.maps !== null && run.shown === "centred";
-const isAttention = () => Boolean(run.maps?.attention) && (run.shown === "attention" || run.shown === "minus");
+const isAttention = () => (run.maps ? Boolean(run.maps.attention) && (run.shown === "attention" || run.shown === "minus") : streamed()?.kind === "attention");
+const isCentred = () => !isAttention() && (run.maps ? run.shown === "centred" : streamed()?.part === 1);
 
-// One colour scale per block (or per word), so that magnitude stays visible. Centred maps start at 0: below the mean.
+// One scale per block (or per word).
 function rangeOf(n) {
   const item = run.items[n];
-  const group = item?.k === "latent" && !run.own ? run.strips[item.b].latents : [n];
-  const values = group.map(mapOf).filter(Boolean).flat();
-  const high = Math.max(...values);
-  if (isAttention()) return { low: 0, high: Math.max(high, 1e-6) };
-  return { low: isCentred() ? Math.min(0, high) : Math.min(...values), high };
+  return scaleOf((item?.k === "latent" && !run.own ? run.strips[item.b].latents : [n]).map(mapOf));
 }
 
 function drawPanel() {
@@ -67,14 +39,15 @@ function drawPanel() {
   drawNear(map);
   drawRule(item);
   drawStats(item);
-  const layers = isAttention() ? run.maps.attention.layers : null, levels = layers ?? run.maps?.levels ?? [];
+  const layers = run.maps && isAttention() ? run.maps.attention.layers : null, levels = layers ?? run.maps?.levels ?? [];
   const slider = part("level");
   slider.disabled = levels.length < 2;
   slider.max = Math.max(1, levels.length - 1);
   slider.value = layers ? run.layer : run.level;
-  part("levelof").textContent = layers ? "Layer" : "Level of the image states";
+  part("levelof").textContent = isAttention() ? "Layer" : "Level of the image states";
   part("heads").hidden = !layers || run.maps.attention.heads < 2;
-  part("levelname").textContent = layers ? `block ${layers[run.layer] + 1}` : run.maps ? levelName(levels[run.level], levels.at(-1)) : "0, the merger’s output; others at the end";
+  part("levelname").textContent = layers ? `block ${layers[run.layer] + 1}` : run.maps ? levelName(levels[run.level], levels.at(-1)) : streamed() ? `${isAttention() ? `block ${streamed().level + 1}` : streamed().level}; others at the end` : "";
+  part("unchoose").hidden = !Object.keys(chosenMap()).length;
 }
 
 function title(item) {
@@ -112,13 +85,21 @@ function drawOverlay(map) {
   canvas.setAttribute("aria-label", here
     ? `Heat map over image ${run.image + 1}. Highest at patch row ${Math.floor(peak / grid[1])}, column ${peak % grid[1]}: ${signed(here[peak])}`
     : `Image ${run.image + 1}; the map of this word comes with the end of the run`);
-  const zero = isCentred();
-  part("low").textContent = map ? (zero ? "≤ " : "") + signed(range.low) : "";
+  part("low").textContent = map ? (isAttention() ? "" : "≤ ") + signed(range.low) : "";
   part("high").textContent = map ? signed(range.high) : "";
   part("what").textContent = !map ? (run.maps ? "No state of the model produced this token." : "Maps of words are computed when the run ends.")
-    : isAttention() ? `Attention on the image patches, ${run.head ? `head ${run.head}` : "mean of all heads"}. ${run.shown === "minus" ? "What the run’s words look at on average is subtracted. " : ""}Together ${map.reduce((sum, value) => sum + value, 0).toFixed(2)} of 1.`
-    : `Cosine similarity with the image patches, ${zero ? "mean patch state subtracted on both sides" : "raw"}.`
+    : isAttention() ? `Attention on the image patches, ${headShown() ? `head ${headShown()}` : "mean of all heads"}. ${run.maps && run.shown === "minus" ? "What the run’s words look at on average is subtracted. " : ""}Together ${map.reduce((sum, value) => sum + value, 0).toFixed(2)} of 1.`
+    : `Cosine similarity with the image patches, ${isCentred() ? "mean patch state subtracted on both sides" : "raw"}.`
       + (run.items[run.selected].k === "latent" ? ` ${run.own ? "Its own scale." : `One scale for block ${run.items[run.selected].b + 1}.`}` : "");
+  if (map) part("what").textContent += whyShown();
+}
+
+const headShown = () => (run.maps ? run.head : streamed().part + 1);
+// Whether the checkpoint was measured, where what it opens with is shown.
+function whyShown() {
+  const own = (run.value.looks ?? [])[0];
+  if (!own || Object.keys(chosenMap()).length) return "";
+  return own.measured ? " This checkpoint’s latents were measured to hit oftenest on such maps." : " Which map is best was not measured for this checkpoint.";
 }
 
 function cellBox(cell, kind) {
@@ -190,10 +171,26 @@ function drawStats(item) {
 part("ramp").style.background = RAMP;
 part("previous").onclick = () => step(-1);
 part("next").onclick = () => step(1);
-part("level").oninput = (event) => { run[isAttention() ? "layer" : "level"] = Number(event.target.value); redraw(); };
-part("head").onchange = (event) => { run.head = Number(event.target.value); redraw(); };
+// Chosen maps are kept by what they are called, for the next run may have others; without a change, none is chosen any more.
+function choose(change) {
+  chooseMap(change);
+  settleMap();
+  redraw();
+}
+function settleMap() {
+  if (run.maps) Object.assign(run, mapShown(run.maps, run.value.looks ?? []));
+  const shown = run.maps ? run.shown : isAttention() ? "attention" : isCentred() ? "centred" : "raw";
+  for (const radio of all('[name="ins-shown"]')) {
+    radio.checked = radio.value === shown;
+    radio.disabled = !run.maps || (["attention", "minus"].includes(radio.value) && !run.maps.attention);
+  }
+  part("head").value = String(run.head);
+}
+part("level").oninput = ({ target }) => choose(isAttention() ? { layer: run.maps.attention.layers[Number(target.value)] } : { level: run.maps.levels[Number(target.value)] });
+part("head").onchange = ({ target }) => choose({ head: Number(target.value) });
+part("unchoose").onclick = () => choose(null);
 part("own").onchange = (event) => { run.own = event.target.checked; redraw(); };
-for (const radio of all('[name="ins-shown"]')) radio.onchange = () => { run.shown = radio.value; redraw(); };
+for (const radio of all('[name="ins-shown"]')) radio.onchange = () => choose({ shown: radio.value });
 part("view").onpointermove = (event) => {
   if (!run.grids[run.image]) return;
   const box = part("view").getBoundingClientRect(), [rows, columns] = run.grids[run.image];

@@ -6,7 +6,7 @@ let latest = -1;
 function reset(value) {
   for (const image of run.images ?? []) image.onload = null;
   Object.assign(run, { value, items: [], nodes: [], strips: {}, stale: new Set(), images: [], grids: [], offsets: [0], tokens: 0,
-    maps: null, level: 0, layer: 0, head: 0, shown: one('[name="ins-shown"]:checked').value, own: part("own").checked, selected: -1, image: 0, cell: null, region: null, follow: true, fresh: 0 });
+    maps: null, level: 0, layer: 0, head: 0, shown: "centred", own: part("own").checked, selected: -1, image: 0, cell: null, region: null, follow: true, fresh: 0 });
   part("transcript").replaceChildren();
   part("idle").hidden = true;
   part("saw").textContent = "";
@@ -15,17 +15,17 @@ function reset(value) {
 
 function show(value) {
   run.value = value;
-  if (value.images && !run.images.length) takeImages(value);
+  if (value.images && !run.images.length) { takeImages(value); settleMap(); }
   run.fresh = 0;
   const first = value.n - value.items.length;
   value.items.forEach((item, k) => { if (first + k === run.items.length) append(item, first + k); });
   if (value.maps && !run.maps) {
-    run.maps = decode(value.maps);
+    run.maps = decodeMaps(value.maps);
     const look = run.maps.attention;
     if (look) {
-      run.layer = look.layers.length - 1;
       part("head").replaceChildren(...Array.from({ length: look.heads }, (_, h) => make("option", { value: h }, h ? String(h) : "mean of all")));
     }
+    settleMap();
     for (const block in run.strips) run.stale.add(Number(block));
   }
   drawStrips();
@@ -148,6 +148,13 @@ function awaitTurn() {
   }, 1000);
 }
 document.addEventListener("click", (event) => { if (event.target.closest?.("#ins-run")) awaitTurn(); });
+
+// What a run still had to say when the connection broke does not come any more.
+document.addEventListener("ins-lost", () => {
+  if (props.value?.state !== "running") return;
+  props.value = { ...props.value, state: "failed", problem: "The connection was lost during this run; run the question again." };
+  update();
+});
 
 followSelected((shown) => shown === String(run.value?.run), (n) => select(n, true, true));
 part("level").disabled = true;

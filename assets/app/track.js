@@ -1,9 +1,9 @@
 // A run in one line of buttons, words and small cards, as Inspect and Compare show it; and tables.
-function miniCard(items, n, image, grids, onclick) {
-  const item = items[n], canvas = make("canvas", { "aria-hidden": "true" });
-  if (item.m && grids.length === 1 && image?.naturalWidth) {   // one scale for the block
-    const group = items.filter((other) => other.k === "latent" && other.b === item.b && other.m).flatMap((other) => other.m);
-    drawHeat(canvas, image, grids[0], item.m, 44, { low: Math.min(...group), high: Math.max(...group), dim: 0.34, gamma: 1.2 });
+function miniCard(items, n, image, grids, mapOf, onclick) {
+  const item = items[n], canvas = make("canvas", { "aria-hidden": "true" }), map = mapOf(n);
+  if (map && grids.length === 1 && image?.naturalWidth) {   // one scale for the block
+    const group = items.flatMap((other, k) => (other.k === "latent" && other.b === item.b ? [mapOf(k)] : []));
+    drawHeat(canvas, image, grids[0], map, 44, { ...scaleOf(group), dim: 0.34, gamma: 1.2 });
   }
   return make("button", { type: "button", class: "ins-mini", "data-n": n, tabindex: "-1", "aria-pressed": "false",
     "aria-label": `Latent ${item.i + 1} of block ${item.b + 1}`, onclick }, canvas, make("b", {}, String(item.i + 1)));

@@ -1,5 +1,6 @@
 // Up to four images, as files that Gradio keeps: upload, drop, paste, remove. Python checks what they hold.
 const LIMIT = 4;
+const MOST_BYTES = 10_000_000;   // of a file, as in app/limits.py; above it Gradio would show a notice of its own
 const part = (name) => element.querySelector(`[data-part="${name}"]`);
 const well = element.querySelector(".ins-well");
 let adding = false;
@@ -13,6 +14,8 @@ function draw() {
   part("pictures").replaceChildren(...files.map((file, n) => {
     const picture = document.createElement("img"), remove = document.createElement("button"), frame = document.createElement("div");
     picture.src = file.url;
+    // what no browser shows (TIFF) comes back from Python as something that it does; until then its name stands here
+    picture.onerror = () => picture.replaceWith(Object.assign(document.createElement("span"), { className: "ins-name", textContent: file.orig_name ?? "image" }));
     picture.alt = files.length > 1 ? `Image ${n + 1} of the question` : "The image of the question";
     remove.type = "button";
     remove.textContent = "×";
@@ -34,23 +37,28 @@ function put(files) {
   trigger("input", {});
 }
 
+// One file at a time: one that cannot be taken is named, and the others are taken all the same.
 async function take(list, append) {
-  const files = [...list], kept = append ? props.value ?? [] : [];
+  const files = [...list], kept = append ? props.value ?? [] : [], sent = [], problems = [];
   if (!files.length) return;
-  problem(kept.length + files.length > LIMIT ? `A question carries at most ${LIMIT} images; the first ${LIMIT} are kept.` : "");
+  problem("");
   well.setAttribute("aria-busy", "true");
-  try {
-    const sent = [];
-    for (const file of files.slice(0, LIMIT - kept.length)) {
+  for (const file of files) {
+    if (kept.length + sent.length === LIMIT) {
+      problems.push(`A question carries at most ${LIMIT} images; the first ${LIMIT} are kept.`);
+      break;
+    }
+    try {
+      if (file.size > MOST_BYTES) throw new Error("size");
       const { path, url } = await upload(file);
       sent.push({ path, url, orig_name: file.name, size: file.size, mime_type: file.type, meta: { _type: "gradio.FileData" } });
+    } catch (error) {
+      problems.push(/size/i.test(String(error)) ? `${file.name} is larger than 10 MB; save it smaller or crop it.` : `${file.name} could not be uploaded; try again.`);
     }
-    put([...kept, ...sent]);
-  } catch (error) {
-    problem(/size/i.test(String(error)) ? "That file is larger than 10 MB; save it smaller or crop it." : "That file could not be uploaded; try again.");
-  } finally {
-    well.removeAttribute("aria-busy");
   }
+  well.removeAttribute("aria-busy");
+  problem(problems.join(" "));
+  if (sent.length) put([...kept, ...sent]);
 }
 
 part("upload").onclick = () => { adding = false; part("file").click(); };
@@ -74,5 +82,8 @@ well.ondragover = (event) => { event.preventDefault(); well.classList.add("ins-o
 well.ondragleave = () => well.classList.remove("ins-over");
 well.ondrop = (event) => { event.preventDefault(); well.classList.remove("ins-over"); take(event.dataTransfer.files, false); };
 
-watch("value", () => { draw(); });
+watch("value", () => {
+  if (!props.value?.some((file) => file.orig_name)) problem("");   // another scene took the place of what was uploaded
+  draw();
+});
 draw();

@@ -190,13 +190,16 @@ def test_a_server_killed_in_the_middle_is_told_and_the_page_goes_on_with_the_nex
     with instance(port, tmp_path) as process:
         page.goto(f"http://127.0.0.1:{port}/")
         page.wait_for_selector("#ins-well img")
+        page.fill("#ins-question textarea", "Which mark is on the cyan circle, please?")
         page.click("#ins-run")
         page.wait_for_selector(CARD)
         process.kill()
-        expect(page.locator(".toast-body").first).to_contain_text("Connection to the server was lost")
+        expect(page.locator(".ins-offline")).to_contain_text("There is no connection to the server")
+        expect(page.locator("#ins-run-view [data-part='problem']")).to_contain_text("lost during this run")
     assert not list(tmp_path.rglob("*run*"))  # neither a trace nor a half one
     with instance(port, tmp_path):
-        expect(page.locator(".toast-body")).to_have_count(0, timeout=30_000)
+        expect(page.locator(".ins-offline")).to_be_hidden(timeout=30_000)
+        expect(page.locator("#ins-question textarea")).to_have_value("Which mark is on the cyan circle, please?")
         page.click("#ins-run")
         page.wait_for_selector(".ins-big", timeout=30_000)
     page.close()
