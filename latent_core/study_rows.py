@@ -5,11 +5,11 @@ were made with are measured again, and so is what a line that cannot be read hel
 """
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from latent_core.lines import append_line, read_lines
 from latent_core.study import Condition, Row, Study
 
 MADE = "made_with"
@@ -25,7 +25,7 @@ def run_study(study: Study, todo: Sequence[Condition], path: Path) -> Iterator[R
     for condition in todo:
         if condition not in done:
             done[condition] = study.run(condition)
-            _append(path, dataclasses.asdict(done[condition]) | {MADE: study.made_with(condition)})
+            append_line(path, dataclasses.asdict(done[condition]) | {MADE: study.made_with(condition)})
         yield done[condition]
 
 
@@ -42,18 +42,14 @@ def row_from_json(values: dict) -> Row:
 def _finished(study: Study, todo: Sequence[Condition], path: Path) -> dict[Condition, Row]:
     """The rows of `path` that this study would measure again as they are."""
     done: dict[Condition, Row] = {}
-    broken: list[str] = []
     others: dict[Condition, list[str]] = {}
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    lines, broken = read_lines(path)
     wanted = set(todo)
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, values in lines:
         try:
-            values = json.loads(line)
             row, made = row_from_json(values), values.get(MADE)
         except (ValueError, KeyError, TypeError, AttributeError):
-            broken.append(str(number))
+            broken.append(number)
             continue
         if row.condition not in wanted:
             continue
@@ -64,7 +60,9 @@ def _finished(study: Study, todo: Sequence[Condition], path: Path) -> dict[Condi
             done[row.condition] = row
     again = [differences for condition, differences in others.items() if condition not in done]
     if broken:
-        log.warning("%s: line %s cannot be read; what is missing is measured again.", path, ", ".join(broken))
+        log.warning(
+            "%s: line %s cannot be read; what is missing is measured again.", path, ", ".join(map(str, sorted(broken)))
+        )
     if again:
         names = ", ".join(dict.fromkeys(name for differences in again for name in differences))
         log.warning("%s: rows with another or no %s are measured again (%s).", path, names, len(again))
@@ -75,13 +73,3 @@ def _differences(made: object, wanted: dict[str, object]) -> list[str]:
     """What a row was made with that is not as wanted."""
     given = made if isinstance(made, dict) else {}
     return [name for name in (*wanted, *(given.keys() - wanted.keys())) if given.get(name) != wanted.get(name)]
-
-
-def _append(path: Path, values: dict[str, object]) -> None:
-    """One line more, on a line of its own even where the last one was cut off."""
-    line = json.dumps(values).encode() + b"\n"
-    with path.open("a+b") as file:
-        if size := file.seek(0, 2):
-            file.seek(size - 1)
-            line = line if file.read(1) == b"\n" else b"\n" + line
-        file.write(line)

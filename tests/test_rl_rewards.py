@@ -199,13 +199,13 @@ def test_a_judge_that_fails_for_a_while_is_asked_again(tmp_path):
         (lambda body: (200, b"<html>"), "no chat completion came back, but '<html>'"),
         (lambda body: (200, b'{"choices": []}'), "no chat completion came back"),
         (lambda body: says("maybe"), "it said 'maybe', neither YES nor NO"),
-        (lambda body: (time.sleep(0.5), says("yes"))[1], "ReadTimeout"),
+        (lambda body: (time.sleep(1.5), says("yes"))[1], "ReadTimeout"),
     ],
     ids=["down", "no JSON", "no choices", "nonsense", "slow"],
 )
 def test_a_judge_that_fails_stops_the_run_and_nothing_is_invented(reply, words, tmp_path):
     with Endpoint(reply) as endpoint:
-        asked = judge(endpoint.url, tmp_path, timeout=0.2)
+        asked = judge(endpoint.url, tmp_path, timeout=0.8)
         reward = Reward.build(RlOptions(rewards={"judge": 1.0}), asked)
         with pytest.raises(JudgeFailed, match="gave no verdict on sample in 3 attempts") as error:
             reward([response(r"\boxed{hoop}")], [example("ring")])
@@ -221,6 +221,19 @@ def test_a_judge_that_is_not_there(tmp_path):
         asked.ask([(response(r"\boxed{hoop}"), example("ring"))])
 
 
+@pytest.mark.parametrize("line", [b'{"key": "b", "ri', b"[]", b'{"key": 1, "right": true}', b'{"key": "b"}', b"\xff"])
+def test_a_line_that_holds_no_verdict_is_named_and_the_judge_asked_again(line, tmp_path, caplog):
+    given = [response(r"\boxed{hoop}")], [example("ring")]
+    with Endpoint(lambda body: says("yes")) as endpoint:
+        file = tmp_path / "verdicts.jsonl"
+        file.write_bytes(line)
+        for _ in range(2):
+            reward = Reward.build(RlOptions(rewards={"judge": 1.0}), judge(endpoint.url, tmp_path))
+            assert "verdicts.jsonl: line 1 holds no verdict" in caplog.text
+            assert reward(*given)[0] == [1.0] and len(endpoint.asked) == 1
+        assert len(file.read_bytes().splitlines()) == 2
+
+
 def test_a_judge_is_described_wholly_or_not_at_all(tmp_path):
     for given, words in (
         ({"url": "http://x", "model": ""}, "belong together"),
@@ -230,8 +243,5 @@ def test_a_judge_is_described_wholly_or_not_at_all(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             JudgeOptions(**given)
-    (tmp_path / "verdicts.jsonl").write_text('{"key": "a", "right": true}\n{"key": "b", "ri')
-    with pytest.raises(ValueError, match="Line 2 of .*verdicts.jsonl is no verdict"):
-        judge("http://x", tmp_path)
     with pytest.raises(ValueError, match="INSCAPE_NO_SUCH_KEY .* is not set"):
         judge("http://x", tmp_path, key_variable="INSCAPE_NO_SUCH_KEY")

@@ -26,6 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from latent_core.files import write_file
 from latent_core.finite import not_finite, shortened
+from latent_core.lines import append_line, read_lines
 from trainers.copies import HALVES, CopiedAdamW
 from trainers.parallel import is_sharded, shard_on_cpu
 from trainers.recipe import Recipe
@@ -245,19 +246,14 @@ class JsonlLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        kept, cut = [], []
-        lines = self.path.read_bytes().split(b"\n") if self.path.exists() and state.global_step else []
-        for number, line in enumerate(filter(None, lines), 1):
-            step = _step(line)
-            if step is None:
-                cut.append(str(number))
-            elif step <= state.global_step:
-                kept.append(line + b"\n")
+        lines, cut = read_lines(self.path) if state.global_step else ([], [])
+        steps = [(number, values.get("step")) for number, values in lines]
+        cut += [number for number, step in steps if not isinstance(step, int)]
         if cut:
-            print(
-                f"{self.path}: line {', '.join(cut)} is no log line, as a kill leaves it, and is dropped.", flush=True
-            )
-        write_file(self.path, b"".join(kept))
+            numbers = ", ".join(map(str, sorted(cut)))
+            print(f"{self.path}: line {numbers} is no log line, as a kill leaves it, and is dropped.", flush=True)
+        kept = [values for number, values in lines if number not in cut and values["step"] <= state.global_step]
+        write_file(self.path, "".join(json.dumps(values) + "\n" for values in kept).encode())
 
     def on_log(
         self,
@@ -268,18 +264,7 @@ class JsonlLog(TrainerCallback):
         **_: object,
     ) -> None:
         values = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **values}) + "\n")
-
-
-def _step(line: bytes) -> int | None:
-    """The step of a log line; None for what is none."""
-    try:
-        values = json.loads(line)
-    except ValueError:  # not UTF-8, not JSON
-        return None
-    step = values.get("step") if isinstance(values, dict) else None
-    return step if isinstance(step, int) else None
+        append_line(self.path, {"step": state.global_step, **values})
 
 
 class StopAt(TrainerCallback):

@@ -24,6 +24,7 @@ from latent_core import glyphs
 from latent_core.example import Example
 from latent_core.files import write_file, write_folder
 from latent_core.images import ImageProblem, load_image
+from latent_core.lines import append_line
 from trainers.data.files import Unreadable, read_rows
 from trainers.data.store import ZIP, ImageStore
 from trainers.data.text import clip, no_character, printable, texts
@@ -237,8 +238,7 @@ class PublishedDataset(Dataset):
 
     def _note(self, error: BadRow) -> None:
         if self.report is not None:
-            with self.report.open("a") as file:
-                file.write(json.dumps({"name": error.name, "reason": error.reason}) + "\n")
+            append_line(self.report, {"name": error.name, "reason": error.reason})
 
 
 def short_names(files: Sequence[Path]) -> list[str]:

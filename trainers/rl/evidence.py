@@ -13,6 +13,7 @@ from latent_core import glyphs, load
 from latent_core.config import LatentRange
 from latent_core.embedded import EMBEDDED
 from latent_core.files import write_file
+from latent_core.lines import read_lines
 from latent_core.reasoner import Reasoner
 from latent_core.study import Condition, Row, Study
 from latent_core.study_rows import run_study
@@ -99,7 +100,7 @@ def curve(log: Path) -> list[dict[str, float]]:
     """The evaluations of a run, in order, and between them the means of what was logged in training."""
     found: list[dict[str, float]] = []
     since: list[dict[str, float]] = []
-    for line in map(json.loads, log.read_text().splitlines()):
+    for _, line in read_lines(log)[0]:
         if "solved_0" in line:
             since.append(line)
         elif "eval_reward" in line and since:

@@ -7,6 +7,7 @@ is tried again as often as the recipe says, and then stops the run: no reward is
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import httpx
 from latent_core import answers
 from latent_core.example import Example
 from latent_core.grading import equal
+from latent_core.lines import append_line, read_lines
 from latent_core.settings import check, counted, short
 from trainers.options import JudgeOptions
 from trainers.rl.rollouts import Rollout
@@ -27,6 +29,8 @@ True answer: {truth}
 Answer to judge: {answer}
 
 Does the answer to judge mean the same as the true answer? Reply with the one word YES or NO."""
+
+log = logging.getLogger("inscape")
 
 
 class JudgeFailed(ConnectionError):
@@ -55,13 +59,15 @@ class Judge:
         self._client = httpx.Client(headers=headers, timeout=options.timeout)
         self._cache = Path(options.cache)
         self._known: dict[str, bool] = {}
-        if self._cache.is_file():
-            for number, line in enumerate(self._cache.read_text(encoding="utf-8").splitlines(), start=1):
-                try:
-                    found = json.loads(line)
-                    self._known[found["key"]] = found["right"] is True
-                except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"Line {number} of {self._cache} is no verdict; delete that line.") from error
+        lines, broken = read_lines(self._cache)
+        for number, found in lines:
+            if isinstance(found.get("key"), str) and isinstance(found.get("right"), bool):
+                self._known[found["key"]] = found["right"]
+            else:
+                broken.append(number)
+        if broken:
+            numbers = ", ".join(map(str, sorted(broken)))
+            log.warning("%s: line %s holds no verdict; the judge is asked again.", self._cache, numbers)
 
     def ask(self, pairs: Sequence[tuple[Rollout, Example]]) -> None:
         """Fetches the verdicts on all answers that are not known yet, several at a time. Raises JudgeFailed."""
@@ -103,8 +109,7 @@ class Judge:
     def _keep(self, key: str, right: bool) -> None:
         self._known[key] = right
         self._cache.parent.mkdir(parents=True, exist_ok=True)
-        with self._cache.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, "right": right}) + "\n")
+        append_line(self._cache, {"key": key, "right": right})
 
     def _fetch(self, answer: str, example: Example) -> bool:
         options, problem = self.options, ""
