@@ -3,7 +3,7 @@
 client.predict([handle_file("scene.png")], "Which mark is on the blue square?", api_name="/ask")
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gradio as gr
@@ -29,7 +29,7 @@ from app.inspecting import difference, figures, pairs, region_ranks
 from app.inspection import view_of
 from app.opening import open_trace
 from app.payload import summary
-from app.runner import Runner
+from app.runner import Runner, throttled
 from latent_core import glyphs
 from latent_core.analysis.similarity import nearest_patch, top
 from latent_core.settings import Mode, Rule
@@ -56,8 +56,11 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         seed: int,
         latents: int | None = None,  # last, for only a default of none is one to Gradio's clients
         request: gr.Request = None,
-    ) -> tuple[dict[str, Any], str]:
-        """One question about one to four images: the answer with its figures, and the trace as a file."""
+    ) -> Iterator[tuple[dict[str, Any], str | None]]:
+        """One question about one to four images: the answer with its figures, and the trace as a file.
+
+        Before them comes the text so far, for who listens: `job.outputs()`. `job.cancel()` ends the run.
+        """
         settings = {
             "mode": mode,
             **({} if latents is None else {"latents": latents}),  # none: the checkpoint's own
@@ -70,7 +73,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
             "max_blocks": max_blocks,
             "seed": seed,
         }
-        return _answer(runner, session_of(request), images, question, checkpoint, settings)
+        yield from _answer(runner, session_of(request), images, question, checkpoint, settings)
 
     def scene(family: str, seed: int) -> tuple[list[str], dict[str, Any]]:
         """A Glyphs scene of the test split: all its images, as /ask takes them, and question, answer, family, seed.
@@ -162,15 +165,18 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
 
 def _answer(
     runner: Runner, session: str, files: object, question: str, checkpoint: str, settings: dict[str, Any]
-) -> tuple[dict[str, Any], str | None]:
-    """The answer, and the trace unless the disk is full. Raises ValueError with a sentence."""
+) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """The text so far, a few times a second; at the end the answer, and the trace unless the disk is full.
+
+    Gradio can end a run only where it yields. Raises ValueError with a sentence.
+    """
     given = files if isinstance(files, list) else []
     ask = make_ask([inside(file) for file in given], question, checkpoint, limits=runner.limits, **settings)
     events = []
     try:
         view = first_view(runner, ask)
-        for view in folded(view, runner.stream(session, ask), events):  # noqa: B007, B020, the last is the whole run
-            pass
+        for view in throttled(folded(view, runner.stream(session, ask), events)):  # noqa: B020, it goes on from it
+            yield {"text": view.text}, None
     except FAILURES as failure:
         raise ValueError(model_failed(failure)) from failure
     trace = runner.trace(ask, events)
@@ -187,6 +193,6 @@ def _answer(
     ]
     found = {**summary(view), "looks": looks}
     try:
-        return found, save_trace(trace, runner.next_run(), runner.limits)
+        yield found, save_trace(trace, runner.next_run(), runner.limits)
     except OSError as failure:
-        return {**found, "problem": unsaved(failure)}, None
+        yield {**found, "problem": unsaved(failure)}, None

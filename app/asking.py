@@ -5,6 +5,7 @@ import math
 import random
 import re
 import secrets
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -59,12 +60,15 @@ def answer_stream(
     question: str,
     checkpoint: str,
     scene: Scene | None,
+    *,
+    cancelled: threading.Event | None = None,
     **settings: Any,
 ) -> Iterator[tuple[dict[str, Any], str | None]]:
     """(value of the run view, path of the finished run's trace or None), at most ten a second.
 
-    `settings` are those of `latent_core.Settings` and `speed` ("real" or "slow"). What goes wrong becomes a
-    sentence in the last value.
+    `settings` are those of `latent_core.Settings` and `speed` ("real" or "slow"); `cancelled` is that of
+    `Runner.stream`. What goes wrong becomes a sentence in the last value. A run stopped before its prompt was read has
+    the state "stopped", and no finish.
     """
     number, label, problem = runner.next_run(), "", None
     view = View(checkpoint="", question="", settings=Settings(), opens=False)  # nothing of the visitor's unchecked
@@ -75,12 +79,15 @@ def answer_stream(
         yield payload(view, number, label=label), None
         events: list[Event] = []
         try:
-            for view in throttled(folded(view, runner.stream(session, ask), events)):  # noqa: B020, it goes on from it
+            for view in throttled(folded(view, runner.stream(session, ask, cancelled), events)):  # noqa: B020
                 if view.finish is None:
                     yield payload(view, number, label=label), None
         except Overtime as overtime:
             problem = str(overtime)
             view = reduce(fold, events, first_view(runner, ask))  # throttled() may have held the last one back
+        if not events:
+            yield payload(view, number, label=label) | {"state": "stopped"}, None
+            return
         trace = runner.trace(ask, events)
         view = view if view.finish else fold(view, trace.finish)
         truth = true_answer(scene, ask)
@@ -154,14 +161,6 @@ def _setting(name: str, value: Any) -> Any:
     if number and (type(value) not in (int, float) or (type(value) is float and not math.isfinite(value))):
         raise ValueError(f"The setting {words} is {str(value)[:40]!r}; write a number.")
     return int(value) if name in WHOLE else value
-
-
-def carried_latents(latents: int | None, former: int | None, given: LatentRange) -> int:
-    """K when another checkpoint takes over: what a person chose stays where the checkpoint allows it, all else is its
-    default. former: the default of the checkpoint before, if it is known.
-    """
-    chosen = latents is not None and latents != former and given.min <= latents <= given.max
-    return latents if chosen else given.default
 
 
 def first_view(runner: Runner, ask: Ask) -> View:

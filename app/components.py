@@ -40,9 +40,10 @@ def image_well(value: Files, **options: Any) -> gr.HTML:
 def run_view(**options: Any) -> gr.HTML:
     """A run: words, strips of cards, answer, status, and the panel of the selected item. Takes `payload()` values.
 
-    Events: `force`, the button offered where no block was opened; `region`, a region painted on the image; `inspect`.
+    Events: `force`, the button offered where no block was opened; `region`, a region painted on the image; `choose`,
+    an earlier run is shown again. Its script asking.js gives the page `inscape`, by which events tell the time.
     """
-    scripts = ("heat.js", "maps.js", "link.js", "transcript.js", "panel.js", "region.js", "run.js")
+    scripts = ("heat.js", "maps.js", "link.js", "asking.js", "transcript.js", "panel.js", "region.js", "run.js")
     return static(read("run.html"), read(*scripts), **options)
 
 
@@ -78,14 +79,19 @@ def compare_view(**options: Any) -> gr.HTML:
 
 
 def examples_row(value: Sequence[dict[str, Any]], **options: Any) -> gr.HTML:
-    """Thumbnails of {family, seed, question, image (data URL)}. Event: `pick`, with family and seed."""
+    """Thumbnails of {family, seed, question, image (data URL), file}. Event: `pick`, with family and seed."""
     return static('<div class="ins-examples"></div>', read("examples.js"), value=list(value), **options)
+
+
+def as_file(path: str) -> dict[str, Any]:
+    """A file of ours that the page can fetch, in a value of a component."""
+    return FileData(path=path).model_dump()
 
 
 def as_files(images: Sequence[Image.Image]) -> Files:
     """Images of ours as files that the page can show and send back."""
     folder = get_upload_folder()
-    return [FileData(path=save_pil_to_cache(image, cache_dir=folder, format="png")).model_dump() for image in images]
+    return [as_file(save_pil_to_cache(image, cache_dir=folder, format="png")) for image in images]
 
 
 def showable(file: dict[str, Any], image: Image.Image) -> dict[str, Any]:

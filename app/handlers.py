@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+import time
 from collections.abc import Iterator
 from html import escape
 from typing import Any
@@ -12,7 +13,6 @@ from app.asking import (
     FAILURES,
     Scene,
     answer_stream,
-    carried_latents,
     k_label,
     model_failed,
     new_scene,
@@ -21,8 +21,9 @@ from app.asking import (
 )
 from app.boundary import sentence, told
 from app.companions import Companions
-from app.components import Files, as_files, paths, showable
-from app.history import History
+from app.components import Files, as_file, as_files, paths, showable
+from app.forms import Form
+from app.history import History, Kept
 from app.inspecting import compared, inspected, region_ranks, run_again
 from app.inspection import formulas, view_of
 from app.limits import MAX_NAME
@@ -54,7 +55,7 @@ class Handlers:
     @told
     def ask(
         self,
-        restart: bool,
+        at: float | None,
         files: Files,
         question: str,
         scene: Scene | None,
@@ -71,11 +72,11 @@ class Handlers:
         seed: int,
         rule: str,
         request: gr.Request,
-    ) -> Iterator[tuple[Any, Any]]:
-        """Run and, at the end, the trace to download; with `restart` only where a run was interrupted before."""
-        if restart and not self.runner.take_restart(session_of(request)):
-            yield gr.skip(), gr.skip()
-            return
+    ) -> Iterator[dict[str, Any]]:
+        """The run that was asked for, and every one that is asked for until it ends.
+
+        `at`: when, in milliseconds of the page's clock; none: now; negative: nothing was asked for after all.
+        """
         settings = {
             "mode": mode,
             "latents": latents,
@@ -90,23 +91,31 @@ class Handlers:
             "rule": rule,
         }
         session = session_of(request)
-        for value, path in answer_stream(self.runner, session, files, question, checkpoint, scene, **settings):
-            if path:
-                self.history.add(session, value["run"], value["name"], path)
-            yield value, gr.DownloadButton(value=path, interactive=True) if path else gr.skip()
+        asked = Form(files=files, question=question, scene=scene), checkpoint, settings
+        for turn in self.runner.turns(session, at or now(), asked):
+            form, checkpoint, settings = turn.work
+            runs = answer_stream(
+                self.runner, session, **form, checkpoint=checkpoint, cancelled=turn.cancelled, **settings
+            )
+            for value, path in runs:
+                if path:
+                    self.history.add(session, value["run"], value["name"], path, form)
+                    value |= {"trace": as_file(path)}
+                yield value | {"at": turn.at}
 
     @told
-    def settle(self, checkpoint: str, latents: int | None, former: int) -> tuple[Any, int]:
-        """Another checkpoint is chosen: K goes as far as it allows and follows its default unless the visitor has set
-        it; the default, to compare with next time.
+    def settle(self, checkpoint: str, latents: int | None, chosen: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Another checkpoint is chosen: K is what it had when it was left, or else what it was taught with; the K of
+        each, to come back to.
         """
         reasoner = self.runner.reasoner(checkpoint)
-        given = reasoner.config.latents
+        given, left = reasoner.config.latents, {**chosen["k"], chosen["now"]: latents}
         update = {"maximum": given.max, "label": k_label(reasoner.method.caps)}
-        kept = carried_latents(latents, former, given)
-        if kept != latents:
-            update["value"] = kept
-        return gr.update(**update), given.default
+        k = left.get(checkpoint)
+        k = k if k is not None and given.min <= k <= given.max else given.default
+        if k != latents:
+            update["value"] = k
+        return gr.update(**update), {"now": checkpoint, "k": left}
 
     @told
     def sample(self, checkpoint: str, former: dict[str, float], *values: float | None) -> tuple[Any, ...]:
@@ -118,14 +127,14 @@ class Handlers:
         return *kept, own
 
     @told
-    def interrupt(self, request: gr.Request) -> None:
-        """K, method or mode has changed: what runs is stopped, to start again."""
-        self.runner.interrupt(session_of(request))
+    def interrupt(self, at: float | None, request: gr.Request) -> None:
+        """Something else is asked for, at the time `at` as in `ask`: what runs is stopped, to make room."""
+        self.runner.interrupt(session_of(request), at or now())
 
     @told
-    def stop(self, request: gr.Request) -> None:
-        """The Stop button."""
-        self.runner.stop(session_of(request))
+    def stop(self, at: float | None, request: gr.Request) -> None:
+        """The Stop button, at the time `at` of the page's clock."""
+        self.runner.stop(session_of(request), at)
 
     @told
     def forget(self, request: gr.Request) -> None:
@@ -136,7 +145,7 @@ class Handlers:
     @told
     def region(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """Who looks into the region painted on a run's image; a sentence where that cannot be said."""
-        asked = _asked(event)
+        asked = asked_with(event)
         try:
             self.runner.looks.take(session_of(request))
             trace = self.history.open(session_of(request), str(asked["run"]))
@@ -161,12 +170,12 @@ class Handlers:
         return loaded(family)
 
     @told
-    def example(self, event: gr.EventData) -> tuple[Files, Files, str, Scene, str]:
-        """The example scene that was clicked."""
-        family, seed = _asked(event).get("family"), _asked(event).get("seed")
+    def example(self, event: gr.EventData) -> tuple[Files, Files, str, Scene, str, str]:
+        """The example scene that was clicked, and its family."""
+        family, seed = asked_with(event).get("family"), asked_with(event).get("seed")
         if family not in list(glyphs.FAMILIES) or type(seed) is not int or not 0 <= seed < MOST_SEEDS:
             raise gr.Error("That example does not exist; choose another.")
-        return loaded(family, seed)
+        return *loaded(family, seed), family
 
     @told
     def check(self, files: Files, kept: Files, checkpoint: str) -> tuple[Files, Files, str]:
@@ -201,29 +210,29 @@ class Inspecting:
         self.runner, self.history, self.companions = runner, history, companions
 
     @told
-    def enter(self, newest: str, request: gr.Request) -> tuple[Any, str]:
-        """The page is opened: the newest run, unless it is there already."""
-        runs = self.history.runs(session_of(request))
-        if not runs or runs[0].id == newest:
-            return gr.skip(), newest
-        return self._value(request, runs[0].id), runs[0].id
+    def enter(self, shown: object, entered: str, request: gr.Request) -> tuple[Any, str]:
+        """The page is opened: the run that Ask shows, unless it was opened from there already."""
+        run, token = _run_shown(self.history, session_of(request), shown)
+        if run is None or token == entered:
+            return {"runs": self.history.choices(session_of(request))}, entered
+        return self._value(request, run.id), token
 
     @told
     def open(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A run is chosen."""
-        return self._value(request, _asked(event).get("id"))
+        return self._value(request, asked_with(event).get("id"))
 
     @told
     def read(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """Its latents are to be read by layer, which needs its model."""
-        return self._value(request, _asked(event).get("id"), model=True)
+        return self._value(request, asked_with(event).get("id"), model=True)
 
     @told
     def rename(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A run gets another name."""
-        session, id = session_of(request), _asked(event).get("id")
+        session, id = session_of(request), asked_with(event).get("id")
         try:
-            self.history.rename(session, id, str(_asked(event).get("name", "")))
+            self.history.rename(session, id, str(asked_with(event).get("name", "")))
         except ValueError as problem:
             return self._problem(request, problem)
         return self._value(request, id)
@@ -232,7 +241,7 @@ class Inspecting:
     def remove(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A run is deleted; the next one takes its place."""
         try:
-            self.history.remove(session_of(request), _asked(event).get("id"))
+            self.history.remove(session_of(request), asked_with(event).get("id"))
         except (ValueError, OSError) as problem:
             return self._problem(request, problem)
         runs = self.history.runs(session_of(request))
@@ -244,7 +253,7 @@ class Inspecting:
         session = session_of(request)
         try:
             self.runner.looks.take(session)
-            trace = open_trace(_asked(event).get("path"))
+            trace = open_trace(asked_with(event).get("path"))
             number = self.runner.next_run()
             path = save_trace(trace, number, self.runner.limits)
             kept = self.history.add(session, number, f"Opened: {run_name(view_of(trace))}", path)
@@ -273,22 +282,24 @@ class Comparing:
         self.runner, self.history = runner, history
 
     @told
-    def enter(self, newest: str, request: gr.Request) -> tuple[Any, str]:
-        """The page is opened: the newest run as A and the one before it as B, unless they are there already."""
-        runs = self.history.runs(session_of(request))
-        if not runs or runs[0].id == newest:
-            return gr.skip(), newest
-        return self._value(request, runs[0].id, runs[min(1, len(runs) - 1)].id), runs[0].id
+    def enter(self, shown: object, entered: str, request: gr.Request) -> tuple[Any, str]:
+        """The page is opened: the run that Ask shows as A, the newest other one as B, unless that was done before."""
+        session = session_of(request)
+        run, token = _run_shown(self.history, session, shown)
+        if run is None or token == entered:
+            return self._listed(request, {}), entered
+        others = [other for other in self.history.runs(session) if other.id != run.id]
+        return self._value(request, run.id, (others or [run])[0].id), token
 
     @told
     def pair(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """Two runs are chosen."""
-        return self._value(request, _asked(event).get("a"), _asked(event).get("b"))
+        return self._value(request, asked_with(event).get("a"), asked_with(event).get("b"))
 
     @told
     def again(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A's question once more with another setting, as B."""
-        session, id, changes = session_of(request), _asked(event).get("id"), _asked(event).get("changes")
+        session, id, changes = session_of(request), asked_with(event).get("id"), asked_with(event).get("changes")
         try:
             if not isinstance(changes, dict):
                 raise ValueError("Name the setting that should change.")
@@ -314,9 +325,27 @@ class Comparing:
         return value | {"runs": self.history.choices(session_of(request)), "checkpoints": list(self.runner.known)}
 
 
-def _asked(event: gr.EventData) -> dict[str, Any]:
+def asked_with(event: gr.EventData) -> dict[str, Any]:
     """What the browser said with an event; nothing where that is no object of named values."""
     return event._data if isinstance(event._data, dict) else {}
+
+
+def _run_shown(history: History, session: str, shown: object) -> tuple[Kept | None, str]:
+    """The run that the Ask page shows, and a word for this way of coming to it; the newest where none is kept of it.
+
+    `shown` is what the browser says: the run's id, and when the way was taken.
+    """
+    asked = shown if isinstance(shown, dict) else {}
+    runs = history.runs(session)
+    for run in runs:
+        if run.id == asked.get("run"):
+            return run, f"{run.id} {str(asked.get('at'))[:40]}"
+    return (runs[0], runs[0].id) if runs else (None, "")
+
+
+def now() -> float:
+    """For programs, which have no page's clock: milliseconds, as it counts."""
+    return 1000 * time.time()
 
 
 def loaded(family: str, seed: int | None = None) -> tuple[Files, Files, str, Scene, str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from app.forms import Form
 from app.limits import OWN, Limits
 from app.retention import delete
 from latent_core.trace import Trace
@@ -30,6 +31,8 @@ class Kept:
     id: str
     name: str
     path: Path
+    form: Form | None = None
+    """What stood in the fields when it was asked; None for a run that was not asked there."""
 
 
 class History:
@@ -47,9 +50,9 @@ class History:
         self._runs: OrderedDict[str, list[Kept]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def add(self, session: str, number: int, name: str, path: str | Path) -> Kept:
+    def add(self, session: str, number: int, name: str, path: str | Path, form: Form | None = None) -> Kept:
         """Keeps a run."""
-        kept = Kept(str(number), name, Path(path))
+        kept = Kept(str(number), name, Path(path), form)
         with self._lock:
             runs = self._runs.setdefault(session, [])
             runs.append(kept)

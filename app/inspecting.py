@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from app.asking import carried_latents, first_view, folded, method_label, run_name, save_trace, unsaved
+from app.asking import first_view, folded, method_label, run_name, save_trace, unsaved
 from app.companions import Companions
+from app.components import as_file
 from app.fold import View
 from app.history import History, Kept
 from app.inspection import Reread, inspection, view_of
@@ -39,7 +40,7 @@ def inspected(
     replayed = _reread(runner, trace) if ready else None
     own = not kept.id.startswith("recorded:")
     value = figures(trace, companions, run=kept.id, name=kept.name, own=own, replayed=replayed)
-    return value | {"known": checkpoint in runner.known}
+    return value | {"known": checkpoint in runner.known, "trace": as_file(str(kept.path)) if own else None}
 
 
 def figures(
@@ -209,9 +210,7 @@ def run_again(runner: Runner, history: History, session: str, id: object, change
     if checkpoint == trace.source.checkpoint:
         settings["rule"] = old.rule
     else:
-        known = trace.source.checkpoint in runner.known
-        former = runner.reasoner(trace.source.checkpoint).config.latents.default if known else None
-        settings["latents"] = carried_latents(old.latents, former, runner.reasoner(checkpoint).config.latents)
+        settings["latents"] = runner.reasoner(checkpoint).config.latents.default  # what it was taught with
     settings |= {name: value for name, value in changes.items() if name != "checkpoint"}
     images = [Image.fromarray(image.numpy()) for image in trace.images]
     runner.limits.check_settings(settings)

@@ -7,8 +7,10 @@ import gradio as gr
 
 from app.api import add_endpoints
 from app.asking import OWN_RULE, k_label, method_label, new_scene, opening
+from app.choosing import Choosing
 from app.components import (
     Files,
+    as_files,
     compare_view,
     examples_row,
     image_well,
@@ -46,7 +48,7 @@ def build(runner: Runner) -> gr.Blocks:
         )  # before the page's own events, which would take the names
         with gr.Tabs(elem_id="ins-tabs"):
             with gr.Tab("Ask", id="ask"):
-                _ask(runner, handlers)
+                _ask(runner, handlers, Choosing(history, limits, handlers.photo_notice))
             with gr.Tab("Inspect", id="inspect") as tab:
                 _inspect(tab, Inspecting(runner, history, runner.companions))
             with gr.Tab("Compare", id="compare") as tab:
@@ -71,55 +73,78 @@ def first_files() -> Files:
     return loaded("find", FIRST_SEED)[0]
 
 
-def _ask(runner: Runner, handlers: Handlers) -> None:
+def _ask(runner: Runner, handlers: Handlers, choosing: Choosing) -> None:
     files, _, asked, first_scene, _ = loaded("find", FIRST_SEED)
     scene = gr.State(first_scene)
     kept = gr.State(files)  # images that could be used, for when new ones cannot
     with gr.Row(elem_classes="ins-ask"):
         with gr.Column(elem_classes=["ins-io", "ins-panel"]):
-            well, notice, family, another, examples, question, run, stop = _question_column(files, asked)
+            well, family, another, examples = _image_column(files)
+            notice, question, back, run, stop = _question_bar(asked)
         with gr.Column(elem_classes="ins-work"):
             view = run_view(elem_id="ins-run-view")
             looking = region_view(elem_id="ins-region-view")
-            download = gr.DownloadButton(
-                "Download trace of the last run", interactive=False, size="sm", elem_id="ins-trace"
-            )
         with gr.Column(elem_classes=["ins-settings", "ins-panel"]):
             settings = _settings_column(runner)
     method, mode, latents = settings["checkpoint"], settings["mode"], settings["latents"]
 
-    inputs = [well, question, scene, *settings.values()]
-    first, restart = [gr.State(False), *inputs], [gr.State(True), *inputs]
-    running = {"outputs": [view, download], **MODEL, **QUIET}
-    gr.on([run.click, question.submit], handlers.ask, first, trigger_mode="multiple", **running)
+    at = _told_by_page(gr.Number)  # when something was asked for
+    inputs = [at, well, question, scene, *settings.values()]
+    # An event goes through its handlers one after the other. What makes room comes first and does not queue. What runs
+    # is sent even while it answers to an earlier event: then it only hands over, and one dropped would be a lost run.
+    room = {"fn": handlers.interrupt, "inputs": at, "queue": False, **QUIET}
+    running = {"fn": handlers.ask, "inputs": inputs, "outputs": view, "js": page_tells("again"), **MODEL, **QUIET}
+    run.click(trigger_mode="multiple", js=page_tells("run"), **room)
+    run.click(trigger_mode="multiple", **running)
     view.region(handlers.region, outputs=looking, **QUIET)
-    stop.click(handlers.stop, queue=False, **QUIET)
-    view.force(lambda: "forced", outputs=mode, **QUIET).then(handlers.ask, first, **running)
-    usual = gr.State(settings["latents"].value)  # the chosen checkpoint's own K
-    interrupted = {"fn": handlers.interrupt, "queue": False, **QUIET}
-    gr.on([mode.input, latents.input], trigger_mode="always_last", **interrupted).then(
-        handlers.ask, restart, **running
-    )
+    stop.click(handlers.stop, at, queue=False, trigger_mode="multiple", js=page_tells("stop"), **QUIET)
+    view.force(lambda: "forced", outputs=mode, **QUIET).then(trigger_mode="multiple", **running)
+    changed = [field.input for name, field in settings.items() if name != "checkpoint"]
+    gr.on(changed, trigger_mode="always_last", **room | {"js": page_tells("change")})
+    gr.on(changed, trigger_mode="always_last", **running | {"js": page_tells("changed")})
+    chosen = gr.State({"now": method.value, "k": {}})  # the checkpoint in view, and K of those that were
     settled = method.input(
-        handlers.settle, [method, latents, usual], [latents, usual], trigger_mode="always_last", **QUIET
+        handlers.settle,
+        [method, latents, chosen],
+        [latents, chosen],
+        trigger_mode="always_last",
+        js="(...values) => { inscape.change(); return values; }",  # though the run may end before all is settled
+        **QUIET,
     )
     sampling = [settings[name] for name in SAMPLING]
     own = gr.State({name: settings[name].value for name in SAMPLING})  # the chosen checkpoint's sampling
-    settled = settled.then(handlers.sample, [method, own, *sampling], [*sampling, own], **QUIET)
-    settled.then(**interrupted).then(handlers.ask, restart, **running)
+    settled = settled.then(
+        handlers.sample, [method, own, *sampling], [*sampling, own], trigger_mode="always_last", **QUIET
+    )
+    settled = settled.then(trigger_mode="multiple", js=page_tells("again"), **room)
+    settled.then(trigger_mode="multiple", **running)
 
-    fresh = {"outputs": [well, kept, question, scene, notice], **QUIET}
-    another.click(handlers.scene, inputs=family, **fresh)
-    examples.pick(handlers.example, **fresh)
+    fresh = [well, kept, question, scene, notice]
+    another.click(handlers.scene, inputs=family, outputs=fresh, **QUIET)
+    examples.pick(handlers.example, outputs=[*fresh, family], **QUIET)
+    drafts = gr.State([])  # what was being written when an earlier run was chosen
+    filled = {"outputs": [*fresh, family, drafts, back], **QUIET}
+    view.choose(choosing.choose, [well, question, scene, drafts, method], trigger_mode="multiple", **filled)
+    back.click(choosing.resume, [drafts, method], **filled)
     well.input(handlers.check, inputs=[well, kept, method], outputs=[well, kept, notice], **QUIET)
     # a refused image is no news any more once the run is about the ones that were kept
     gr.on([run.click, method.change], handlers.photo_notice, inputs=[well, method], outputs=notice, **QUIET)
 
 
+def page_tells(what: str) -> str:
+    """Script before an event is sent: its first input is what `inscape` of assets/app/asking.js says."""
+    return f"(_, ...rest) => inscape.tell({what!r}, rest)"
+
+
+def _told_by_page(kind: type[gr.components.Component]) -> gr.components.Component:
+    """An input whose value `page_tells`."""
+    return kind(visible=False)
+
+
 def _inspect(tab: gr.Tab, handlers: Inspecting) -> None:
     view = inspect_view(elem_id="ins-inspect-view", elem_classes="ins-page")
-    newest = gr.State("")  # id of the newest run when the page was last opened
-    tab.select(handlers.enter, newest, [view, newest], **MODEL, **QUIET)
+    shown, entered = _told_by_page(gr.JSON), gr.State("")  # the run that Ask shows, and the one last opened from there
+    tab.select(handlers.enter, [shown, entered], [view, entered], js=page_tells("shown"), **MODEL, **QUIET)
     for event, handler in (
         (view.open, handlers.open),
         (view.read, handlers.read),
@@ -132,26 +157,32 @@ def _inspect(tab: gr.Tab, handlers: Inspecting) -> None:
 
 def _compare(tab: gr.Tab, handlers: Comparing) -> None:
     view = compare_view(elem_id="ins-compare-view", elem_classes="ins-page")
-    newest = gr.State("")
-    tab.select(handlers.enter, newest, [view, newest], **QUIET)
+    shown, entered = _told_by_page(gr.JSON), gr.State("")
+    tab.select(handlers.enter, [shown, entered], [view, entered], js=page_tells("shown"), **QUIET)
     view.pair(handlers.pair, outputs=view, **QUIET)
     view.again(handlers.again, outputs=view, **MODEL, **QUIET)
 
 
-def _question_column(files: Files, asked: str) -> tuple[gr.components.Component, ...]:
+def _image_column(files: Files) -> tuple[gr.components.Component, ...]:
     static('<header class="ins-head"><h2>Image</h2></header>')
     well = image_well(files, elem_id="ins-well")
     with gr.Row(elem_classes="ins-scene"):
         choices = [(words, name) for name, words in FAMILIES.items()]
         family = gr.Dropdown(choices, value="find", label="Family of the new scene", container=False, filterable=False)
-        another = gr.Button("New scene", size="md")
-    examples = examples_row([_thumbnail(name) for name in FAMILIES])
-    notice = gr.HTML("", apply_default_css=False, elem_id="ins-notice")
-    question = gr.Textbox(asked, label="Question", lines=2, max_lines=6, submit_btn=False, elem_id="ins-question")
-    with gr.Row(elem_classes="ins-runrow"):
-        run = gr.Button("Run", variant="primary", elem_id="ins-run")
-        stop = gr.Button("Stop", interactive=False, elem_id="ins-stop")  # run.js enables it during runs
-    return well, notice, family, another, examples, question, run, stop
+        another = gr.Button("New scene", size="md", elem_id="ins-another")
+    return well, family, another, examples_row([_thumbnail(name) for name in FAMILIES])
+
+
+def _question_bar(asked: str) -> tuple[gr.components.Component, ...]:
+    """What stays in view while the column does."""
+    with gr.Column(elem_classes="ins-bar"):
+        notice = gr.HTML("", apply_default_css=False, elem_id="ins-notice")
+        question = gr.Textbox(asked, label="Question", lines=2, max_lines=6, submit_btn=False, elem_id="ins-question")
+        back = gr.Button("Back to what you were writing", visible=False, size="sm", elem_id="ins-back")
+        with gr.Row(elem_classes="ins-runrow"):
+            run = gr.Button("Run", variant="primary", elem_id="ins-run")
+            stop = gr.Button("Stop", interactive=False, elem_id="ins-stop")  # asking.js enables it during runs
+    return notice, question, back, run, stop
 
 
 def _settings_column(runner: Runner) -> dict[str, gr.components.Component]:
@@ -186,4 +217,5 @@ def _settings_column(runner: Runner) -> dict[str, gr.components.Component]:
 
 def _thumbnail(family: str) -> dict[str, Any]:
     images, question, scene = new_scene(family, FIRST_SEED)
-    return {**scene, "question": question, "image": data_url(images[0])}
+    (file,) = as_files(images)
+    return {**scene, "question": question, "image": data_url(images[0]), "file": file}

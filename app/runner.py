@@ -6,8 +6,9 @@ import logging
 import math
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 from app.companions import Companions
 from app.limits import OWN, Limits
 from app.rate import Rate
+from app.turns import Session, Turn
 from app.zero import Lend, Work, lent, seconds_for
 from latent_core.events import Event, LatentEvent
 from latent_core.trace import Trace
@@ -49,17 +51,6 @@ class Ask:
     slow: bool = False
 
 
-@dataclass
-class Session:
-    """What one browser tab has under way."""
-
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    active: int = 0
-    """Runs that have not ended yet: two for a moment, when one replaces the other."""
-    restarts: int = 0
-    """Interruptions by a changed setting after which the run has not yet started again."""
-
-
 class Runner:
     """Models by name, loaded when first asked for, and the runs of every session.
 
@@ -92,7 +83,7 @@ class Runner:
         self._load = load
         self._reasoners: dict[str, Reasoner] = {}
         self._loading = threading.Lock()
-        self._sessions: dict[str, Session] = {}
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._running = 0
         self._lock = threading.Lock()
         self._numbers = itertools.count(time.time_ns() // 1_000_000)  # later than those of a server before this one
@@ -143,14 +134,15 @@ class Runner:
     def loaded(self) -> tuple[str, ...]:
         return tuple(self._reasoners)
 
-    def stream(self, session: str, ask: Ask) -> Iterator[Event]:
+    def stream(self, session: str, ask: Ask, cancelled: threading.Event | None = None) -> Iterator[Event]:
         """The events of a run, without a FinishEvent where it was stopped; a new run of a session ends the one before.
 
-        Closing the iterator closes the engine's. Raises ValueError for what the model cannot read and for a session
-        that starts too many runs, Overtime where the run took too long.
+        `cancelled` is that of the turn in which it runs, if it is one of `turns`. Closing the iterator closes the
+        engine's. Raises ValueError for what the model cannot read and for a session that starts too many runs,
+        Overtime where the run took too long.
         """
         self.starts.take(session)
-        cancelled = self._begin(session)
+        cancelled = self._begin(session, cancelled or threading.Event())
         try:
             self.reasoner(ask.checkpoint)
             answer: Work = self._answer_there if ask.checkpoint in self._borrowers else self._answer
@@ -215,61 +207,66 @@ class Runner:
         """The trace of what `stream` gave. Raises ValueError for a run stopped before its prompt was read."""
         return self.reasoner(ask.checkpoint).trace(events, ask.question, **ask.settings)
 
-    def stop(self, session: str) -> bool:
-        """Ends what the session runs; whether there was anything."""
+    def turns(self, session: str, at: float, work: T) -> Iterator[Turn[T]]:
+        """What the session asked for at the time `at` is its turn now; yields it, then all that is asked meanwhile.
+
+        A session does one thing at a time, in one of its calls: what a later call brings ends the turn under way and
+        is the next one, and only the last of several is. So nothing comes where another call is at it already, and
+        nothing where `at` is not later than what was asked or stopped before.
+        """
+        with self._lock:
+            state = self._session(session)
+        return state.turns(at, work)
+
+    def interrupt(self, session: str, at: float) -> None:
+        """Ends the turn under way if it was asked for before `at`: another comes, and need not wait for its place."""
         with self._lock:
             state = self._sessions.get(session)
-            if state is None:
-                return False
-            state.cancelled.set()
-            return state.active > 0
+        if state is not None:
+            state.interrupt(at)
 
-    def interrupt(self, session: str) -> None:
-        """Ends what the session runs so that it starts again with new settings; nothing where nothing runs."""
-        with self._lock:  # one step: between two, the run could end and its session be dropped
-            state = self._sessions.get(session)
-            if state is not None and (state.active or state.restarts):
-                state.cancelled.set()
-                state.restarts += 1
+    def stop(self, session: str, at: float | None = None) -> bool:
+        """Ends what the session runs and all that it asked for before `at`; whether there was anything.
 
-    def take_restart(self, session: str) -> bool:
-        """Whether an interrupted run is to start again; asked once per interruption."""
+        `at` None: all that has been asked for until now. Does nothing where something was asked for after `at`.
+        """
         with self._lock:
-            state = self._sessions.get(session)
-            if state is None or not state.restarts:
-                return False
-            state.restarts -= 1
-            self._drop_if_idle(session)
-            return True
+            state = self._session(session) if at is not None else self._sessions.get(session)
+        return state is not None and state.stop(at)
 
     def forget(self, session: str) -> None:
         """The tab is closed."""
-        self.stop(session)
         with self._lock:
-            self._sessions.pop(session, None)
+            state = self._sessions.pop(session, None)
+        if state is not None:
+            state.stop()
         self.starts.forget(session)
         self.looks.forget(session)
 
-    def _begin(self, name: str) -> threading.Event:
+    def _session(self, name: str) -> Session:
+        """The session of this name. Idle ones that were not heard of for longest make room for a new one."""
+        state = self._sessions.setdefault(name, Session())
+        self._sessions.move_to_end(name)
+        idle = [other for other, known in self._sessions.items() if known.idle and other != name]
+        for other in idle[: max(0, len(self._sessions) - self.limits.sessions)]:
+            del self._sessions[other]
+        return state
+
+    def _begin(self, name: str, cancelled: threading.Event) -> threading.Event:
         with self._lock:
-            session = self._sessions.setdefault(name, Session())
-            session.cancelled.set()
-            session.cancelled = threading.Event()
-            session.active += 1
+            self._session(name).begin(cancelled)
             self._running += 1
-            return session.cancelled
+            return cancelled
 
     def _end(self, name: str) -> None:
         with self._lock:
             self._running -= 1
-            if name in self._sessions:
-                self._sessions[name].active -= 1
-                self._drop_if_idle(name)
-
-    def _drop_if_idle(self, name: str) -> None:
-        """Programs never say that their session has ended; so nothing of it is kept between runs."""
-        if not self._sessions[name].active and not self._sessions[name].restarts:
-            del self._sessions[name]
+            state = self._sessions.get(name)
+            if state is not None:
+                state.end()
+                if state.idle and not state.asked:
+                    # a program's: it never says that its session has ended, so nothing of it is kept between runs
+                    del self._sessions[name]
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -293,6 +290,8 @@ def timely(events: Iterable[T], seconds: float, clock: Callable[[], float] = tim
 
 def paced(events: Iterable[T], rate: float | None, cancelled: threading.Event) -> Iterator[T]:
     """The same events, at most `rate` a second; ends when `cancelled` is set. Waiting is no part of any event."""
+    if cancelled.is_set():  # before the first event, for which the model reads the prompt
+        return
     due = time.monotonic()
     for event in events:
         if rate is not None:

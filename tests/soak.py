@@ -78,7 +78,7 @@ def visit(url: str, functions: list[dict], name: str, scene: bytes, draw: random
         if heard[1][0] and (trace := result(heard[1][1])[1]):
             inside = tab.http.get(trace["url"]).text
             counts["saw another's run"] += question not in inside
-        ok, said = tab.join(tab.numbers["enter"], [""])
+        ok, said = tab.join(tab.numbers["enter"], [None, ""])
         counts["inspected"] += ok
         counts["saw another's run"] += TOKEN in said.replace(f"{TOKEN}-{name}.", "")
         if draw.random() < 0.3:  # leaves in the middle

@@ -14,7 +14,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from app.__main__ import main
-from app.asking import answer_stream, carried_latents, method_label, new_scene, true_answer
+from app.asking import answer_stream, method_label, new_scene, true_answer
 from app.components import as_files, paths
 from app.handlers import PHOTO, Handlers
 from app.history import History
@@ -23,6 +23,7 @@ from app.runner import Ask, Runner, paced, throttled
 from app.server import serve
 from latent_core import embedded, glyphs
 from latent_core.config import LatentRange
+from latent_core.registry import PUBLISHED
 from latent_core.trace import Trace
 from tests.scripted import ScriptedReasoner
 
@@ -147,28 +148,6 @@ def test_a_new_run_ends_the_one_before_in_its_session_only(runner, scene):
     assert ends == {"tab 1 first": "cancelled", "tab 2": "stop", "tab 1 second": "stop"}
 
 
-def test_restarts_follow_interruptions_of_running_runs(runner, scene):
-    runner.interrupt("tab")
-    assert not runner.take_restart("tab")  # nothing ran
-    handler = answer_stream(runner, "tab", scene.files, scene.question, "scripted", None, speed="slow")
-    next(handler), next(handler)
-    runner.interrupt("tab")
-    list(handler)
-    runner.interrupt("tab")  # a second change before the first restart
-    assert runner.take_restart("tab") and runner.take_restart("tab") and not runner.take_restart("tab")
-
-
-def test_an_interrupted_run_starts_again_however_fast_it_ends(runner, scene):
-    for _ in range(20):
-        handler = answer_stream(runner, "tab", scene.files, scene.question, "scripted", None, speed="slow")
-        next(handler), next(handler)
-        rest = threading.Thread(target=list, args=(handler,))
-        rest.start()
-        runner.interrupt("tab")
-        rest.join()
-        assert runner.take_restart("tab") and not runner.take_restart("tab")
-
-
 def test_paced_waits_but_not_when_cancelled():
     cancelled = threading.Event()
     stream = paced(range(10), 1000.0, cancelled)
@@ -257,26 +236,33 @@ def test_a_program_can_do_what_the_page_does(runner, reasoner, tmp_path):
         page.close()
 
 
-def test_k_follows_the_checkpoints_default_until_it_is_set(runner, reasoner):
-    handlers = Handlers(runner, History())
-    assert settled(handlers, 8) == {"maximum": 16, "label": "K, latents per block"}  # it is the default already
-    reasoner.config = dataclasses.replace(reasoner.config, latents=LatentRange(default=4))
-    assert settled(handlers, 8)["value"] == 4
-    assert handlers.settle("scripted", 3, 8)[1] == 4 and "value" not in settled(handlers, 3)
-    reasoner.config = dataclasses.replace(reasoner.config, latents=LatentRange(default=36, max=36))
-    assert settled(handlers, 3)["maximum"] == 36
-    reasoner.config = dataclasses.replace(reasoner.config, latents=LatentRange(default=4, max=6))
-    assert settled(handlers, 7)["value"] == 4  # set, but beyond what this checkpoint allows
+def test_k_is_what_a_checkpoint_was_taught_with_until_it_is_set_for_that_one(runner, reasoner):
+    runner.known = ("scripted", "other")
+    handlers, taught = Handlers(runner, History()), reasoner.config
+    chosen = {"now": "scripted", "k": {}}
+
+    def choose(checkpoint, latents, **latent_range):
+        nonlocal chosen
+        reasoner.config = dataclasses.replace(taught, latents=LatentRange(**latent_range))
+        update, chosen = handlers.settle(checkpoint, latents, chosen)
+        return update.get("value", latents), update["maximum"]
+
+    assert choose("other", 8, default=4) == (4, 16)
+    assert choose("scripted", 4, default=8) == (8, 16)
+    assert choose("other", 12, default=4) == (4, 16)  # 12 was chosen for another
+    assert choose("scripted", 3, default=8) == (12, 16)  # and comes back with it
+    assert choose("other", 12, default=4) == (3, 16)
+    assert choose("scripted", None, default=8) == (12, 16) and choose("other", 12, default=4) == (4, 16)
+    assert choose("scripted", 4, default=8, max=9) == (8, 9)  # what it no longer allows
 
 
-@pytest.mark.parametrize(("latents", "former", "kept"), [(8, 8, 4), (3, 8, 3), (99, 8, 4), (None, 8, 4), (8, None, 8)])
-def test_k_is_carried_to_another_checkpoint_where_a_person_chose_it(latents, former, kept):
-    assert carried_latents(latents, former, LatentRange(default=4)) == kept
-
-
-def settled(handlers, latents: int) -> dict:
-    update, _ = handlers.settle("scripted", latents, 8)
-    return {name: value for name, value in update.items() if name != "__type__"}
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_k_of_a_published_checkpoint_is_its_own(runner, reasoner, name):
+    runner.known, reasoner.config = (name,), PUBLISHED[name].config
+    update, chosen = Handlers(runner, History()).settle(name, 12, {"now": "glyph-monet", "k": {}})
+    given = PUBLISHED[name].config.latents
+    assert update["value"] == given.default and update["maximum"] == given.max >= given.default >= given.min
+    assert chosen == {"now": name, "k": {"glyph-monet": 12}}
 
 
 def test_methods_are_spelled_as_in_their_papers():

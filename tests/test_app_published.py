@@ -52,8 +52,7 @@ def test_the_twin_answers_on_the_page_in_a_stream(runner, monkeypatch, small):
     handlers = Handlers(runner, History())
     files = as_files([Image.new("RGB", (56, 84), (30, 60, 200))])
     settings = ("forced", 3, "real", 0.1, 0.8, 50, 1.01, 24, 8, 0, "own")
-    values = list(handlers.ask(False, files, "Which mark?", None, MONET, *settings, TAB))
-    shown = [value for value, _ in values]
+    shown = list(handlers.ask(None, files, "Which mark?", None, MONET, *settings, TAB))
     assert [value.get("problem") for value in shown] == [None] * len(shown)
     assert shown[0]["state"] == "running" and shown[-1]["state"] == "finished" and len(shown) > 2
     assert shown[-1]["name"].startswith("Monet 7B, forced K 3: ")
@@ -91,10 +90,10 @@ def test_what_is_wrong_with_a_checkpoint_is_a_sentence(runner, twin, tmp_path, m
     monkeypatch.setattr("latent_core.placement.choose", short)
     handlers = Handlers(runner, History())
     with pytest.raises(Exception, match="Monet needs more memory"):
-        handlers.settle(MONET, 8, 8)
+        handlers.settle(MONET, 8, {"now": "glyph-monet", "k": {}})
     files = as_files([Image.new("RGB", (56, 84))])
     settings = ("latent", 3, "real", 0.1, 0.8, 50, 1.01, 24, 8, 0, "own")
-    *_, (value, path) = handlers.ask(False, files, "Which?", None, MONET, *settings, TAB)
+    *_, value = handlers.ask(None, files, "Which?", None, MONET, *settings, TAB)
     assert value["problem"] == "Monet needs more memory."
 
 

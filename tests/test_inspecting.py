@@ -315,15 +315,33 @@ def test_settings_that_do_not_exist(runner, history, changes):
         run_again(runner, history, "tab", "7", changes)
 
 
-def test_pages_open_with_the_newest_run_and_keep_it(runner, history, companions):
+def test_pages_open_with_the_run_that_is_shown_and_keep_it(runner, history, companions):
+    history.add("tab", 9, "nine", history.find("tab", "7").path)
+    page, compare = Inspecting(runner, history, companions), Comparing(runner, history)
+    shown = {"run": "7", "at": 1.5}
+    value, entered = page.enter(shown, "", TAB)
+    assert value["id"] == "7" and [run for _, run in value["runs"]][:2] == ["9", "7"]
+    value, again = page.enter(shown, entered, TAB)
+    assert again == entered and "view" not in value and value["runs"][0] == ("nine", "9")  # only the list is new
+    value, entered = page.enter({**shown, "at": 2.5}, entered, TAB)
+    assert value["id"] == "7"  # asked for once more, from a page that may show another run meanwhile
+    assert page.enter({"run": "9", "at": 3.0}, entered, TAB)[0]["id"] == "9"
+    value, entered = compare.enter(shown, "", TAB)
+    assert [side["id"] for side in value["sides"]] == ["7", "9"] and value["checkpoints"][0] in runner.known
+    assert "sides" not in compare.enter(shown, entered, TAB)[0]
+    assert [side["id"] for side in compare.enter({"run": "9", "at": 4}, entered, TAB)[0]["sides"]] == ["9", "7"]
+
+
+@pytest.mark.parametrize("shown", [None, {}, {"run": 7}, {"run": ["7"]}, {"run": "8", "at": 1}, "7", [1]])
+def test_pages_open_with_the_newest_run_where_none_is_shown(runner, history, companions, shown):
     page = Inspecting(runner, history, companions)
-    value, newest = page.enter("", TAB)
+    value, newest = page.enter(shown, "", TAB)
     assert newest == "7" and value["name"] == "seven" and value["runs"][0] == ("seven", "7")
-    value, again = page.enter("7", TAB)
-    assert again == "7" and "view" not in value  # gr.skip()
-    value, newest = page.enter("", SimpleNamespace(session_hash="new"))
-    assert newest.startswith("recorded:") and not value["own"]
-    value, newest = Comparing(runner, history).enter("", TAB)
+    value, again = page.enter(shown, "7", TAB)
+    assert again == "7" and "view" not in value
+    value, newest = page.enter(shown, "", SimpleNamespace(session_hash="new"))
+    assert newest.startswith("recorded:") and not value["own"] and value["trace"] is None
+    value, newest = Comparing(runner, history).enter(shown, "", TAB)
     assert [side["id"] for side in value["sides"]][0] == "7" and value["checkpoints"][0] in runner.known
 
 

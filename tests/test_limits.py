@@ -227,7 +227,7 @@ def test_a_session_with_an_endless_name_is_refused(server):
     visitor = Visitor(server[1])
     visitor.session = "x" * 1000
     (stop,) = [function["id"] for function in visitor.functions if function["api_name"] == "stop"]
-    ok, said = visitor.join(stop, [])
+    ok, said = visitor.join(stop, [None])
     assert not ok and "at most 64 are accepted" in said
 
 

@@ -55,7 +55,7 @@ def test_its_runs_are_known_to_inspect_and_compare(runner, folder):
     handlers = Handlers(runner, history)
     pictures, question, scene = new_scene("find", 7)
     settings = ("latent", 4, "real", 0.0, 1.0, 0, 1.0, 64, 8, 0, "own")
-    *_, (value, _) = handlers.ask(False, as_files(pictures), question, scene, "mine", *settings, TAB)
+    *_, value = handlers.ask(None, as_files(pictures), question, scene, "mine", *settings, TAB)
     assert value["state"] == "finished" and value["finish"]["answer"]
     (kept,) = [run for run in history.runs("tab") if not run.id.startswith("recorded")]
     assert Trace.load(kept.path).source.checkpoint == "mine"

@@ -82,15 +82,22 @@ function update() {
   part("problem").hidden = !value.problem;
   part("problem").textContent = value.problem ?? "";
   if (value.sides) {
+    const before = state.value?.sides[0].id;
     state.value = value;
     state.maps = value.sides.map(({ view }) => mapsOf(view));
+    if (value.sides[0].id !== before) state.place = placeChosen();
     state.images = value.sides.map(({ view }) => view.images.map((url) => { const image = new Image(); image.onload = drawSides; image.src = url; return image; }));
   }
   const chosen = state.value?.sides.map((side) => side.id) ?? [];
   ["a", "b"].forEach((name, s) => part(name).replaceChildren(...value.runs.map(([words, id]) => { const option = make("option", { value: id }, words); option.selected = id === chosen[s]; return option; })));
   drawChips(value);
-  if (value.sides) { state.place ??= "latent/0/0"; drawSides(); drawNumbers(); }
+  if (value.sides) { drawSides(); drawNumbers(); }
   else part("note").textContent = "";
+}
+// What was selected in A elsewhere, or else what was compared last.
+function placeChosen() {
+  const n = selections.get(String(state.value.sides[0].id));
+  return sideItems(0)[n] ? placeOf(0, n) : state.place ?? "latent/0/0";
 }
 function drawSides() {
   part("sides").replaceChildren(drawSide(0), drawSide(1));

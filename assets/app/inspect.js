@@ -88,6 +88,7 @@ function drawRuns(value) {
   part("name").value = value.name ?? "";
   for (const name of ["rename", "remove", "name"]) part(name).disabled = !value.own;
   part("naming").hidden = part("rename").hidden = part("remove").hidden = !value.own;
+  part("save").hidden = !value.trace;
 }
 
 function update() {
@@ -95,7 +96,7 @@ function update() {
   if (!value) return;
   trouble(value.problem);
   if (!value.view) {   // nothing new to show: only the list of runs or a sentence
-    drawRuns({ ...state.value, ...value, id: state.value?.id, name: state.value?.name, own: state.value?.own });
+    drawRuns({ ...state.value, runs: value.runs });
     return;
   }
   const same = state.value?.id === value.id;
@@ -115,7 +116,7 @@ function update() {
   state.images = value.view.images.map((url) => { const image = new Image(); image.onload = () => { drawTrack(); if (state.selected >= 0) take(state.selected); else drawAll(); }; image.src = url; return image; });
   state.block = value.homogeneity.blocks[0]?.number ?? 0;
   state.layer = value.shares ? value.shares.layers.at(-1) : null;
-  if (!same) state.selected = value.of.find(isLatent) ?? value.of[0];
+  if (!same) state.selected = [selections.get(String(value.id)), value.of.find(isLatent)].find((n) => rowOf(n) >= 0) ?? value.of[0];
   const names = Object.keys(value.norms);
   normChoice.replaceChildren(choice("Over the", names.map((name, i) => [i, name.replace("mean ", "").split(",")[0].split(" (")[0]]), 0, (i) => { state.norm = i; norms.draw(); }));
   state.norm = 0;
@@ -136,6 +137,7 @@ part("runs").onchange = () => trigger("open", { id: part("runs").value });
 part("rename").onclick = () => trigger("rename", { id: state.value?.id, name: part("name").value });
 part("name").onkeydown = (event) => { if (event.key === "Enter") part("rename").click(); };
 part("remove").onclick = () => trigger("remove", { id: state.value?.id });
+part("save").onclick = () => saveTrace(state.value.trace, trouble);
 part("open").onclick = () => part("file").click();
 part("file").onchange = async () => {
   const [file] = part("file").files;

@@ -1,7 +1,7 @@
 // Words and latents in the order in which they look into the painted region. The run's own words come from its view.
 function part(name) { return one(`[data-part="${name}"]`); }
-let names = [];
-document.addEventListener("ins-items", ({ detail }) => { names = detail; });
+let names = [], shown = null;   // of the run in view
+document.addEventListener("ins-items", ({ detail }) => { ({ names, run: shown } = detail); });
 
 function bars(title, rows, key) {
   const most = Math.max(...rows.map((row) => Math.abs(row[key] ?? 0)), 1e-6);
@@ -15,8 +15,8 @@ function bars(title, rows, key) {
 
 function update() {
   const value = props.value;
-  part("box").hidden = !value;
-  if (!value) return;
+  part("box").hidden = !value || (value.run ?? shown) !== shown;   // another run was chosen before the answer came
+  if (part("box").hidden) return;
   part("trouble").hidden = !value.problem;
   part("trouble").textContent = value.problem ?? "";
   part("lists").hidden = Boolean(value.problem);

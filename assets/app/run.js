@@ -1,7 +1,7 @@
 // Updates of a run: new items are appended, a new run starts afresh, updates of earlier runs are dropped.
 const HISTORY = 6;
 const history = [];   // final values of finished runs, newest last
-let latest = -1;
+let latest = { run: -1, items: [] };   // the last value of the newest run, with all its items
 
 function reset(value) {
   for (const image of run.images ?? []) image.onload = null;
@@ -10,6 +10,9 @@ function reset(value) {
   part("transcript").replaceChildren();
   part("idle").hidden = true;
   part("saw").textContent = "";
+  part("asked").textContent = value.question ?? "";
+  part("asked").hidden = !value.question;
+  if (value.run) inscape.show(value.run);
   drawPanel();
 }
 
@@ -78,6 +81,7 @@ function drawStatus(value) {
   const state = (words) => said.push(make("span", { class: "ins-state" }, words));
   const finish = value.finish;
   if (value.state === "failed") state("Not run");
+  else if (value.state === "stopped") state("Stopped");
   else if (!finish) {
     state(value.images ? "Streaming" : "Reading the image");
     const last = run.items.at(-1);
@@ -92,24 +96,38 @@ function drawStatus(value) {
     fact(String(finish.latents), finish.latents === 1 ? "latent" : "latents");
     fact(finish.seconds.toFixed(2), "s in all");
     if (value.opens) fact(finish.max_p_open.toFixed(2), none ? "highest probability of opening a block" : "probability of opening a block");
-    said.push(make("button", { type: "button", class: "ins-button ins-inspect", onclick: () => document.querySelector("#ins-tabs [role=tab]:nth-of-type(2)")?.click() }, "Inspect this run"));
-    if (none && finish.reason !== "cancelled") said.push(make("button", { type: "button", class: "ins-button", onclick: () => trigger("force", {}) }, "Force a block and run again"));
+    said.push(make("button", { type: "button", class: "ins-button ins-inspect", onclick: () => { inscape.show(value.run); document.querySelector("#ins-tabs [role=tab]:nth-of-type(2)")?.click(); } }, "Inspect this run"));
+    if (none && finish.reason !== "cancelled") said.push(make("button", { type: "button", class: "ins-button", onclick: () => { inscape.run(); trigger("force", {}); } }, "Force a block and run again"));
   }
   part("status").replaceChildren(...said);
+  part("trace").disabled = !value.trace;
 }
 
 const MODES = { latent: (v) => `K ${v.k}`, text: () => "text only", forced: (v) => `forced K ${v.k}`, markers: () => "markers only" };
+const runName = (value) => `${value.label}${value.opens ? `, ${MODES[value.mode](value)}` : ""}: ${value.finish ? value.finish.answer ?? "no answer" : "…"}`;
 function drawHistory() {
-  part("runs").hidden = history.length < 2;
-  part("runs").replaceChildren(...history.map((value) => make("button", { type: "button", class: "ins-chip",
-    "aria-pressed": String(value.run === run.value.run), title: value.question,
-    onclick: () => { reset(value); show(value); tellItems(); drawHistory(); } },
-    `${value.label}${value.opens ? `, ${MODES[value.mode](value)}` : ""}: ${value.finish.answer ?? "no answer"}`)));
+  const runs = latest.state === "running" ? [...history, latest] : history;
+  part("runs").hidden = runs.length < 2;
+  part("runs").replaceChildren(...runs.map((value) => make("button", { type: "button", class: "ins-chip",
+    "aria-pressed": String(value.run === run.value.run), title: value.question, onclick: () => choose(value) }, runName(value))));
 }
+
+// A run that is shown again brings the latent or word that was selected in it, and what it was asked.
+function choose(value) {
+  const n = selections.get(String(value.run));
+  reset(value);
+  show(value);
+  if (n !== undefined) select(n, true);
+  tellItems();
+  drawHistory();
+  if (value.finish) trigger("choose", { run: String(value.run) });
+}
+
+part("trace").onclick = () => saveTrace(run.value.trace, (sentence) => { part("problem").hidden = false; part("problem").textContent = sentence; });
 
 // Other views name the words and latents of this run as this one does.
 function tellItems() {
-  document.dispatchEvent(new CustomEvent("ins-items", { detail: run.items.map((item) => (item.k === "latent" ? `latent ${item.i + 1} of block ${item.b + 1}` : (item.t ?? "").trim() || "space")) }));
+  document.dispatchEvent(new CustomEvent("ins-items", { detail: { run: String(run.value.run), names: run.items.map((item) => (item.k === "latent" ? `latent ${item.i + 1} of block ${item.b + 1}` : (item.t ?? "").trim() || "space")) } }));
 }
 
 let spoken = "";
@@ -117,31 +135,40 @@ function say(words) { if (words !== spoken) part("live").textContent = spoken = 
 
 function update() {
   const value = props.value;
-  if (!value || value.run < latest) return;
-  if (value.run > latest) reset(value);
-  latest = value.run;
-  show(value);
-  const busy = value.state === "running", stop = document.querySelector("#ins-stop");
-  if (stop) stop.disabled = !busy;
-  if (busy) { if (!value.n) say("Running"); return; }
-  say(value.problem ?? (value.finish?.answer ? `Finished. Answer: ${value.finish.answer}` : "Finished"));
-  if (value.finish) tellItems();
-  if (value.finish && !history.some((old) => old.run === value.run)) history.push(value);
-  if (history.length > HISTORY) history.shift();
-  drawHistory();
+  if (!value || value.run < latest.run) return;
+  const fresh = value.run > latest.run, items = fresh ? [] : latest.items, first = value.n - value.items.length;
+  value.items.forEach((item, k) => { items[first + k] ??= item; });
+  latest = { ...value, items };
+  if (fresh) reset(value);   // a new run is shown; an earlier one that is chosen meanwhile stays
+  const here = run.value.run === value.run, busy = value.state === "running";
+  if (here) show(latest);
+  if (busy && !value.n) say("Running");
+  if (!busy) {
+    inscape.ended(value.at);
+    say(value.problem ?? (value.state === "stopped" ? "Stopped" : value.finish?.answer ? `Finished. Answer: ${value.finish.answer}` : "Finished"));
+    if (value.finish && here) tellItems();
+    const known = history.findIndex((old) => old.run === value.run);
+    if (known >= 0) history[known] = latest;   // its trace comes after its end
+    else if (value.finish) history.push(latest);
+    if (history.length > HISTORY) history.shift();
+  }
+  if (fresh || !busy) drawHistory();
 }
 
 // A run's updates begin with the run; before that the page says how many wait.
 let timer = 0;
 function awaitTurn() {
-  const before = latest;
+  const before = latest.run;
   clearInterval(timer);
   timer = setInterval(async () => {
     let size = 0;
     try {
       size = (await (await fetch(new URL("gradio_api/queue/status", document.baseURI))).json()).queue_size;
     } catch { clearInterval(timer); return; }   // Gradio itself says that the connection is lost
-    if (latest !== before || !size) { clearInterval(timer); return; }
+    const stopped = inscape.asked === null;
+    if (latest.run !== before || stopped || !size) clearInterval(timer);
+    if (latest.run !== before || (!stopped && !size)) return;
+    if (stopped) return part("status").replaceChildren(make("span", { class: "ins-state" }, "Stopped"));
     const words = `The server is busy: ${size === 1 ? "1 question waits" : `${size} questions wait`}`;
     part("status").replaceChildren(make("span", { class: "ins-state" }, words));
     say(words);

@@ -117,7 +117,7 @@ part("transcript").addEventListener("keydown", (event) => {
 
 function select(n, byHand, told = false) {
   if (!selectable(n)) return;
-  if (!told) tellSelected(run.value.run, n);
+  if (!told) tellSelected(run.value.run, n, byHand);
   if (byHand) run.follow = false;
   const before = run.nodes.find((node) => node?.getAttribute("aria-pressed") === "true");
   before?.setAttribute("aria-pressed", "false");

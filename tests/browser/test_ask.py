@@ -361,17 +361,22 @@ def test_every_picture_and_button_has_a_name(page):
     assert not nameless
 
 
-def test_another_method_brings_its_own_k_until_one_is_set(page):
+def test_another_method_brings_its_own_k_and_gives_back_what_was_set(page):
     field = page.locator("#ins-k input[type='number']")
-    page.get_by_label("LVR", exact=True).check(force=True)
+    set_k(page, 12)
+    for method, k in (("LVR", 4), ("VaLR", 9), ("Text", 8), ("DeepLatent", 36), ("Monet", 12)):
+        page.get_by_role("radio", name=method, exact=True).check(force=True)
+        expect(field).to_have_value(str(k))
+    page.get_by_role("radio", name="LVR", exact=True).check(force=True)
     expect(field).to_have_value("4")
     ask(page)
     expect(page.locator(CARD)).to_have_count(4)
     expect(page.locator(".ins-answer")).to_contain_text("truth of the scene")
     set_k(page, 3)
-    page.get_by_label("Monet", exact=True).check(force=True)
-    ask(page)
-    expect(page.locator(CARD)).to_have_count(3)
+    page.get_by_role("radio", name="Monet", exact=True).check(force=True)
+    expect(field).to_have_value("12")
+    page.get_by_role("radio", name="LVR", exact=True).check(force=True)
+    expect(field).to_have_value("3")
 
 
 def test_parallel_latents_are_drawn_as_the_grid_that_they_are(page):

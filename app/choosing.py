@@ -1,0 +1,64 @@
+"""An earlier run in the fields again: what it was asked takes the place of what is being written, which is kept."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from app.asking import Scene
+from app.boundary import told
+from app.components import Files, paths
+from app.forms import Form, form_of, put_aside, still_there
+from app.handlers import asked_with, session_of
+from app.history import History
+from app.limits import Limits
+from latent_core.trace import Trace
+
+
+class Choosing:
+    """The events that fill the fields of the Ask page.
+
+    Args:
+        notice: (images, checkpoint) → HTML to show beside them.
+    """
+
+    def __init__(self, history: History, limits: Limits, notice: Callable[[Files, str], str]) -> None:
+        self.history, self.limits, self.notice = history, limits, notice
+
+    @told
+    def choose(
+        self,
+        files: Files,
+        question: str,
+        scene: Scene | None,
+        drafts: list[Form],
+        checkpoint: str,
+        event: gr.EventData,
+        request: gr.Request,
+    ) -> tuple[Any, ...]:
+        """An earlier run is shown again: what it was asked, and what was being written put aside.
+
+        Images, the same to remember, question, scene, notice, family, drafts, and the button that brings them back.
+        """
+        session = session_of(request)
+        self.limits.check_question(question)
+        self.limits.check_images(len(paths(files)))
+        kept = self.history.find(session, asked_with(event).get("run"))
+        form = kept.form if kept.form and still_there(kept.form) else form_of(Trace.load(kept.path))
+        asked = [run.form for run in self.history.runs(session) if run.form]
+        drafts = put_aside(drafts, Form(files=files, question=question, scene=scene), asked)
+        return self._filled(form, drafts, checkpoint)
+
+    @told
+    def resume(self, drafts: list[Form], checkpoint: str) -> tuple[Any, ...]:
+        """Back to what was being written last; the same as of `choose`."""
+        if not drafts:
+            raise ValueError("Nothing was put aside.")
+        *rest, form = drafts
+        return self._filled(form, rest, checkpoint)
+
+    def _filled(self, form: Form, drafts: list[Form], checkpoint: str) -> tuple[Any, ...]:
+        files, question, scene = form["files"], form["question"], form["scene"]
+        family = scene["family"] if scene else gr.skip()
+        notice = self.notice(files, checkpoint)
+        return files, files, question, scene, notice, family, drafts, gr.update(visible=bool(drafts))

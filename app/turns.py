@@ -1,0 +1,111 @@
+"""Whose turn it is in a session: the last thing that a person asked for, whatever was under way or waiting before."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+SETTLE = 0.2
+"""Seconds without a further change after which an interrupted run starts again: a dragged slider changes on and on."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Turn(Generic[T]):
+    """One thing to do, and the sign that it is not wanted any more."""
+
+    at: float
+    """When it was asked for; see `Session.asked`."""
+    work: T
+    cancelled: threading.Event
+    """Set when something else is asked for, when the session stops, and when it ends."""
+
+
+class Session:
+    """What one browser tab or program has under way. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self.asked = 0.0
+        """The time of the last thing that was asked for or stopped, by the page's own clock; 0 for none. What is
+        older has no turn any more, in whatever order it arrives."""
+        self._cancelled = threading.Event()  # of what is under way
+        self._started = 0.0  # when the turn under way was asked for
+        self._next: Turn | None = None
+        self._working = False
+        self._active = 0  # runs that have not ended yet: two for a moment, when one replaces the other
+        self._changed = threading.Condition()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way or waiting."""
+        return not self._active and not self._working
+
+    def turns(self, at: float, work: T) -> Iterator[Turn[T]]:
+        """See `Runner.turns`."""
+        with self._changed:
+            if at <= self.asked:
+                return
+            self.asked = at
+            self._next = Turn(at, work, threading.Event())
+            self._cancelled.set()
+            self._changed.notify_all()
+            if self._working:
+                return
+            self._working = True
+        turn = self._take()
+        try:
+            while turn is not None:
+                yield turn
+                self._settle()
+                turn = self._take()
+        finally:
+            if turn is not None:  # closed in the middle
+                with self._changed:
+                    self._working, self._next = False, None
+
+    def _take(self) -> Turn | None:
+        with self._changed:
+            turn, self._next = self._next, None
+            if turn is None:
+                self._working = False  # in the same step: what is asked for from now on finds nobody at work
+            else:
+                self._cancelled, self._started = turn.cancelled, turn.at
+            return turn
+
+    def _settle(self) -> None:
+        """Waits until the next turn is the last for now."""
+        with self._changed:
+            while self._next is not None:
+                if not self._changed.wait(SETTLE):
+                    return
+
+    def interrupt(self, at: float) -> None:
+        """See `Runner.interrupt`."""
+        with self._changed:
+            if self._started < at:
+                self._cancelled.set()
+
+    def stop(self, at: float | None = None) -> bool:
+        """See `Runner.stop`."""
+        with self._changed:
+            if at is not None and at < self.asked:
+                return False
+            self.asked = max(self.asked, at or 0.0)
+            self._next = None
+            self._cancelled.set()
+            self._changed.notify_all()
+            return not self.idle
+
+    def begin(self, cancelled: threading.Event) -> None:
+        """A run starts, and ends the one before unless both belong to the same turn."""
+        with self._changed:
+            if self._cancelled is not cancelled:
+                self._cancelled.set()
+                self._cancelled = cancelled
+            self._active += 1
+
+    def end(self) -> None:
+        """A run has ended."""
+        with self._changed:
+            self._active -= 1
