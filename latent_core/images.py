@@ -25,7 +25,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, AttributeError, AssertionError),
-    *(LookupError, ArithmeticError, EOFError, struct.error, zlib.error),
+    *(LookupError, ArithmeticError, RuntimeError, EOFError, struct.error, zlib.error),
 )
 """What Pillow's readers raise on damaged files."""
 

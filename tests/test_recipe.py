@@ -1,17 +1,19 @@
 """Recipes: which fields a stage reads, what the finished checkpoint says of itself, and what is refused by name."""
 
+import json
 from random import Random
 
 import pytest
 
 from latent_core import glyphs
 from latent_core.checkpoints import load
-from latent_core.embedded import EMBEDDED
+from latent_core.config import MethodConfig
+from latent_core.embedded import EMBEDDED, available
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.processor import Processor
 from trainers.options import NESTED
-from trainers.recipe import READ, load_recipe
-from trainers.start import STAGES, build_stage, train
+from trainers.recipe import READ, load_recipe, recipes
+from trainers.start import STAGES, _changed, build_stage, train
 from trainers.vocabulary import add_tokens
 
 
@@ -256,3 +258,14 @@ def test_numbers_may_be_written_with_an_exponent_everywhere():
 def test_settings_of_reinforcement_that_cannot_work_are_named(override, words):
     with pytest.raises(ValueError, match=words):
         load_recipe("glyph-monet-rl", [override])
+
+
+@pytest.mark.parametrize("name", sorted(set(recipes()) & set(available())))
+def test_a_recipe_is_written_down_as_when_its_checkpoint_was_made(name):
+    """By what is written down a run knows its own checkpoints: 500 must not become 500.0."""
+    made = MethodConfig.read(EMBEDDED / name).provenance["run"]
+    now = json.loads(json.dumps(_changed(load_recipe(name, [])[0])))
+    for field, before in made.items():
+        if isinstance(before, dict) and field != "training":  # options that came later stand at their defaults
+            now[field] = {option: now[field][option] for option in before}
+    assert json.dumps(now, sort_keys=True) == json.dumps(made, sort_keys=True)

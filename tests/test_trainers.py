@@ -266,3 +266,9 @@ def test_activation_checkpointing_changes_no_result(tmp_path):
 
     less = run("less", "activation_checkpointing=true", "activation_checkpointing_kwargs={use_reentrant: false}")
     assert less == pytest.approx(run("more"), abs=1e-6)
+
+
+def test_batches_are_not_cut_up_among_gpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda _: 2))
+    with pytest.raises(ValueError, match="sees 2 GPUs"):
+        train(*load_recipe("glyph-vision", [f"output_dir={tmp_path}"]))

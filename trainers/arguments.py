@@ -35,6 +35,8 @@ def read_arguments(values: dict[str, object]) -> dict[str, object]:
         if type(defaults[name]) in (int, float):
             kinds = {type(defaults[name])}
         found[name] = _read(name, value, kinds, choices)
+        if type(defaults[name]) is float:
+            found[name] = float(found[name])
     for name in COUNTS:
         given = found.get(name)
         check(given is None or given >= 1, f"{name} is {given}; at least 1 is needed.")
@@ -84,7 +86,7 @@ def _read(name: str, value: object, kinds: set[type], choices: list[str]) -> obj
         whole = float not in kinds
         fits = isfinite(value) and (not whole or value == int(value))
         check(fits, f"{name} is {short(value)}; it must be {'a whole number' if whole else 'a number'}.")
-        return int(value) if whole else float(value)
+        return int(value) if whole else value
     wanted = " or ".join(WORDS.get(kind, kind.__name__) for kind in sorted(kinds - {type(None)}, key=str))
     check(type(value) in kinds, f"{name} is {short(value)}; it must be {wanted}.")
     check(not choices or value in choices, f"{name} is {short(value)}; choose one of {', '.join(choices)}.")

@@ -191,6 +191,12 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
 
 def _train(recipe: Recipe, arguments: TrainingArguments, run: Path, resume: bool, signals: Signals) -> Path:
     check_run(recipe, arguments)
+    check(
+        arguments.n_gpu <= 1,
+        f"This process sees {arguments.n_gpu} GPUs, among which Trainer would cut every batch up; start one process "
+        "for each with `accelerate launch --config_file trainers/accelerate/….yaml`, or show it one with "
+        "CUDA_VISIBLE_DEVICES=0.",
+    )
     sharded, mixed = keeps_copies(arguments), arguments.mixed_precision
     check_updates(recipe.dtype, arguments.optim.value, sharded=sharded, mixed_precision=mixed)
     run.mkdir(parents=True, exist_ok=True)

@@ -174,7 +174,7 @@ class PublishedDataset(Dataset):
         """A row with its pixels and the instruction behind its question. Raises BadRow."""
         try:
             images = self._images(row)
-        except (ImageProblem, RuntimeError) as error:  # a damaged AVIF raises the latter in Pillow
+        except ImageProblem as error:
             raise BadRow(row.name, str(error)) from error
         example = self.format.to_example(row, images)
         return replace(example, question=f"{example.question} {self.instruction}".strip())
