@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
+from app import components
 from app.__main__ import main
 from app.asking import answer_stream, method_label, new_scene, true_answer
 from app.components import as_files, paths
@@ -272,3 +274,11 @@ def test_methods_are_spelled_as_in_their_papers():
 
 def test_monet_is_met_first():
     assert embedded.offered()[0] == "glyph-monet" and not any("-stage" in name for name in embedded.offered())
+
+
+@pytest.mark.parametrize("view", ["run_view", "region_view", "inspect_view", "compare_view"])
+def test_scripts_that_run_together_declare_no_function_twice(view):
+    """The second would replace the first without a word."""
+    script = getattr(components, view)().js_on_load
+    names = re.findall(r"^(?:async )?function\*? (\w+)", script, re.MULTILINE)
+    assert names and sorted(set(names)) == sorted(names)

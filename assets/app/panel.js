@@ -172,7 +172,7 @@ part("ramp").style.background = RAMP;
 part("previous").onclick = () => step(-1);
 part("next").onclick = () => step(1);
 // Chosen maps are kept by what they are called, for the next run may have others; without a change, none is chosen any more.
-function choose(change) {
+function changeMap(change) {
   chooseMap(change);
   settleMap();
   redraw();
@@ -186,11 +186,11 @@ function settleMap() {
   }
   part("head").value = String(run.head);
 }
-part("level").oninput = ({ target }) => choose(isAttention() ? { layer: run.maps.attention.layers[Number(target.value)] } : { level: run.maps.levels[Number(target.value)] });
-part("head").onchange = ({ target }) => choose({ head: Number(target.value) });
-part("unchoose").onclick = () => choose(null);
+part("level").oninput = ({ target }) => changeMap(isAttention() ? { layer: run.maps.attention.layers[Number(target.value)] } : { level: run.maps.levels[Number(target.value)] });
+part("head").onchange = ({ target }) => changeMap({ head: Number(target.value) });
+part("unchoose").onclick = () => changeMap(null);
 part("own").onchange = (event) => { run.own = event.target.checked; redraw(); };
-for (const radio of all('[name="ins-shown"]')) radio.onchange = () => choose({ shown: radio.value });
+for (const radio of all('[name="ins-shown"]')) radio.onchange = () => changeMap({ shown: radio.value });
 part("view").onpointermove = (event) => {
   if (!run.grids[run.image]) return;
   const box = part("view").getBoundingClientRect(), [rows, columns] = run.grids[run.image];
