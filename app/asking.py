@@ -20,13 +20,11 @@ from app.fold import View, answer, fold
 from app.limits import OWN, Limits
 from app.payload import payload
 from app.retention import check_room
-from app.runner import Ask, Overtime, Runner, throttled
+from app.runner import Ask, Overtime, Runner, own_config, throttled
 from latent_core import glyphs
-from latent_core.config import LatentRange, MethodConfig, Sampling
-from latent_core.embedded import beside
+from latent_core.config import LatentRange, Sampling
 from latent_core.events import Event
 from latent_core.images import load_image
-from latent_core.registry import PUBLISHED
 from latent_core.settings import Settings
 from latent_core.trace import Trace
 
@@ -143,13 +141,8 @@ def opening(checkpoint: str, folder: str | None = None) -> tuple[LatentRange, Sa
     Those of a checkpoint from the Hub that is no published one are not. Raises ValueError for a method.json that
     cannot be used.
     """
-    if path := beside(folder or checkpoint, "method.json"):
-        config = MethodConfig.read(path.parent)
-    elif checkpoint in PUBLISHED:
-        config = PUBLISHED[checkpoint].config
-    else:
-        return LatentRange(), Sampling()
-    return config.latents, config.sampling
+    config = own_config(checkpoint, folder)
+    return (config.latents, config.sampling) if config else (LatentRange(), Sampling())
 
 
 def _setting(name: str, value: Any) -> Any:

@@ -193,7 +193,9 @@ class Handlers:
     @told
     def photo_notice(self, files: Files, checkpoint: str) -> str:
         """HTML that says so where a picture is shown to a model that cannot know such pictures."""
-        if self.runner.reasoner(checkpoint).config.world != "glyphs":
+        if (
+            self.runner.config(checkpoint).world != "glyphs"
+        ):  # without waiting for a model: later news would come first
             return ""
         limits = self.runner.limits
         if all(

@@ -18,7 +18,10 @@ from app.limits import OWN, Limits
 from app.rate import Rate
 from app.turns import Session, Turn
 from app.zero import Lend, Work, lent, seconds_for
+from latent_core.config import MethodConfig
+from latent_core.embedded import beside
 from latent_core.events import Event, LatentEvent
+from latent_core.registry import PUBLISHED
 from latent_core.trace import Trace
 
 if TYPE_CHECKING:
@@ -107,6 +110,13 @@ class Runner:
             if name not in self._reasoners:
                 self._reasoners[name] = self._load(self.folders.get(name, name))
             return self._reasoners[name]
+
+    def config(self, name: str) -> MethodConfig:
+        """What a checkpoint says of itself; waits for its weights only where no file says it. Raises ValueError."""
+        if name in self.known and name not in self._reasoners:
+            if found := own_config(name, self.folders.get(name)):
+                return found
+        return self.reasoner(name).config
 
     def preload(self, name: str) -> threading.Thread:
         """Loads a model in the background, to be ready when Run is pressed; what is wrong with it is logged."""
@@ -267,6 +277,16 @@ class Runner:
                 if state.idle and not state.asked:
                     # a program's: it never says that its session has ended, so nothing of it is kept between runs
                     del self._sessions[name]
+
+
+def own_config(checkpoint: str, folder: str | None = None) -> MethodConfig | None:
+    """What a checkpoint says of itself before its model is loaded; None for one from the Hub that is no published one.
+
+    Raises ValueError for a method.json that cannot be used.
+    """
+    if path := beside(folder or checkpoint, "method.json"):
+        return MethodConfig.read(path.parent)
+    return PUBLISHED[checkpoint].config if checkpoint in PUBLISHED else None
 
 
 def spread(count: int, most: int) -> list[int]:

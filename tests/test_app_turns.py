@@ -246,9 +246,11 @@ def client(tmp_path):
     runner = Runner(["scripted"], lambda name: reasoner)
     page = serve(runner, host="127.0.0.1", port=None, wait=False)
     client = Client(page.local_url, verbose=False, download_files=str(tmp_path))
-    image, scene = client.predict("find", 7, api_name="/scene")
+    images, scene = client.predict("find", 7, api_name="/scene")
     yield SimpleNamespace(
-        runner=runner, reasoner=reasoner, ask=lambda: client.submit([handle_file(image)], "?", api_name="/ask")
+        runner=runner,
+        reasoner=reasoner,
+        ask=lambda: client.submit([handle_file(image) for image in images], "?", api_name="/ask"),
     )
     page.close()
 
@@ -313,7 +315,7 @@ def test_an_earlier_run_brings_what_it_was_asked_and_keeps_what_is_being_written
 
 @pytest.mark.parametrize("run", [None, 7, "8", ["7"], {}, "../x"])
 def test_a_run_that_is_not_there_leaves_the_fields_alone(choosing, run):
-    with pytest.raises(Exception, match="not kept any more"):
+    with pytest.raises(Exception, match="no longer kept"):
         choosing.choose(run, "half a question")
 
 

@@ -20,10 +20,10 @@ def test_it_measures_all_that_it_names(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "forwards"),
-    [("generate", 5), ("words", 5), ("words, all recorded", 5), ("latents one by one", 6), ("latents at once", 3)],
+    [("generate", 5), ("words", 5), ("words, all recorded", 5), ("latents one by one", 7), ("latents at once", 3)],
 )
 def test_each_run_feeds_what_its_time_is_divided_by(name, forwards):
-    """The prompt, then 4 words; or the opening token and 4 latents; or both at once."""
+    """The prompt, then 4 words; or 4 latents between two markers; or all of them at once."""
     bench = Bench("glyph", torch.device("cpu"), steps=4)
     counted = mock.Mock(return_value=None)
     bench.backbone.model.model.language_model.layers[0].self_attn.q_proj.register_forward_hook(counted)

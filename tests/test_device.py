@@ -149,9 +149,8 @@ def crossings(base: dict[str, object], more: dict[str, object]) -> Counter:
     ],
 )
 def test_few_copies_are_made_for_a_step(apart, settings, expected):
-    latents = {"latents": 8} if settings["mode"] == "forced" else {}
-    more = {name: value + 1 for name, value in latents.items()} | {"max_new_tokens": 10}
-    found = apart(crossings, {**settings, **latents, "max_new_tokens": 9}, more)
+    step = "latents" if settings["mode"] == "forced" else "max_new_tokens"
+    found = apart(crossings, {**settings, "max_new_tokens": 9, step: 8}, {step: 9})
     assert (found["to device"], found["to host"]) == expected and not found["waits"]
 
 

@@ -29,6 +29,7 @@ class Fading(LatentMethod):
     """Feeds a running mean of states, scaled by a learned number and moved by a learned vector."""
 
     name = "fading"
+    has_options = True
 
     def __init__(self, config, token_id) -> None:
         super().__init__(config, token_id)

@@ -174,7 +174,7 @@ def test_recipes_that_ship_say_how_long_answers_are(name, tokens):
         ("per_device_train_batch_size=true", "^per_device_train_batch_size is True; it must be a whole number"),
         ("per_device_train_batch_size=[8]", "^per_device_train_batch_size is \\[8\\]; it must be a whole number"),
         ("logging_steps=0", "^logging_steps is 0; at least 1"),
-        ("eval_steps=0", "^eval_steps is 0.0; at least 1"),
+        ("eval_steps=0", "^eval_steps is 0; at least 1"),
         ("learning_rate=.inf", "^learning_rate is inf; it must be a number"),
         ("learning_rate=-1e-3", "^learning_rate is -0.001; it must be at least 0"),
         ("seed=-1", "^seed is -1; it must be at least 0"),

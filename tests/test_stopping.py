@@ -51,7 +51,7 @@ def test_a_diverged_run_stops_says_why_and_ships_nothing(name, overrides, tmp_pa
 
 
 def test_a_loss_that_is_not_finite_before_any_step_is_not_blamed_on_the_rate(tmp_path, capsys):
-    assert main(command("glyph-lvr", tmp_path, "init=glyph-lvr", "lvr.weight=.inf", "max_steps=2")) == 2
+    assert main(command("glyph-lvr", tmp_path, "init=glyph-lvr", "lvr.weight=1e300", "max_steps=2")) == 2
     error = capsys.readouterr().err
     assert "after 0 of 2 steps the loss is" in error and "what it starts from" in error
     assert "learning rate" not in error and "There is no checkpoint yet" in error

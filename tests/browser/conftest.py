@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from app.runner import Runner
 from app.server import serve
@@ -17,6 +17,16 @@ from latent_core import checkpoints, embedded
 CHROMIUM = "/usr/bin/chromium"
 PAGE_READY = 10_000
 """Milliseconds until the page can be used."""
+
+
+def pick(radio: Locator) -> None:
+    """Chooses a radio button, a few times where a page that is still being built forgets it."""
+    for _ in range(3):
+        radio.click(force=True)
+        radio.page.wait_for_timeout(100)
+        if radio.is_checked():
+            break
+    expect(radio).to_be_checked()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

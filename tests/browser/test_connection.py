@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.conftest import pick
 from tests.browser.test_ask import ANSWER, CARD, STREAMING, photo, upload
 
 OFFLINE = ".ins-offline"
@@ -28,7 +29,7 @@ def open_away(browser: Browser) -> Callable[[str], Page]:
         page.set_default_timeout(20_000)
         page.goto(url)
         page.wait_for_selector("#ins-well img")
-        page.locator("input[type=radio][value=real]").check(force=True)
+        pick(page.locator("input[type=radio][value=real]"))
         page.evaluate("window.sameDocument = true")
         return page
 
@@ -46,7 +47,7 @@ def untouched(page: Page) -> None:
 
 def written(page: Page, tmp_path) -> None:
     """A question, two images and a method of one's own."""
-    page.locator(".ins-methods input[value='glyph-lvr']").check(force=True)
+    pick(page.locator(".ins-methods input[value='glyph-lvr']"))
     upload(page, photo(tmp_path / "a.png"), photo(tmp_path / "b.png", seed=9))
     expect(page.locator("#ins-notice")).to_contain_text("only knows Glyphs scenes")
     page.fill(QUESTION, "My own question?")
@@ -122,7 +123,7 @@ def test_a_run_that_a_lost_connection_ends_says_so_and_can_be_run_again(open_awa
     line = Line(urlsplit(url).port)
     page = open_away(f"http://127.0.0.1:{line.port}/")
     written(page, tmp_path)
-    page.locator("input[type=radio][value=slow]").check(force=True)
+    pick(page.locator("input[type=radio][value=slow]"))
     page.click("#ins-run")
     page.wait_for_selector(STREAMING)
     line.cut()
@@ -132,7 +133,7 @@ def test_a_run_that_a_lost_connection_ends_says_so_and_can_be_run_again(open_awa
     line.mend()
     expect(page.locator(OFFLINE)).to_be_hidden(timeout=10_000)
     untouched(page)
-    page.locator("input[type=radio][value=real]").check(force=True)
+    pick(page.locator("input[type=radio][value=real]"))
     page.click("#ins-run")
     page.wait_for_selector(".ins-inspect")
     untouched(page)

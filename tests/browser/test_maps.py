@@ -3,6 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import pick
 from tests.browser.test_ask import CARD
 
 LEVEL, WHAT = "[data-part='levelname']", "[data-part='what']"
@@ -13,7 +14,7 @@ OWN = "Back to the checkpoint’s own map"
 @pytest.fixture
 def page(page) -> Page:
     """Runs take no longer than they need."""
-    page.locator("input[type=radio][value=real]").check(force=True)
+    pick(page.locator("input[type=radio][value=real]"))
     return page
 
 
