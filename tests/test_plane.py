@@ -23,10 +23,12 @@ def test_the_seed_is_umaps(bank):
     """The layouts are what umap-learn gives for these settings, and the same seed gives them again."""
     from umap import UMAP
 
-    stored = BANK.half().float()
+    stored, threads = BANK.half().float(), torch.get_num_threads()
     direct = UMAP(n_components=2, n_neighbors=15, min_dist=0.1, random_state=0, n_jobs=1)
     np.testing.assert_array_equal(direct.fit_transform(stored.numpy()), bank.layouts["umap2.raw"].numpy())
+    torch.set_num_threads(threads)
     assert torch.equal(umap_layout(unit(stored), 3), bank.layouts["umap3.unit"])
+    assert torch.get_num_threads() == threads  # umap-learn sets another number
 
 
 def test_weights_are_umaps(bank):

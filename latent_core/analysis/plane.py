@@ -34,7 +34,11 @@ def umap_layout(vectors: torch.Tensor, axes: int, *, seed: int = 0) -> torch.Ten
     from umap import UMAP  # compiles for seconds; whoever only places vectors does not wait for it
 
     fitted = UMAP(n_components=axes, n_neighbors=NEIGHBOURS, min_dist=0.1, random_state=seed, n_jobs=1)
-    return torch.from_numpy(fitted.fit_transform(vectors.float().numpy())).float()
+    threads = torch.get_num_threads()
+    try:
+        return torch.from_numpy(fitted.fit_transform(vectors.float().numpy())).float()
+    finally:
+        torch.set_num_threads(threads)  # compiled code sets those of the whole process, with which torch's sums change
 
 
 def place_by_neighbours(vectors: torch.Tensor, bank: torch.Tensor, layout: torch.Tensor) -> torch.Tensor:
