@@ -218,7 +218,7 @@ def test_half_a_character_is_found_in_every_text(format, way, tmp_path, capsys):
     assert main(given) == 2
     assert "holds \\ud83d: half of a character" in capsys.readouterr().err
     assert main([*given, "--on-bad-row", "skip"]) == 0
-    assert "1 rows can be used, 1 cannot." in capsys.readouterr().out
+    assert "1 row can be used, 1 cannot." in capsys.readouterr().out
 
 
 def test_the_report_of_a_check_is_safe_to_print(root, capsys):

@@ -125,7 +125,7 @@ def test_the_check_finds_truths_that_say_nothing(tmp_path, capsys):
     check = ["data", "check", str(file), "--root", str(tmp_path), "--format", "virl"]
     assert main(check) == 2 and "Row virl/glyphs-0: the answer is empty" in capsys.readouterr().err
     assert main([*check, "--on-bad-row", "skip"]) == 0
-    assert "1 rows can be used, 2 cannot." in capsys.readouterr().out
+    assert "1 row can be used, 2 cannot." in capsys.readouterr().out
 
 
 def test_images_within_rows_are_as_hostile_as_files(tmp_path):

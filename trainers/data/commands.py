@@ -6,6 +6,7 @@ from typing import Literal
 
 from latent_core import glyphs
 from latent_core.settings import check as require
+from latent_core.settings import counted
 from trainers.data.formats import FORMATS
 from trainers.data.rows import BadRow, PublishedDataset
 from trainers.data.text import clip, printable
@@ -30,7 +31,7 @@ def write(folder: str, families: Sequence[str] | None, n: int, split: str, seed:
             f"--format {format} cannot hold {error.name}: {error.reason} Nothing was written. Families that it can "
             f"hold: {', '.join(holds)}."
         ) from error
-    return f"Written: {file}, {n} rows of {', '.join(drawn)}; its root is {folder}."
+    return f"Written: {file}, {counted(n, 'row')} of {', '.join(drawn)}; its root is {folder}."
 
 
 def check(files: Sequence[str], root: str, on_bad_row: Literal["error", "skip"], *, pixels: bool, format: str) -> str:
@@ -49,6 +50,9 @@ def check(files: Sequence[str], root: str, on_bad_row: Literal["error", "skip"],
                 raise
             bad.append(error)
             good[row.dataset] -= 1
-    lines = [*data.empty, *(f"{printable(clip(name, 100))}: {count} rows" for name, count in sorted(good.items()))]
+    lines = [
+        *data.empty,
+        *(f"{printable(clip(name, 100))}: {counted(count, 'row')}" for name, count in sorted(good.items())),
+    ]
     lines += [f"left out: {error}" for error in bad]
-    return "\n".join([*lines, f"{good.total()} rows can be used, {len(bad)} cannot."])
+    return "\n".join([*lines, f"{counted(good.total(), 'row')} can be used, {len(bad)} cannot."])
