@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import threading
 import time
 
@@ -85,7 +86,8 @@ def test_a_run_that_takes_too_long_is_stopped_and_told_so():
 def test_who_starts_too_many_runs_hears_how_long_to_wait():
     runner = Runner(["scripted"], lambda name: ScriptedReasoner(), limits=dataclasses.replace(OWN, runs_a_minute=2))
     assert [run(runner=runner)[0]["problem"] for _ in range(2)] == [None, None]
-    assert "more than 2 runs in a minute; wait 30 seconds" in run(runner=runner)[0]["problem"]
+    # the clock goes on meanwhile
+    assert re.search(r"more than 2 runs in a minute; wait (2\d|30) seconds", run(runner=runner)[0]["problem"])
     assert run(runner=runner, session="another tab")[0]["problem"] is None
     assert runner.running == 0
 

@@ -39,11 +39,27 @@ async function attend() {
   back();
 }
 
+// What was sent to the queue and has not come to its end: the server closes a session's events once it has no more of
+// them to wait for, and what is sent at that very moment would never be listened for.
+const waiting = new Set(), early = new Set();   // early: the end came before the answer that says what it is called
+async function joined(response) {
+  const { event_id: id } = await response.clone().json();
+  if (!early.delete(id)) waiting.add(id);
+  await new Promise((resolve) => setTimeout(resolve));   // who reads the events hears of their end before
+}
+function heed(events) {
+  for (const text of events.split("\n\n").filter((text) => text.includes('"process_completed"'))) {
+    const id = /"event_id": ?"(\w+)"/.exec(text)?.[1];   // quotes within what was answered are escaped
+    if (id && !waiting.delete(id)) early.add(id);
+  }
+}
+const withoutEnd = (events) => events.split("\n\n").filter((text) => text && !text.includes('"close_stream"')).map((text) => `${text}\n\n`).join("");
+
 // The events of a session. Where they break off, or the server says of none in particular that it fails, Gradio is told
 // that what was under way has failed and that they have ended; by itself it would wait for more.
-function whole(response, signal) {
-  const reader = response.body.getReader(), decoder = new TextDecoder(), encoder = new TextEncoder();
-  let rest = "", last = "";
+function whole(response, again, signal) {
+  const decoder = new TextDecoder(), encoder = new TextEncoder();
+  let reader = response.body.getReader(), rest = "", last = "";
   async function pull(controller) {
     let part = { done: true };
     try { part = await reader.read(); } catch (problem) { if (signal?.aborted) return controller.error(problem); }
@@ -53,11 +69,19 @@ function whole(response, signal) {
       if (end < 2) return pull(controller);
       last = rest.slice(0, end);
       rest = rest.slice(end);
+      heed(last);
+      if (waiting.size && !signal?.aborted && last.includes('"close_stream"')) {
+        last = withoutEnd(last);
+        if (last) controller.enqueue(encoder.encode(last));
+        try { reader = (await again()).body.getReader(); } catch { /* the old one has ended: told below */ }
+        return last ? undefined : pull(controller);
+      }
       controller.enqueue(encoder.encode(last));
       if (!failsAltogether(last)) return;
       reader.cancel();
     }
     if (!signal?.aborted && !last.includes('"close_stream"')) {
+      waiting.clear();
       for (const event of [{ msg: "unexpected_error", message: LOST, success: false }, { msg: "close_stream" }])
         controller.enqueue(encoder.encode(`data: ${JSON.stringify(event)}\n\n`));
       document.dispatchEvent(new CustomEvent("ins-lost"));
@@ -81,7 +105,9 @@ window.fetch = async (input, options) => {
   for (;;) {
     try {
       const response = await send(input, options);
-      return url.pathname.endsWith("/queue/data") && response.ok ? whole(response, options?.signal) : response;
+      if (url.pathname.endsWith("/queue/join") && response.ok) await joined(response);
+      const isEvents = url.pathname.endsWith("/queue/data") && response.ok;
+      return isEvents ? whole(response, () => send(input, options), options?.signal ?? input.signal) : response;
     } catch (problem) {
       if (options?.signal?.aborted || !WAITS.test(url.pathname)) throw problem;
       await back();

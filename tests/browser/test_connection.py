@@ -1,6 +1,7 @@
 """Without a connection and back: nothing that was written, chosen or run is gone. And files that cannot be taken."""
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -166,3 +167,34 @@ def test_a_tiff_is_shown(page, tmp_path, mode):
     upload(page, tmp_path / "scan.tif")
     page.wait_for_function("document.querySelector('#ins-well img')?.naturalWidth === 256")
     expect(page.locator("#ins-well .ins-name")).to_have_count(0)
+
+
+SLOW_END = """
+    const send = window.fetch.bind(window);
+    window.fetch = async (input, options) => {
+        const response = await send(input, options);
+        if (!String(input.url ?? input).includes("queue/data")) return response;
+        const decoder = new TextDecoder(), encoder = new TextEncoder();
+        const late = new TransformStream({ async transform(chunk, controller) {
+            for (const event of decoder.decode(chunk, { stream: true }).split(/(?<=\\n\\n)/)) {
+                if (event.includes("close_stream")) await new Promise((resolve) => setTimeout(resolve, 600));
+                controller.enqueue(encoder.encode(event));
+            }
+        } });
+        return new Response(response.body.pipeThrough(late), response);
+    };
+"""
+"""The server's word that a session's events have ended takes its time, as from far away."""
+
+
+def test_what_is_sent_while_the_events_end_is_listened_for(browser, url):
+    """Its answer must not wait for the next thing that a person does."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.add_init_script(SLOW_END)
+    page.goto(url)
+    page.wait_for_selector("#ins-well img")
+    for family in ("relate", "count", "trace", "find"):
+        page.locator(".ins-examples button", has_text=family).click()
+        expect(page.get_by_label("Family of the new scene")).to_have_value(re.compile(f"^{family}"))
+    context.close()
