@@ -32,6 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
+    from app.workers import prepare
+
+    prepare()  # beside the imports that follow
+
     from app.runner import Runner
     from app.server import serve
     from latent_core.embedded import available, offered

@@ -3,10 +3,11 @@
 import logging
 import math
 import random
-import re
 import secrets
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,18 @@ import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from app import pictures
 from app.components import Files, paths
-from app.fold import View, answer, fold
+from app.fold import View, fold
 from app.limits import OWN, Limits
+from app.names import method_label, run_name
 from app.payload import payload
 from app.retention import check_room
 from app.runner import Ask, Overtime, Runner, own_config, throttled
+from app.workers import PICTURES
 from latent_core import glyphs
 from latent_core.config import LatentRange, Sampling
 from latent_core.events import Event
-from latent_core.images import load_image
 from latent_core.settings import Settings
 from latent_core.trace import Trace
 
@@ -38,17 +41,7 @@ WHOLE = ("latents", "max_new_tokens", "max_blocks", "top_k", "seed")
 FRACTIONS = ("temperature", "top_p", "repetition_penalty")
 """Settings that are other numbers."""
 
-SPELLED = {"lvr": "LVR", "valr": "VaLR", "deeplatent": "DeepLatent", "rl": "RL"}
-"""Methods whose names are not written as other words."""
-MODES = {"latent": "K {}", "text": "text only", "forced": "forced K {}", "markers": "markers only"}
-"""How a run's name tells its mode."""
-
 log = logging.getLogger("inscape")
-
-
-def k_label(caps: bool) -> str:
-    """What K is called: `caps` where a block may hold fewer."""
-    return "K, most latents per block" if caps else "K, latents per block"
 
 
 def answer_stream(
@@ -131,7 +124,7 @@ def make_ask(
     limits.check_settings(settings)
     question = limits.check_question(question)
     limits.check_images(len(files))
-    images = [load_image(file, max_pixels=limits.pixels) for file in files]
+    images = [PICTURES.run(limits, pictures.opened, file, limits.pixels) for file in files]
     return Ask(images=images, question=question, checkpoint=checkpoint, settings=settings, slow=speed == "slow")
 
 
@@ -188,17 +181,26 @@ def true_answer(scene: Scene | None, ask: Ask) -> str | None:
 
 
 def save_trace(trace: Trace, number: int, limits: Limits = OWN) -> str:
-    """Where the trace was saved: a folder that cannot be guessed, a name that no person wrote. Raises OSError."""
+    """Where the trace was saved. Raises OSError."""
+    with place_for(number, limits) as path:
+        trace.save(path)
+    return path
+
+
+@contextmanager
+def place_for(number: int, limits: Limits = OWN) -> Iterator[str]:
+    """Where the trace of a run is to be written: a folder that cannot be guessed, a name that no person wrote.
+
+    Nothing stays there where that fails. Raises OSError where there is no room.
+    """
     check_room(limits.disk_bytes)
     folder = Path(get_upload_folder()) / secrets.token_hex(16)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"inscape-run-{number}.safetensors"
     try:
-        trace.save(path)
-    except OSError:
-        folder.rmdir()
+        yield str(folder / f"inscape-run-{number}.safetensors")
+    except (OSError, ValueError, RuntimeError):
+        shutil.rmtree(folder, ignore_errors=True)  # what stays is swept away later
         raise
-    return str(path)
 
 
 FAILURES = (RuntimeError, OSError, MemoryError)
@@ -217,20 +219,3 @@ def unsaved(failure: OSError) -> str:
     log.warning("A trace could not be saved: %s", failure)
     origin = failure.__cause__ if isinstance(failure.__cause__, OSError) else failure
     return f"The answer is complete, but its trace could not be saved: {origin.strerror or origin}"
-
-
-def run_name(view: View) -> str:
-    """What a run is called until it is given a name: method, mode, answer."""
-    found = answer(view)
-    mode = f", {MODES[view.settings.mode].format(view.settings.latents)}" if view.opens else ""
-    return f"{method_label(view.checkpoint)}{mode}: {found[0] if found else 'no answer'}"
-
-
-def method_label(checkpoint: str) -> str:
-    """`glyph-monet-faithful` → `Monet faithful`; `owner/Monet-SFT-7B/stage3` → `Monet SFT 7B stage 3`."""
-    *_, folder, last = ["", *checkpoint.rstrip("/").split("/")]
-    stage = re.fullmatch(r"stage(\d)", last)
-    if stage:
-        last = f"{folder}-stage-{stage[1]}"
-    first, *rest = last.removeprefix("glyph-").split("-")
-    return " ".join([SPELLED.get(first.lower(), first.capitalize()), *(SPELLED.get(word, word) for word in rest)])

@@ -29,6 +29,10 @@ class Companions:
         self._loaded: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type["Companions"], tuple[list[str], dict[str, str]]]:
+        """For another process, which finds them by itself."""
+        return Companions, ([], self.folders)
+
     def bank(self, name: str) -> Bank | None:
         """Raises ValueError for a file that cannot be read."""
         return self._find(name, bank.FILE, Bank.load)

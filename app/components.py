@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
-from gradio.processing_utils import save_pil_to_cache
+from gradio.processing_utils import save_bytes_to_cache, save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
@@ -94,12 +94,12 @@ def as_files(images: Sequence[Image.Image]) -> Files:
     return [as_file(save_pil_to_cache(image, cache_dir=folder, format="png")) for image in images]
 
 
-def showable(file: dict[str, Any], image: Image.Image) -> dict[str, Any]:
-    """An uploaded file as browsers can show it: a PNG of `image`, which was read from it, where they cannot."""
-    if image.format in SHOWN:
+def showable(file: dict[str, Any], png: bytes | None) -> dict[str, Any]:
+    """An uploaded file as browsers can show it: `png`, the same picture, where they cannot."""
+    if png is None:
         return file
-    (drawn,) = as_files([image])
-    return {**drawn, "orig_name": file.get("orig_name")}
+    path = save_bytes_to_cache(png, "image.png", get_upload_folder())
+    return {**as_file(path), "orig_name": file.get("orig_name")}
 
 
 def paths(files: object) -> list[str]:

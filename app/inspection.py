@@ -4,24 +4,21 @@ Everything is computed by latent_core.analysis; here it is put into a shape that
 """
 
 import base64
-import inspect as python
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from app.fold import View, fold
 from app.payload import data_url, payload
-from latent_core.analysis import attention, geometry, lens, plane, regions, similarity
+from latent_core.analysis import geometry, lens, plane
 from latent_core.analysis.reported import REPORTED
-from latent_core.attention import Rollout
 from latent_core.bank import AXES, KINDS, Bank
 from latent_core.depict import Depicter
 from latent_core.events import SEGMENTS, LatentEvent, TokenEvent
 from latent_core.grounding import LookRule, measured_rules
-from latent_core.replay import Replay
 from latent_core.trace import Trace
 
 GRID = 32_000
@@ -29,24 +26,15 @@ GRID = 32_000
 SHOWN_STEPS = 600
 """Steps of a run that figures draw; a longer run is cut there, and says so."""
 
-Reread = tuple[Replay, dict[int, list[list[tuple[str, float]]]]]
-"""A replay, and for every latent by its step: per layer the likeliest words with their probabilities."""
 
-FORMULAS: dict[str, tuple[Callable[..., object], ...]] = {
-    "space": (geometry.principal_axes, plane.place_by_neighbours, plane.umap_layout, plane.unit),
-    "homogeneity": (geometry.cosine_matrix, geometry.adjacent_cosine, geometry.effective_rank, geometry.rank_at),
-    "shares": (attention.shares, attention.entropy, Rollout),
-    "norms": (geometry.norm_ratio,),
-    "lens": (lens.neighbours, lens.logit_lens),
-    "depict": (Depicter,),
-    "region": (regions.mass, regions.enrichment, similarity.nearest_patch),
-}
-"""What each figure is computed by: the page shows the docstrings."""
+@dataclass(frozen=True)
+class Reread:
+    """A run once more through its model, as far as figures show it; Q steps, N image tokens."""
 
-
-def formulas(name: str) -> list[dict[str, str]]:
-    """Name and docstring of every function behind a figure."""
-    return [{"name": f.__name__, "text": python.getdoc(f) or ""} for f in FORMULAS[name]]
+    rollout: np.ndarray
+    """(Q, N) attention rollout on the image tokens, in 0…1."""
+    words: dict[int, list[list[tuple[str, float]]]]
+    """For every latent by its step: per layer the likeliest words with their probabilities."""
 
 
 def view_of(trace: Trace, measured: tuple[LookRule, ...] = ()) -> View:
@@ -82,7 +70,7 @@ def inspection(
         run: the run's id in the history.
         own: whether it may be renamed and deleted.
         measured: what was measured of the checkpoint, by name: `grounding`, `depict`.
-        replayed: a replay with the lens of its latents by layer; None where no model is at hand.
+        replayed: the run once more through its model; None where no model is at hand.
 
     Raises ValueError for a run whose states are not finite.
     """
@@ -114,7 +102,6 @@ def inspection(
         "rollout": _rollout(replayed, chosen),
         "depict": _depict(trace, depicter),
         "measured": measured,
-        "formulas": {figure: formulas(figure) for figure in FORMULAS},
     }
 
 
@@ -241,7 +228,7 @@ def _lens(states: torch.Tensor, bank: Bank | None, replayed: Reread | None) -> d
             for values, these in zip(cosines.tolist(), places.tolist(), strict=True)
         ]
     if replayed is not None:
-        found["layers"] = {str(step): layers for step, layers in replayed[1].items()}
+        found["layers"] = {str(step): layers for step, layers in replayed.words.items()}
     return found
 
 
@@ -254,7 +241,7 @@ def _distinct(words: list[tuple[str, float]], count: int = 5) -> list[tuple[str,
 
 
 def _rollout(replayed: Reread | None, chosen: list[int]) -> list[list[float]] | None:
-    return None if replayed is None else _rounded(replayed[0].rollout[chosen], 5)
+    return None if replayed is None else _rounded(torch.from_numpy(replayed.rollout[chosen]), 5)
 
 
 def _depict(trace: Trace, depicter: Depicter | None) -> list[dict[str, Any]] | None:

@@ -49,6 +49,10 @@ class Limits:
     """Runs that one session may start in a minute; None: as many as it likes."""
     looks_a_minute: int | None = None
     """Inspections, comparisons and regions of one session in a minute, which cost about as much as a short run."""
+    look_seconds: float = 60.0
+    """Seconds of CPU that reading one picture or one run may take, and its figures."""
+    look_bytes: int = 8_000_000_000
+    """Memory that it may take."""
     session_runs: int = 20
     """Runs kept per session; the oldest goes with its trace."""
     all_runs: int = 10_000
@@ -104,6 +108,8 @@ PUBLIC = Limits(
     run_seconds=60.0,  # 512 tokens at the slow speed take 21 s, the most latents 41 s
     runs_a_minute=30,  # a run at the slow speed takes 2 s, and dragging K starts a few
     looks_a_minute=60,
+    look_seconds=10.0,  # the largest picture takes 1, the figures of the longest run 5
+    look_bytes=1_500_000_000,
     all_runs=2000,
     keep_seconds=3600.0,
     disk_bytes=2_000_000_000,  # a Space has 50 GB, and shares them with the packages

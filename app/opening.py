@@ -10,7 +10,6 @@ from dataclasses import fields, is_dataclass
 
 import torch
 
-from app.components import inside
 from latent_core.settings import MAX_LATENTS, MAX_TOKENS, check
 from latent_core.trace import Trace
 
@@ -24,13 +23,13 @@ MOST_GLOWS = 4_000_000
 """Latents × image tokens, of each of which the page is sent a number; 128 latents on 8,192 tokens need a million."""
 
 
-def open_trace(path: object) -> Trace:
-    """The trace in an uploaded file.
+def open_trace(path: str) -> Trace:
+    """The trace in a file that anybody may have written.
 
-    Raises ValueError for a file that was not uploaded, is no trace, asks for more than the page can draw, or holds
+    Raises ValueError for a file that is no trace, asks for more than the page can draw, or holds
     what is no number or no text.
     """
-    trace = Trace.load(inside(path))
+    trace = Trace.load(path)
     start, blocks = trace.start, [len(block.events) for block in trace.blocks]
     check(len(trace.images) <= MOST_IMAGES, f"The run has {len(trace.images)} images; {MOST_IMAGES} can be shown.")
     check(

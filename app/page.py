@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from app.api import add_endpoints
-from app.asking import OWN_RULE, k_label, method_label, new_scene, opening
+from app.asking import OWN_RULE, new_scene, opening
 from app.choosing import Choosing
 from app.components import (
     Files,
@@ -22,6 +22,7 @@ from app.components import (
 )
 from app.handlers import SAMPLING, Comparing, Handlers, Inspecting, loaded
 from app.history import History
+from app.names import k_label, method_label
 from app.payload import data_url
 from app.runner import Runner
 from latent_core.settings import Rule
@@ -50,7 +51,7 @@ def build(runner: Runner) -> gr.Blocks:
             with gr.Tab("Ask", id="ask"):
                 _ask(runner, handlers, Choosing(history, limits, handlers.photo_notice))
             with gr.Tab("Inspect", id="inspect") as tab:
-                _inspect(tab, Inspecting(runner, history, runner.companions))
+                _inspect(tab, Inspecting(runner, history))
             with gr.Tab("Compare", id="compare") as tab:
                 _compare(tab, Comparing(runner, history))
         static(f'<p class="ins-small ins-kept">{escape(limits.kept)}</p>')

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from app.fold import Item, View, answer
-from app.runner import spread
 from latent_core.analysis.similarity import nearest_patch
 
 LAST = 64
@@ -147,6 +146,13 @@ def attention(view: View) -> dict[str, Any] | None:
         "baseline": baseline,
         "base_peaks": base_peaks,
     }
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` ≥ 2 of the numbers 0…count−1, evenly spaced, first and last included."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
 
 
 def _bytes(weights: torch.Tensor) -> tuple[str, list[float]]:

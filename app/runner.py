@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL import Image
 
 from app.companions import Companions
+from app.inspection import Reread
 from app.limits import OWN, Limits
+from app.payload import spread
 from app.rate import Rate
 from app.turns import Session, Turn
 from app.zero import Lend, Work, lent, seconds_for
@@ -25,7 +27,6 @@ from latent_core.registry import PUBLISHED
 from latent_core.trace import Trace
 
 if TYPE_CHECKING:
-    from app.inspection import Reread
     from latent_core.reasoner import Reasoner  # brings transformers, which the page does not wait for
 
 SLOW = 25.0
@@ -161,8 +162,8 @@ class Runner:
         finally:
             self._end(session)
 
-    def reread(self, trace: Trace) -> "Reread":
-        """A run once more through its model: its states by layer, and what its latents read as.
+    def reread(self, trace: Trace) -> Reread:
+        """A run once more through its model: where its attention came from, and what its latents read as.
 
         Raises ValueError for a trace whose vectors were not recorded or that another model made.
         """
@@ -183,7 +184,7 @@ class Runner:
         with contextlib.closing(events):
             yield from events
 
-    def _reread(self, trace: Trace) -> "Iterator[Reread]":
+    def _reread(self, trace: Trace) -> Iterator[Reread]:
         from latent_core.replay import lens_by_layer, replay
 
         reasoner = self._reasoners[trace.source.checkpoint]
@@ -198,7 +199,7 @@ class Runner:
             [[(decode([reading.id]).strip(), round(reading.probability, 3)) for reading in layer] for layer in layers]
             for layers in readings
         ]
-        yield found, dict(zip(latents, words, strict=True))
+        yield Reread(found.rollout.numpy(), dict(zip(latents, words, strict=True)))
 
     def _seconds_of_answer(self, ask: Ask) -> int:
         """Raises ValueError for settings out of range, before a GPU is asked for."""
@@ -287,13 +288,6 @@ def own_config(checkpoint: str, folder: str | None = None) -> MethodConfig | Non
     if path := beside(folder or checkpoint, "method.json"):
         return MethodConfig.read(path.parent)
     return PUBLISHED[checkpoint].config if checkpoint in PUBLISHED else None
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most `most` ≥ 2 of the numbers 0…count−1, evenly spaced, first and last included."""
-    if count <= most:
-        return list(range(count))
-    return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
 
 
 def timely(events: Iterable[T], seconds: float, clock: Callable[[], float] = time.monotonic) -> Iterator[T]:

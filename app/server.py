@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
 from starlette.routing import Route
 
+from app import workers
 from app.components import paths, read
 from app.guard import Guard
 from app.limits import OWN, PUBLIC
@@ -42,11 +43,17 @@ def serve(
     the page does not need are closed, and no file is fetched from an address. Nothing is shared, looked up or recorded
     outside this machine.
     """
+    if public and not workers.FORKS:
+        raise OSError(
+            "this system cannot stop what a visitor starts (Python has no fork server here); use Linux or macOS."
+        )
+    workers.prepare()
     if public and runner.limits is OWN:
         runner.limit(PUBLIC)
     Path(get_upload_folder()).mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def health(_: Request) -> JSONResponse:
+    async def health(_: Request) -> JSONResponse:
+        # async, for the threads may all be taken
         return JSONResponse(
             {"status": "ok", "checkpoints": runner.names, "loaded": runner.loaded, "running": runner.running}
         )
