@@ -14,7 +14,6 @@ from pathlib import Path
 from app.forms import Form
 from app.limits import OWN, Limits
 from app.retention import delete
-from latent_core.trace import Trace
 
 RECORDED = Path(__file__).parent.parent / "assets" / "traces"
 """Traces that come with Inscape."""
@@ -79,10 +78,6 @@ class History:
             if kept.id == id and kept.path.exists():
                 return kept
         raise ValueError("That run is no longer kept; ask the question again.")
-
-    def open(self, session: str, id: object) -> Trace:
-        """The trace of a run. Raises ValueError where it is not kept or its file is gone."""
-        return Trace.load(self.find(session, id).path)
 
     def rename(self, session: str, id: object, name: str) -> None:
         """Gives one of the session's own runs another name. Raises ValueError for an empty or overlong one."""

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from app.limits import Limits
 
-PRELOADED = ["app.pictures", "app.traces"]
+PRELOADED = "app.forked"
 """What the process imports from which the others are forked."""
 FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 """Whether this system has it (Windows does not). Elsewhere work is done in the thread that asks for it, without a
@@ -124,7 +124,7 @@ class Workers:
 def prepare() -> None:
     """Starts the process from which the others are forked, unless it is there; does not wait until it is ready."""
     if FORKS:
-        multiprocessing.set_forkserver_preload(PRELOADED)
+        multiprocessing.set_forkserver_preload([PRELOADED])
         forkserver.ensure_running()
 
 
@@ -150,9 +150,6 @@ def _bound(seconds: int, size: int) -> None:
     and serves the models first."""
     import resource  # which Windows does not have
 
-    import torch  # by the time that this is needed, it has been imported
-
-    torch.set_num_threads(1)
     os.nice(5)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))

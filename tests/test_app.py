@@ -16,10 +16,11 @@ from PIL import Image
 
 from app import components
 from app.__main__ import main
-from app.asking import answer_stream, method_label, new_scene, true_answer
+from app.asking import answer_stream, new_scene, true_answer
 from app.components import as_files, paths
 from app.handlers import PHOTO, Handlers
 from app.history import History
+from app.names import method_label
 from app.page import build
 from app.runner import Ask, Runner, paced, throttled
 from app.server import serve

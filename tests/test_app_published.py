@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from app.asking import method_label, opening
+from app.asking import opening
 from app.components import as_files
 from app.handlers import SAMPLING, Handlers
 from app.history import History
+from app.names import method_label
 from app.page import build
 from app.runner import Runner
 from latent_core import embedded

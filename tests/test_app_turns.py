@@ -139,7 +139,7 @@ def test_a_restart_can_be_restarted_stopped_and_closed(page, change):
     run, values = restarting()
     assert list(page.ask(page.handlers.clock - 1, **change)) == []
     values += run
-    trace = page.handlers.history.open("tab", str(values[-1]["run"]))
+    trace = Trace.load(page.handlers.history.find("tab", str(values[-1]["run"])).path)
     assert {name: getattr(trace.settings, name) for name in change} == change
     run, values = restarting()
     page.handlers.stop(page.handlers.clock, TAB)

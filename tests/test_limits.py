@@ -154,7 +154,7 @@ def test_runs_go_with_their_traces(tmp_path):
     assert not paths[4].exists() and not paths[5].parent.exists() and paths[6].exists()
     paths[6].unlink()
     with pytest.raises(ValueError, match="no longer kept"):
-        history.open("c", "6")
+        history.find("c", "6")
 
 
 def test_an_idle_session_leaves_nothing_in_memory():
