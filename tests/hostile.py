@@ -63,7 +63,7 @@ def disguised(canary: Path) -> list[str]:
 def images(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     """(name, bytes): bombs, cut and damaged files, polyglots, and things that are no image."""
     picture = Image.effect_noise((48, 48), 80).convert("RGB")
-    for format in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+    for format in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"):
         whole = written(picture, format)
         suffix = format.lower()
         for cut in sorted(rng.sample(range(1, len(whole)), 4)):
