@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,8 +22,9 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders
 from transformers import PreTrainedTokenizerFast
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from latent_core.fitting import Fit
 from latent_core.images import load_image
 from latent_core.settings import check
 
@@ -82,18 +83,12 @@ class Processor:
 
         Raises ValueError that names a missing or corrupt file.
         """
-        limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        given = {name: value for name, value in limits.items() if value is not None}
         name = Path(folder).name  # the rest of the path tells strangers too much
         if not Path(folder, "tokenizer.json").is_file():
             raise ValueError(f"{name} has no tokenizer.json.")
         with _named(ValueError, f"The tokenizer in {name} cannot be read"):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        file, settings = _image_settings(Path(folder))
-        with _named(ValueError, f"{file} in {name} cannot be read"):
-            images = Qwen2VLImageProcessorPil.from_dict(settings, **given)
-        _check_images(images, f"{file} in {name}")
-        return cls(tokenizer, images)
+        return cls(tokenizer, _image_processor(Path(folder), min_pixels, max_pixels))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes tokenizer, chat template and preprocessor_config.json into an existing folder."""
@@ -108,7 +103,7 @@ class Processor:
         """
         patches, grids, shown = [], [], []
         for image in images:
-            pixels = self._fit(load_image(image))
+            pixels = self._pixels(image, self.fit)
             shown.append(pixels)
             patches.append(self._patchify(pixels))
             grids.append((1, pixels.shape[0] // self._patch, pixels.shape[1] // self._patch))
@@ -135,8 +130,7 @@ class Processor:
 
         Auxiliary images may be smaller than questions' images: down to 2 × 2 merged tokens.
         """
-        smallest = 4 * (self._patch * self.merge_size) ** 2
-        pixels = self._fit(load_image(image), min_pixels=smallest)
+        pixels = self._pixels(image, replace(self.fit, min_pixels=4 * self.token_side**2))
         rows, columns = pixels.shape[0] // self._patch, pixels.shape[1] // self._patch
         return self._patchify(pixels), torch.tensor([[1, rows, columns]])
 
@@ -183,6 +177,11 @@ class Processor:
         return image.shape[0] // side, image.shape[1] // side
 
     @property
+    def fit(self) -> Fit:
+        """The size at which the model sees an image."""
+        return _fit(self.image_processor)
+
+    @property
     def _patch(self) -> int:
         return self.image_processor.patch_size
 
@@ -198,19 +197,9 @@ class Processor:
     def _turn(self, role: str, text: str) -> list[int]:
         return [self.turn_start_id, *self.encode(f"{role}\n{text}"), self.eos_id, *self.encode("\n")]
 
-    def _fit(self, image: Image.Image, min_pixels: int | None = None) -> torch.Tensor:
-        """Resized to whole merged tokens within the pixel limits: uint8 (H, W, 3)."""
-        size = self.image_processor.size
-        height, width = smart_resize(
-            image.height,
-            image.width,
-            factor=self._patch * self.merge_size,
-            min_pixels=size["shortest_edge"] if min_pixels is None else min_pixels,
-            max_pixels=size["longest_edge"],
-        )
-        if (width, height) != image.size:
-            image = image.resize((width, height), self.image_processor.resample)
-        return torch.from_numpy(np.array(image))
+    def _pixels(self, image: Image.Image, fit: Fit) -> torch.Tensor:
+        """What the model sees of an image of any mode, unless it is that already: uint8 (H, W, 3)."""
+        return torch.from_numpy(np.array(image if fit.has_fitted(image) else fit(load_image(image))))
 
     def _patchify(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (H, W, 3) → float32 (P, C) in merge order: the patches of one merged token are neighbours."""
@@ -243,6 +232,31 @@ class Detokenizer:
     def flush(self) -> str:
         """What an unfinished character leaves behind at the end of the stream."""
         return self._utf8.decode(b"", final=True)
+
+
+def read_fit(folder: str | os.PathLike[str], *, min_pixels: int | None = None, max_pixels: int | None = None) -> Fit:
+    """`Processor.load(…).fit`, without reading a tokenizer. Raises ValueError like it."""
+    return _fit(_image_processor(Path(folder), min_pixels, max_pixels))
+
+
+def _fit(images: Qwen2VLImageProcessorPil) -> Fit:
+    return Fit(
+        side=images.patch_size * images.merge_size,
+        min_pixels=images.size["shortest_edge"],
+        max_pixels=images.size["longest_edge"],
+        resample=int(images.resample),
+    )
+
+
+def _image_processor(folder: Path, min_pixels: int | None, max_pixels: int | None) -> Qwen2VLImageProcessorPil:
+    """A checkpoint's image processor, with the limits that are given in place of its own."""
+    limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    given = {name: value for name, value in limits.items() if value is not None}
+    file, settings = _image_settings(folder)
+    with _named(ValueError, f"{file} in {folder.name} cannot be read"):
+        images = Qwen2VLImageProcessorPil.from_dict(settings, **given)
+    _check_images(images, f"{file} in {folder.name}")
+    return images
 
 
 def _image_settings(folder: Path) -> tuple[str, dict[str, object]]:
