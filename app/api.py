@@ -166,7 +166,7 @@ def _answer(
     Gradio can end a run only where it yields. Raises ValueError with a sentence.
     """
     given = files if isinstance(files, list) else []
-    ask = make_ask([inside(file) for file in given], question, checkpoint, limits=runner.limits, **settings)
+    ask = make_ask(runner, [inside(file) for file in given], question, checkpoint, **settings)
     events = []
     try:
         view = first_view(runner, ask)

@@ -28,6 +28,7 @@ from app.workers import PICTURES
 from latent_core import glyphs
 from latent_core.config import LatentRange, Sampling
 from latent_core.events import Event
+from latent_core.fitting import Fit
 from latent_core.settings import Settings
 from latent_core.trace import Trace
 
@@ -64,7 +65,7 @@ def answer_stream(
     number, label, problem = runner.next_run(), "", None
     view = View(checkpoint="", question="", settings=Settings(), opens=False)  # nothing of the visitor's unchecked
     try:
-        ask = make_ask(paths(files), question, checkpoint, limits=runner.limits, **settings)
+        ask = make_ask(runner, paths(files), question, checkpoint, **settings)
         view = first_view(runner, ask)
         label = method_label(checkpoint)
         yield payload(view, number, label=label), None
@@ -81,7 +82,7 @@ def answer_stream(
             return
         trace = runner.trace(ask, events)
         view = view if view.finish else fold(view, trace.finish)
-        truth = true_answer(scene, ask)
+        truth = true_answer(scene, ask, runner.reasoner(checkpoint).fit)
     except ValueError as wrong:
         yield payload(view, number, label=label, problem=str(wrong)), None
         return
@@ -109,22 +110,21 @@ def new_scene(family: str, seed: int | None = None) -> tuple[list[Image.Image], 
 
 
 def make_ask(
-    files: Sequence[str],
-    question: str,
-    checkpoint: str,
-    *,
-    speed: str = "real",
-    limits: Limits = OWN,
-    **settings: Any,
+    runner: Runner, files: Sequence[str], question: str, checkpoint: str, *, speed: str = "real", **settings: Any
 ) -> Ask:
-    """What came from outside, decoded; raises ValueError with a sentence for the person. The model checks the rest."""
+    """What came from outside, its images as the model sees them; loads the model, which checks the rest.
+
+    Raises ValueError with a sentence for the person.
+    """
+    limits = runner.limits
     settings = {name: _setting(name, value) for name, value in settings.items()}
     if settings.get("rule") == OWN_RULE:
         settings["rule"] = None
     limits.check_settings(settings)
     question = limits.check_question(question)
     limits.check_images(len(files))
-    images = [PICTURES.run(limits, pictures.opened, file, limits.pixels) for file in files]
+    fit = runner.reasoner(checkpoint).fit
+    images = [PICTURES.run(limits, pictures.opened, file, limits.pixels, fit) for file in files]
     return Ask(images=images, question=question, checkpoint=checkpoint, settings=settings, slow=speed == "slow")
 
 
@@ -169,13 +169,14 @@ def folded(view: View, events: Iterator[Event], seen: list[Event]) -> Iterator[V
         yield view
 
 
-def true_answer(scene: Scene | None, ask: Ask) -> str | None:
-    """The answer of the loaded scene, provided that its image and its question are the ones asked."""
+def true_answer(scene: Scene | None, ask: Ask, fit: Fit | None) -> str | None:
+    """The answer of the loaded scene, provided that its image, as `fit` makes it, and its question are those asked."""
     if scene is None:
         return None
     example = glyphs.sample(scene["family"], scene["seed"], split="test")
-    same = len(ask.images) == len(example.images) and all(
-        np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(ask.images, example.images, strict=True)
+    images = [fit(image) for image in example.images] if fit else example.images
+    same = len(ask.images) == len(images) and all(
+        np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(ask.images, images, strict=True)
     )
     return example.answer if same and ask.question.strip() == example.question else None
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 ASSETS = Path(__file__).parent.parent / "assets" / "app"
 
-SHOWN = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "AVIF")
-"""Formats of images.FORMATS that browsers show; MPO is a JPEG with further pictures."""
+SHOWN = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
+"""Formats of images.FORMATS that browsers show."""
 
 Files = Sequence[dict[str, Any]]
 """Gradio's FileData as JSON: what an image well holds."""

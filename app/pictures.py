@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from latent_core import glyphs
+from latent_core.fitting import Fit
 from latent_core.images import load_image
 
 
@@ -21,9 +22,9 @@ class Picture:
     """What it shows as a file, where browsers cannot show its own."""
 
 
-def opened(path: str, max_pixels: int) -> Image.Image:
-    """The picture as a model is asked about it. Raises ValueError for one that cannot be used."""
-    return load_image(path, max_pixels=max_pixels)
+def opened(path: str, max_pixels: int, fit: Fit | None) -> Image.Image:
+    """The picture as a model sees it whose `fit` that is. Raises ValueError for one that cannot be used."""
+    return load_image(path, max_pixels=max_pixels, fit=fit)
 
 
 def looked_at(path: str, max_pixels: int, shown: tuple[str, ...]) -> Picture:

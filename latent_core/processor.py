@@ -234,11 +234,6 @@ class Detokenizer:
         return self._utf8.decode(b"", final=True)
 
 
-def read_fit(folder: str | os.PathLike[str], *, min_pixels: int | None = None, max_pixels: int | None = None) -> Fit:
-    """`Processor.load(…).fit`, without reading a tokenizer. Raises ValueError like it."""
-    return _fit(_image_processor(Path(folder), min_pixels, max_pixels))
-
-
 def _fit(images: Qwen2VLImageProcessorPil) -> Fit:
     return Fit(
         side=images.patch_size * images.merge_size,

@@ -68,7 +68,7 @@ def test_another_question_has_no_truth(runner, scene):
 
 def test_another_image_has_no_truth(scene):
     ask = Ask(images=[Image.new("RGB", (96, 96))], question=scene.question, checkpoint="scripted", settings={})
-    assert true_answer(scene.identity, ask) is None
+    assert true_answer(scene.identity, ask, None) is None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import sys
 import threading
 import time
 
@@ -28,6 +29,17 @@ def test_work_is_done_in_another_process_that_is_gone_afterwards(two):
         os.kill(process, 0)
     assert two.run(SHORT, int, "12", base=8) == 10
     assert not multiprocessing.active_children()
+
+
+def test_the_process_from_which_they_are_forked_holds_what_they_need_and_no_more(two):
+    """What it imports everybody waits for at the start; what it does not, each piece of work would import anew."""
+    loaded = two.run(SHORT, modules)
+    assert {"app.traces", "app.pictures", "torch", "PIL.Image"} <= loaded
+    assert not loaded & {"gradio", "transformers", "umap", "app.runner"}
+
+
+def modules() -> set[str]:
+    return set(sys.modules)
 
 
 def test_what_goes_wrong_is_told(two):
