@@ -8,19 +8,18 @@ import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gradio.utils import get_upload_folder
 from PIL import Image
 
+from app import address
 from app.components import Files, paths
 from app.fold import View, answer, fold
 from app.limits import OWN, Limits
 from app.payload import payload
-from app.retention import check_room
 from app.runner import Ask, Overtime, Runner, own_config, throttled
+from app.store import store
 from latent_core import glyphs
 from latent_core.config import LatentRange, Sampling
 from latent_core.events import Event
@@ -189,15 +188,16 @@ def true_answer(scene: Scene | None, ask: Ask) -> str | None:
 
 def save_trace(trace: Trace, number: int, limits: Limits = OWN) -> str:
     """Where the trace was saved: a folder that cannot be guessed, a name that no person wrote. Raises OSError."""
-    check_room(limits.disk_bytes)
-    folder = Path(get_upload_folder()) / secrets.token_hex(16)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"inscape-run-{number}.safetensors"
+    owner = address.of_handler()
+    store().make_room(owner, limits)
+    path = store().folder / secrets.token_hex(16) / f"inscape-run-{number}.safetensors"
+    path.parent.mkdir(parents=True)
     try:
         trace.save(path)
     except OSError:
-        folder.rmdir()
+        path.parent.rmdir()
         raise
+    store().add(path, owner)
     return str(path)
 
 

@@ -13,6 +13,10 @@ from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from app import address
+from app.folder import make
+from app.store import store
+
 ASSETS = Path(__file__).parent.parent / "assets" / "app"
 
 SHOWN = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "AVIF")
@@ -91,7 +95,11 @@ def as_file(path: str) -> dict[str, Any]:
 def as_files(images: Sequence[Image.Image]) -> Files:
     """Images of ours as files that the page can show and send back."""
     folder = get_upload_folder()
-    return [as_file(save_pil_to_cache(image, cache_dir=folder, format="png")) for image in images]
+    make(folder)
+    found = [save_pil_to_cache(image, cache_dir=folder, format="png") for image in images]
+    for path in found:
+        store().add(path, address.of_handler())
+    return [as_file(path) for path in found]
 
 
 def showable(file: dict[str, Any], image: Image.Image) -> dict[str, Any]:
