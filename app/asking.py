@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from app import address
+from app import visitor
 from app.components import Files, paths
 from app.fold import View, answer, fold
 from app.limits import OWN, Limits
@@ -188,7 +188,7 @@ def true_answer(scene: Scene | None, ask: Ask) -> str | None:
 
 def save_trace(trace: Trace, number: int, limits: Limits = OWN) -> str:
     """Where the trace was saved: a folder that cannot be guessed, a name that no person wrote. Raises OSError."""
-    owner = address.of_handler()
+    owner = visitor.of_handler()
     store().make_room(owner, limits)
     path = store().folder / secrets.token_hex(16) / f"inscape-run-{number}.safetensors"
     path.parent.mkdir(parents=True)

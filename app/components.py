@@ -13,7 +13,7 @@ from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from app import address
+from app import visitor
 from app.folder import make
 from app.store import store
 
@@ -98,7 +98,7 @@ def as_files(images: Sequence[Image.Image]) -> Files:
     make(folder)
     found = [save_pil_to_cache(image, cache_dir=folder, format="png") for image in images]
     for path in found:
-        store().add(path, address.of_handler())
+        store().add(path, visitor.of_handler())
     return [as_file(path) for path in found]
 
 

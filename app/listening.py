@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import address
+from app import visitor
 from app.limits import MAX_NAME
 
 _HEARTBEAT = re.compile(r".*/heartbeat/([^/]+)/?")
@@ -73,7 +73,7 @@ class Attending:
         if session is None:
             await self.app(scope, receive, send)
             return
-        with self.listening.open(session, address.of(scope)):
+        with self.listening.open(session, visitor.of(scope)):
             await self.app(scope, receive, send)
 
 

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import address
+from app import visitor
 from app.limits import MAX_BODY, MAX_UPLOADS, Limits
 from app.store import Store, store
 
@@ -37,7 +37,7 @@ class Uploads:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].rstrip("/").endswith("/upload"):
             await self.app(scope, receive, send)
             return
-        request, owner, status = Request(scope, receive), address.of(scope), 400
+        request, owner, status = Request(scope, receive), visitor.of(scope), 400
         try:
             paths = await self._taken(request, owner, store())
         except ClientDisconnect:

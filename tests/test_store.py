@@ -11,7 +11,7 @@ import pytest
 from gradio.server_messages import EstimationMessage, ProcessCompletedMessage, ProcessGeneratingMessage
 
 import app
-from app import address
+from app import visitor
 from app.asking import new_scene
 from app.folder import MARK, claim
 from app.history import History
@@ -109,8 +109,8 @@ def test_where_all_space_is_taken_the_largest_owners_oldest_files_go_but_none_in
 
 
 def test_an_address_is_one_visitor_and_so_is_an_ipv6_network():
-    assert address.network("2001:db8:1:2:3::4") == address.network("2001:db8:1:2::9") == "2001:db8:1:2::/64"
-    assert address.network("::ffff:192.0.2.1") == address.network("192.0.2.1") == "192.0.2.1"
+    assert visitor.network("2001:db8:1:2:3::4") == visitor.network("2001:db8:1:2::9") == "2001:db8:1:2::/64"
+    assert visitor.network("::ffff:192.0.2.1") == visitor.network("192.0.2.1") == "192.0.2.1"
 
 
 @pytest.fixture(scope="module")
