@@ -9,21 +9,19 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gradio.utils import get_upload_folder
 from PIL import Image
 
-from app import pictures
+from app import pictures, visitor
 from app.components import Files, paths
 from app.fold import View, fold
 from app.limits import OWN, Limits
 from app.names import method_label, run_name
 from app.payload import payload
-from app.retention import check_room
 from app.runner import Ask, Overtime, Runner, own_config, throttled
+from app.store import store
 from app.workers import PICTURES
 from latent_core import glyphs
 from latent_core.config import LatentRange, Sampling
@@ -192,16 +190,19 @@ def save_trace(trace: Trace, number: int, limits: Limits = OWN) -> str:
 def place_for(number: int, limits: Limits = OWN) -> Iterator[str]:
     """Where the trace of a run is to be written: a folder that cannot be guessed, a name that no person wrote.
 
-    Nothing stays there where that fails. Raises OSError where there is no room.
+    What is written there is entered in the store; nothing stays where that fails. Raises OSError where there is no
+    room.
     """
-    check_room(limits.disk_bytes)
-    folder = Path(get_upload_folder()) / secrets.token_hex(16)
-    folder.mkdir(parents=True, exist_ok=True)
+    owner = visitor.of_handler()
+    store().make_room(owner, limits)
+    path = store().folder / secrets.token_hex(16) / f"inscape-run-{number}.safetensors"
+    path.parent.mkdir(parents=True)
     try:
-        yield str(folder / f"inscape-run-{number}.safetensors")
+        yield str(path)
     except (OSError, ValueError, RuntimeError):
-        shutil.rmtree(folder, ignore_errors=True)  # what stays is swept away later
+        shutil.rmtree(path.parent, ignore_errors=True)  # what stays is swept away later
         raise
+    store().add(path, owner)
 
 
 FAILURES = (RuntimeError, OSError, MemoryError)

@@ -13,6 +13,10 @@ from gradio.processing_utils import save_bytes_to_cache, save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from app import visitor
+from app.folder import make
+from app.store import store
+
 ASSETS = Path(__file__).parent.parent / "assets" / "app"
 
 SHOWN = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
@@ -91,7 +95,9 @@ def as_file(path: str) -> dict[str, Any]:
 def as_files(images: Sequence[Image.Image]) -> Files:
     """Images of ours as files that the page can show and send back."""
     folder = get_upload_folder()
-    return [as_file(save_pil_to_cache(image, cache_dir=folder, format="png")) for image in images]
+    make(folder)
+    found = [save_pil_to_cache(image, cache_dir=folder, format="png") for image in images]
+    return [_entered(path) for path in found]
 
 
 def showable(file: dict[str, Any], png: bytes | None) -> dict[str, Any]:
@@ -99,7 +105,13 @@ def showable(file: dict[str, Any], png: bytes | None) -> dict[str, Any]:
     if png is None:
         return file
     path = save_bytes_to_cache(png, "image.png", get_upload_folder())
-    return {**as_file(path), "orig_name": file.get("orig_name")}
+    return {**_entered(path), "orig_name": file.get("orig_name")}
+
+
+def _entered(path: str) -> dict[str, Any]:
+    """A new file of ours as `as_file`, counted among those of the visitor for whom it was made."""
+    store().add(path, visitor.of_handler())
+    return as_file(path)
 
 
 def paths(files: object) -> list[str]:

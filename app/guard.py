@@ -10,12 +10,10 @@ import secrets
 from collections.abc import Iterable
 from urllib.parse import unquote
 
-import anyio.to_thread
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.limits import MAX_BODY, MAX_NESTING, MAX_UPLOADS, Limits
-from app.retention import check_room
+from app.limits import MAX_BODY, MAX_NESTING, Limits
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -32,7 +30,7 @@ OPEN = (
     r"/|/config/?|/health|/plotly\.min\.js|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?"
     r"|/(assets|static)/.*"
     r"|/gradio_api/(info|openapi\.json|app_id|user|login_check|startup-events|theme\.css|cancel|reset|upload"
-    r"|upload_progress|queue/(join|data|status)|heartbeat/[^/]*)/?"
+    r"|queue/(join|data|status)|heartbeat/[^/]*)/?"
     r"|/gradio_api/(run|api|call|call/v2)/.*|/gradio_api/file=.*"
 )
 """Paths that page and programs need; a public instance answers no other. Gradio's proxies, editors, monitors and
@@ -82,11 +80,7 @@ class Guard:
             return receive
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if path.rstrip("/").endswith("/upload"):
-            try:
-                await anyio.to_thread.run_sync(check_room, self.limits.disk_bytes)
-            except OSError as full:
-                raise Refused(507, f"The file cannot be taken: {full}") from full
-            return _counted(receive, MAX_UPLOADS * self.limits.file_bytes + MAX_BODY)
+            return receive  # counted as it arrives, see uploads.py
         body = await _whole(receive, MAX_BODY)
         if not headers.get(b"content-type", "").startswith("multipart/"):
             _check_json(body, addresses=not self.public)
@@ -178,19 +172,6 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return next(messages, None) or await receive()
 
     return replay
-
-
-def _counted(receive: Receive, most: int) -> Receive:
-    """The same receive; ends the connection above `most` bytes, where a parser would write them all to the disk."""
-    count = 0
-
-    async def counting() -> Message:
-        nonlocal count
-        message = await receive()
-        count += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if count > most else message
-
-    return counting
 
 
 def _check_json(body: bytes, *, addresses: bool) -> None:

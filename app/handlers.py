@@ -86,6 +86,7 @@ class Handlers:
             "rule": rule,
         }
         session = session_of(request)
+        self.history.admit(session)
         asked = Form(files=files, question=question, scene=scene), checkpoint, settings
         for turn in self.runner.turns(session, at or now(), asked):
             form, checkpoint, settings = turn.work
@@ -133,9 +134,8 @@ class Handlers:
 
     @told
     def forget(self, request: gr.Request) -> None:
-        """The tab is closed."""
+        """The tab is closed or has lost its connection: what it runs ends; its runs stay, for it may come back."""
         self.runner.forget(session_of(request))
-        self.history.forget(session_of(request))
 
     @told
     def region(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:

@@ -58,13 +58,25 @@ class Limits:
     all_runs: int = 10_000
     """Runs kept of all sessions together; the oldest go with their traces."""
     sessions: int = 500
-    """Sessions that are remembered; those not heard of for longest are forgotten."""
+    """Sessions that are remembered; those whose page is not open make room, those not heard of for longest first."""
     states: int = 100
     """Sessions whose fields Gradio remembers, 0.2 MB each; in one forgotten the scene in view has no known answer."""
+    away_seconds: float = 40.0
+    """Seconds for which the runs of a session outlast its page, or the connection to it."""
+    waiting_bytes: int = 16_000_000
+    """Bytes of answers that wait for one session to listen; above it the answers on their way there are dropped."""
+    all_waiting_bytes: int = 256_000_000
+    """Bytes of answers that wait for all sessions together."""
     keep_seconds: float = 86_400.0
     """Age at which uploads and traces are deleted, whether or not their tab is still open."""
     disk_bytes: int = 20_000_000_000
-    """Bytes of all uploads and traces; above it nothing more is taken until the oldest are deleted."""
+    """Bytes of all uploads and traces; above it the oldest make room, of the address that has most."""
+    disk_files: int = 200_000
+    """Uploads and traces, as `disk_bytes`."""
+    share: float = 1.0
+    """Part of the bytes, files and sessions that one address may have: what is above it is refused with a sentence."""
+    settled_seconds: float = 600.0
+    """Age at which a file makes room for others of the same address."""
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raises ValueError for settings above what this instance gives; the checkpoint checks the rest."""
@@ -91,8 +103,8 @@ class Limits:
         """What becomes of a visitor's data, in a sentence for the page."""
         return (
             "What you upload and your runs stay on this server, are shown to nobody else and are not used for "
-            "training. Runs are deleted when you close or reload the page; images, and whatever else is left, "
-            f"{_span(self.keep_seconds)} after they arrived."
+            "training. Runs are deleted within a minute after you close or reload the page; images, and whatever else "
+            f"is left, {_span(self.keep_seconds)} after they arrived, or earlier where space runs out."
         )
 
 
@@ -113,6 +125,8 @@ PUBLIC = Limits(
     all_runs=2000,
     keep_seconds=3600.0,
     disk_bytes=2_000_000_000,  # a Space has 50 GB, and shares them with the packages
+    disk_files=20_000,
+    share=0.25,  # a class behind one address has room for 50 camera images, and 125 open pages
 )
 """A page for everybody. Queue, runs at once and sessions as above: 36 visitors are served or told to wait."""
 

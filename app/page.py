@@ -37,9 +37,9 @@ MODEL = {"concurrency_id": "model"}
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 
-def build(runner: Runner) -> gr.Blocks:
+def build(runner: Runner, history: History) -> gr.Blocks:
     """The whole page. Models are not loaded here."""
-    history, limits = History(limits=runner.limits), runner.limits
+    limits = runner.limits
     handlers = Handlers(runner, history)
     cache = (60, round(limits.keep_seconds))  # Gradio's own sweep, which also clears its lists of files
     with gr.Blocks(title="Inscape", fill_width=True, analytics_enabled=False, delete_cache=cache) as page:

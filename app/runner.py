@@ -16,6 +16,7 @@ from PIL import Image
 from app.companions import Companions
 from app.inspection import Reread
 from app.limits import OWN, Limits
+from app.listening import Listening
 from app.payload import spread
 from app.rate import Rate
 from app.turns import Session, Turn
@@ -100,6 +101,7 @@ class Runner:
     def limit(self, limits: Limits) -> None:
         """Allows what `limits` say from now on."""
         self.limits = limits
+        self.listening = Listening(limits.sessions, limits.share)
         self.starts = Rate(limits.runs_a_minute, "runs", most=limits.sessions)
         self.looks = Rate(limits.looks_a_minute, "inspections", most=limits.sessions)
 
@@ -251,14 +253,14 @@ class Runner:
             state = self._sessions.pop(session, None)
         if state is not None:
             state.stop()
-        self.starts.forget(session)
-        self.looks.forget(session)
 
     def _session(self, name: str) -> Session:
-        """The session of this name. Idle ones that were not heard of for longest make room for a new one."""
+        """The session of this name. Idle ones that were not heard of for longest make room for a new one, those whose
+        page is not open first."""
         state = self._sessions.setdefault(name, Session())
         self._sessions.move_to_end(name)
         idle = [other for other, known in self._sessions.items() if known.idle and other != name]
+        idle.sort(key=self.listening.__contains__)
         for other in idle[: max(0, len(self._sessions) - self.limits.sessions)]:
             del self._sessions[other]
         return state

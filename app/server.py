@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 import plotly
-from gradio.utils import LRUCache, get_upload_folder
+from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
@@ -13,12 +13,18 @@ from starlette.routing import Route
 
 from app import workers
 from app.components import paths, read
+from app.folder import claim
 from app.guard import Guard
+from app.history import History
 from app.limits import OWN, PUBLIC
+from app.listening import Attending, Remembered
 from app.page import build, first_files
-from app.retention import sweeper
+from app.retention import SWEEP_SECONDS, every, give_back
 from app.runner import Runner
+from app.store import store
 from app.theme import make_theme
+from app.uploads import Uploads
+from app.waiting import AllWaiting
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
@@ -41,7 +47,7 @@ def serve(
 
     `public`: for visitors whom nobody knows. The limits are PUBLIC's unless the runner was given others, routes that
     the page does not need are closed, and no file is fetched from an address. Nothing is shared, looked up or recorded
-    outside this machine.
+    outside this machine. Raises OSError where the port or the folder for visitors' files cannot be had.
     """
     if public and not workers.FORKS:
         raise OSError(
@@ -50,7 +56,9 @@ def serve(
     workers.prepare()
     if public and runner.limits is OWN:
         runner.limit(PUBLIC)
-    Path(get_upload_folder()).mkdir(mode=0o700, parents=True, exist_ok=True)
+    claim(get_upload_folder())
+    limits, listening = runner.limits, runner.listening
+    history = History(limits=limits, listening=listening)
 
     async def health(_: Request) -> JSONResponse:
         # async, for the threads may all be taken
@@ -58,12 +66,16 @@ def serve(
             {"status": "ok", "checkpoints": runner.names, "loaded": runner.loaded, "running": runner.running}
         )
 
-    page = build(runner)
-    # what Gradio has to say to tabs that do not listen, up to a megabyte each, it would keep for 2,000 of them
-    page._queue.pending_messages_per_session = LRUCache(runner.limits.sessions)
+    page = build(runner, history)
+    queue = page._queue
+    queue.pending_messages_per_session = AllWaiting(limits, listening, queue.pending_event_ids_session)
     options: dict[str, Any] = {
         "routes": [Route("/health", health), Route("/plotly.min.js", drawing_library)],
-        "middleware": [Middleware(Guard, limits=runner.limits, public=public)],
+        "middleware": [
+            Middleware(Guard, limits=limits, public=public),
+            Middleware(Attending, listening=listening),
+            Middleware(Uploads, limits=limits),
+        ],
     }
     page.launch(
         server_name=host,
@@ -71,8 +83,8 @@ def serve(
         prevent_thread_lock=True,
         inbrowser=open_browser,
         share=False,
-        max_file_size=runner.limits.file_bytes,
-        state_session_capacity=runner.limits.states,
+        max_file_size=limits.file_bytes,
+        state_session_capacity=limits.states,
         run_history=False,
         enable_monitoring=False,
         strict_cors=True,
@@ -85,8 +97,18 @@ def serve(
         theme=make_theme(),
         css=read("app.css", "run.css", "inspect.css"),
     )
-    keep = runner.limits.keep_seconds
-    sweeper(get_upload_folder(), keep, paths(first_files()), lambda: page.is_running)
+    page.app.state_holder.session_data = Remembered(listening)
+    files, first = store(), {*paths(first_files())}
+    files.kept = lambda: first | history.held()
+
+    def sweep() -> None:
+        files.sweep(limits)
+        for known in page.temp_file_sets:  # Gradio's own lists, in which what it did not delete itself would stay
+            known.difference_update([path for path in list(known) if path not in files])
+        give_back()
+
+    every(min(SWEEP_SECONDS, limits.keep_seconds / 4), sweep, lambda: page.is_running)
+    every(limits.away_seconds / 4, history.expire, lambda: page.is_running)
     if wait:
         page.block_thread()
     return page

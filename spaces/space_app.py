@@ -5,6 +5,7 @@ are offered behind them, in bfloat16; on ZeroGPU they borrow it for every answer
 
     INSCAPE_CHECKPOINTS                      Hub ids to offer on a GPU, separated by spaces; empty for none
     GRADIO_SERVER_NAME, GRADIO_SERVER_PORT   where to serve
+    FORWARDED_ALLOW_IPS                      proxies whose word is taken for where a visitor comes from
 """
 
 import os
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 
 PUBLISHED = ("NOVAglow646/Monet-7B",)
 """Offered on a GPU unless the environment names others: each takes 17 GB."""
+PROXIES = "127.0.0.1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
+"""The platform's: private networks, from which no visitor comes."""
 
 
 def main() -> int:
     """Serves until the Space is stopped; 2 where a checkpoint that a visitor could choose cannot be had."""
+    trust_proxies()
     lend = lender()  # before anything that brings CUDA
 
     import torch
@@ -45,6 +49,12 @@ def main() -> int:
     host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), os.environ.get("GRADIO_SERVER_PORT", "7860")
     serve(runner, host=host, port=int(port), public=True)
     return 0
+
+
+def trust_proxies() -> None:
+    """On a Space all requests come through the platform: the visitor's address is the last that it has not added."""
+    if os.environ.get("SPACE_ID"):
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", PROXIES)
 
 
 def lender() -> "Lend | None":

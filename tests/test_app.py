@@ -195,7 +195,7 @@ def test_an_unknown_checkpoint_is_a_sentence_on_the_command_line(capsys):
 
 
 def test_the_page_is_built_and_its_state_can_be_copied(runner):
-    page = build(runner)
+    page = build(runner, History())
     assert isinstance(page, gr.Blocks)
     for block in page.blocks.values():
         if isinstance(block, gr.State):

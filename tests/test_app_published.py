@@ -40,7 +40,7 @@ def fields(runner) -> dict[str, object]:
     """The values of the page's settings when it opens, by label."""
     return {
         block.label: block.value
-        for block in build(runner).blocks.values()
+        for block in build(runner, History()).blocks.values()
         if getattr(block, "visible", True) is True and hasattr(block, "label") and hasattr(block, "value")
     }
 

@@ -1,6 +1,7 @@
 """Limits, rates, retention and headers: what a visitor may ask, how often, and what stays of it."""
 
 import dataclasses
+import errno
 import os
 import re
 import threading
@@ -17,9 +18,9 @@ from app.guard import HEADERS, MAX_NESTING
 from app.history import History
 from app.limits import OWN, PUBLIC
 from app.rate import Rate
-from app.retention import check_room, stored_bytes, sweep
 from app.runner import Overtime, Runner, timely
 from app.server import serve
+from app.store import Store, store, stored_bytes
 from latent_core import images, reasoner, settings
 from tests import hostile
 from tests.scripted import ScriptedReasoner
@@ -117,11 +118,16 @@ def test_old_files_are_swept_and_new_ones_and_the_pages_own_stay(tmp_path):
         path.write_bytes(b"image")
     for path in (old, own, old.parent):
         os.utime(path, (time.time() - 7200,) * 2)
-    assert stored_bytes(tmp_path) == 15
-    assert sweep(tmp_path, 3600, [str(own)]) == 1
-    assert not old.exists() and new.exists() and own.exists()
-    os.utime(old.parent, (time.time() - 7200,) * 2)
-    assert sweep(tmp_path, 3600, [str(own)]) == 0 and not old.parent.exists() and new.parent.exists()
+    files, limits = Store(tmp_path), dataclasses.replace(OWN, keep_seconds=3600)
+    files.kept = lambda: {str(own)}
+    (tmp_path / "empty").mkdir()
+    os.utime(tmp_path / "empty", (time.time() - 7200,) * 2)
+    assert stored_bytes(tmp_path) == files.bytes == 15 and len(files) == 3
+    assert files.sweep(limits) == 1
+    assert not old.exists() and new.exists() and own.exists() and not (tmp_path / "empty").exists()
+    assert own.stat().st_mtime > time.time() - 60  # for another server that shares the folder
+    new.unlink()  # by that other server
+    assert files.sweep(limits) == 0 and files.bytes == 5
 
 
 def test_an_image_that_was_swept_away_is_asked_for_again():
@@ -131,12 +137,12 @@ def test_an_image_that_was_swept_away_is_asked_for_again():
     assert "no longer kept; upload it again" in run(files=files)[0]["problem"]
 
 
-def test_a_full_house_takes_no_more():
-    with pytest.raises(OSError, match="as many files as it may"):
-        check_room(0)
+def test_a_full_house_takes_no_more(tmp_path, monkeypatch):
+    files = Store(tmp_path)
+    monkeypatch.setattr("app.asking.store", lambda: files)
     value, path = run(dataclasses.replace(OWN, disk_bytes=0))
     assert path is None and value["finish"]["answer"] == "ring"
-    assert "could not be saved: this server holds as many files" in value["problem"]
+    assert "could not be saved: all files that this server has room for belong to pages" in value["problem"]
 
 
 def test_runs_go_with_their_traces(tmp_path):
@@ -194,25 +200,30 @@ def test_the_pages_limits_are_those_of_the_instance(server):
     assert runner.limits is PUBLIC
     kept = PUBLIC.kept
     assert "an hour after" in kept and kept.split(".")[0] in httpx.get(f"{url}config").text
-    assert "24 hours after" in OWN.kept
+    assert "24 hours after" in OWN.kept and "within a minute after you close" in OWN.kept
 
 
 def test_what_gradio_keeps_for_sessions_is_bounded():
     page = serve(Runner(["scripted"], lambda name: ScriptedReasoner()), host="127.0.0.1", port=None, wait=False)
     try:
-        assert page._queue.pending_messages_per_session.max_size == OWN.sessions
+        assert page._queue.pending_messages_per_session.max_size == OWN.sessions + OWN.queue + OWN.at_once
+        assert page._queue.ANALYTICS_MAX_EVENTS == 1
         assert page.app.state_holder.capacity == OWN.states and page._queue.max_size == OWN.queue
     finally:
         page.close()
 
 
 def test_a_full_disk_refuses_uploads_with_a_sentence(server, monkeypatch):
-    def full(most):
-        raise OSError("this server holds as many files as it may; try again in a few minutes.")
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("app.guard.check_room", full)
-    said = Visitor(server[1]).upload(b"image")
-    assert said.status_code == 507 and "as many files as it may" in said.json()["detail"]
+    before = set(store().folder.iterdir())
+    monkeypatch.setattr("app.uploads.os.rename", full)
+    said = Visitor(server[1]).upload(b"image of nobody")
+    assert said.status_code == 507 and said.json()["detail"] == "The file cannot be taken: No space left on device."
+    assert [
+        path for path in set(store().folder.iterdir()) - before if path.is_file()
+    ] == []  # what had arrived is gone
 
 
 def test_requests_that_gradio_could_not_answer_are_refused(server):

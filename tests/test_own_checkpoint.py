@@ -45,7 +45,7 @@ def test_it_is_called_by_its_run(folder, monkeypatch):
 
 
 def test_the_page_opens_with_its_own_settings_before_it_is_loaded(runner, folder):
-    blocks = build(runner).blocks.values()
+    blocks = build(runner, History()).blocks.values()
     (latents,) = [block.value for block in blocks if "K, latents" in str(getattr(block, "label", ""))]
     assert latents == 4 and not runner.loaded
     assert opening("mine", str(folder))[0].default == 4 and opening("mine")[0].default == 8

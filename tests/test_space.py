@@ -17,6 +17,7 @@ import pytest
 from gradio_client import Client, handle_file
 from packaging.requirements import Requirement
 from packaging.version import Version
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.runner import Runner
 from app.server import serve
@@ -123,7 +124,7 @@ def test_requirements_are_what_the_page_imports(tree):
     assert not names & {"gradio", "spaces", "huggingface_hub", "pytest", "playwright", "accelerate", "datasets"}
     modules = {"pillow": "PIL", "umap-learn": "umap", "scikit-learn": "sklearn"}
     provided = {modules.get(name, name) for name in names} | {"app", "latent_core"}
-    with_gradio = {"gradio", "huggingface_hub", "starlette", "anyio", "spaces"}
+    with_gradio = {"gradio", "gradio_client", "huggingface_hub", "starlette", "anyio", "orjson", "spaces"}
     for path in [*(tree / "app").rglob("*.py"), *(tree / "latent_core").rglob("*.py"), tree / "app.py"]:
         for line, name in imports(path.read_text(encoding="utf-8")):
             known = name in sys.stdlib_module_names or name in provided | with_gradio
@@ -144,6 +145,15 @@ def test_requirements_are_what_the_page_imports(tree):
 
 def test_the_app_knows_where_it_runs(monkeypatch, tree):
     space = script("space_app")
+    for name, trusted in (("", None), ("someone/inscape", space.PROXIES)):
+        monkeypatch.setenv("SPACE_ID", name)
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")  # so that it is set back afterwards
+        monkeypatch.delenv("FORWARDED_ALLOW_IPS")
+        space.trust_proxies()
+        assert os.environ.get("FORWARDED_ALLOW_IPS") == trusted
+    proxies = ProxyHeadersMiddleware(None, space.PROXIES).trusted_hosts
+    invented = "192.0.2.9, 198.51.100.7, 10.0.3.4"  # the visitor sends the first, the platform adds the others
+    assert proxies.get_trusted_client_address(invented)[0] == "198.51.100.7"
     assert space.lender() is None
     marker = object()
     monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=marker))

@@ -144,7 +144,7 @@ part("file").onchange = async () => {
   part("file").value = "";
   if (!file) return;
   try { trigger("upload", { path: (await upload(file)).path }); }
-  catch (error) { trouble(/size/i.test(String(error)) ? "That file is larger than 10 MB." : "That file could not be uploaded; try again."); }
+  catch (error) { trouble(/size/i.test(String(error)) ? "That file is larger than 10 MB." : /"detail":"([^"]+)"/.exec(String(error))?.[1] ?? "That file could not be uploaded; try again."); }
 };
 new ResizeObserver(drawAll).observe(element);
 new MutationObserver(() => drawAll()).observe(document.body, { attributeFilter: ["class"] });

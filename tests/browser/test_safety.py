@@ -40,8 +40,9 @@ def url():
 
 @pytest.fixture
 def busy():
-    """A server that runs one slow question at a time."""
-    runner = Runner(["scripted"], lambda name: ScriptedReasoner(delay=0.5), limits=dataclasses.replace(OWN, at_once=1))
+    """A server that runs one slow question at a time, and soon forgets who has left."""
+    limits = dataclasses.replace(OWN, at_once=1, away_seconds=0.5)
+    runner = Runner(["scripted"], lambda name: ScriptedReasoner(delay=0.5), limits=limits)
     page = serve(runner, host="127.0.0.1", port=None, wait=False)
     yield runner, page.local_url
     page.close()
