@@ -35,10 +35,10 @@ from latent_core.analysis.similarity import nearest_patch, top
 from latent_core.settings import Mode, Rule
 
 
-def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
+def add_endpoints(runner: Runner, model: Mapping[str, Any], light: Mapping[str, Any]) -> None:
     """Adds /ask, /inspect, /region, /compare, /scene and /checkpoints to the Blocks being built.
 
-    `model` holds the concurrency settings shared by what takes long.
+    `model` holds the concurrency settings shared by what takes long, `light` those of the others.
     """
 
     def ask(
@@ -150,7 +150,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
     family = gr.Textbox("find", label="family", **hidden)
     seed = gr.Number(-1, precision=0, label="seed", **hidden)
     drawn = [gr.File(file_count="multiple", label="images", **hidden), gr.JSON(label="scene", **hidden)]
-    gr.Button(**hidden).click(told(scene), [family, seed], drawn, api_name="scene")
+    gr.Button(**hidden).click(told(scene), [family, seed], drawn, api_name="scene", **light)
     files = [gr.File(label=label, **hidden) for label in ("trace", "first", "second")]
     numbers = [
         gr.Number(value, label=label, precision=None if label[0] in "xy" else 0, **hidden)
@@ -158,9 +158,10 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
     ]
     found = gr.JSON(label="found", **hidden)
     gr.Button(**hidden).click(told(inspect), files[0], found, api_name="inspect", **model)
-    gr.Button(**hidden).click(told(region), [files[0], *numbers], found, api_name="region")
-    gr.Button(**hidden).click(told(compare), files[1:], found, api_name="compare")
-    gr.Button(**hidden).click(told(checkpoints), None, gr.JSON(label="checkpoints", **hidden), api_name="checkpoints")
+    gr.Button(**hidden).click(told(region), [files[0], *numbers], found, api_name="region", **light)
+    gr.Button(**hidden).click(told(compare), files[1:], found, api_name="compare", **light)
+    listed = gr.JSON(label="checkpoints", **hidden)
+    gr.Button(**hidden).click(told(checkpoints), None, listed, api_name="checkpoints", **light)
 
 
 def _answer(

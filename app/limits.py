@@ -43,6 +43,8 @@ class Limits:
     """Questions that wait; the next one is refused with a sentence."""
     at_once: int = 4
     """Runs and inspections under way at once, those of all visitors together."""
+    light_at_once: int = 8
+    """Of what needs no model: scenes, comparisons, regions, checks of images. The others wait for a moment."""
     run_seconds: float = 1800.0
     """Seconds of a run, waiting at the speed `slow` included. Checked between tokens, so one forward may exceed it."""
     runs_a_minute: int | None = None
