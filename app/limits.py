@@ -15,6 +15,10 @@ MAX_NAME = 64
 """Characters of a session's name, which the visitor's program chooses; Gradio's own have 11."""
 MAX_BODY = 2_000_000
 """Bytes of a request that is no upload. The largest that the page sends, a question with four images, has 20,000."""
+MAX_BODIES = 50_000_000
+"""Bytes of all such requests that are being read at one time."""
+MAX_STREAMS = 4
+"""Answers of one session that last: the heartbeat of a tab, what is said to it, and a little more."""
 MAX_NESTING = 64
 """Depth of lists and objects in a request; the page sends at most 6."""
 MAX_UPLOADS = 4
@@ -57,6 +61,8 @@ class Limits:
     """Runs kept of all sessions together; the oldest go with their traces."""
     sessions: int = 500
     """Sessions that are remembered; those not heard of for longest are forgotten."""
+    connections: int = 2000
+    """Open connections, a few of every tab; fewer where the process may not open twice as many files."""
     states: int = 100
     """Sessions whose fields Gradio remembers, 0.2 MB each; in one forgotten the scene in view has no known answer."""
     keep_seconds: float = 86_400.0

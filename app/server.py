@@ -1,5 +1,8 @@
 """Starts the page with safe settings, and says how it is doing at /health."""
 
+import time
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,19 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
 from starlette.routing import Route
 
+from app.address import listen, ours
 from app.components import paths, read
 from app.guard import Guard
+from app.headers import Pages
 from app.limits import OWN, PUBLIC
+from app.listening import files, listening
 from app.page import build, first_files
 from app.retention import sweeper
 from app.runner import Runner
 from app.theme import make_theme
 
+TOLD_SECONDS = 3.0
+"""For a run under way to hear of the server's end."""
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
@@ -35,15 +43,19 @@ def serve(
     wait: bool = True,
     open_browser: bool = False,
     public: bool = False,
+    allowed_hosts: Collection[str] = (),
 ) -> gr.Blocks:
-    """Serves the page; returns at once unless `wait`. `port` None: the first free one from 7860.
+    """Serves the page; returns at once unless `wait`, and else when it is interrupted. Raises OSError with a sentence.
 
+    `port` None: the first free one from 7860. `allowed_hosts`: further names to be asked for by, see `address.ours`.
     `public`: for visitors whom nobody knows. The limits are PUBLIC's unless the runner was given others, routes that
     the page does not need are closed, and no file is fetched from an address. Nothing is shared, looked up or recorded
     outside this machine.
     """
     if public and runner.limits is OWN:
         runner.limit(PUBLIC)
+    known, listener = ours(host, allowed_hosts, public=public), listen(host, port)
+    connections = min(runner.limits.connections, files() // 2)
     Path(get_upload_folder()).mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def health(_: Request) -> JSONResponse:
@@ -56,11 +68,11 @@ def serve(
     page._queue.pending_messages_per_session = LRUCache(runner.limits.sessions)
     options: dict[str, Any] = {
         "routes": [Route("/health", health), Route("/plotly.min.js", drawing_library)],
-        "middleware": [Middleware(Guard, limits=runner.limits, public=public)],
+        "middleware": [Middleware(Pages)],
     }
-    page.launch(
-        server_name=host,
-        server_port=port,
+    guard = partial(Guard, limits=runner.limits, public=public, ours=known, connections=connections)
+    launch = partial(
+        page.launch,
         prevent_thread_lock=True,
         inbrowser=open_browser,
         share=False,
@@ -78,8 +90,25 @@ def serve(
         theme=make_theme(),
         css=read("app.css", "run.css", "inspect.css"),
     )
+    with listening(listener, connections, guard):
+        launch()
     keep = runner.limits.keep_seconds
     sweeper(get_upload_folder(), keep, paths(first_files()), lambda: page.is_running)
     if wait:
-        page.block_thread()
+        try:
+            while page.is_running:
+                time.sleep(0.1)
+        except KeyboardInterrupt:
+            farewell(page, runner)
     return page
+
+
+def farewell(page: gr.Blocks, runner: Runner) -> None:
+    """Ends the server: runs under way are told, then the connections close."""
+    print("The page is closed.", flush=True)
+    runner.close(TOLD_SECONDS)
+    end = time.monotonic() + 1
+    while any(page._queue.active_jobs) and time.monotonic() < end:  # what they were told is on its way
+        time.sleep(0.05)
+    time.sleep(0.2)
+    page.close(verbose=False)

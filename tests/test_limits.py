@@ -13,9 +13,9 @@ from gradio.utils import get_upload_folder
 from app.__main__ import main
 from app.asking import answer_stream, new_scene, save_trace
 from app.components import as_files, inside
-from app.guard import HEADERS, MAX_NESTING
+from app.headers import HEADERS
 from app.history import History
-from app.limits import OWN, PUBLIC
+from app.limits import MAX_NESTING, OWN, PUBLIC
 from app.rate import Rate
 from app.retention import check_room, stored_bytes, sweep
 from app.runner import Overtime, Runner, timely
