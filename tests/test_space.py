@@ -123,7 +123,7 @@ def test_requirements_are_what_the_page_imports(tree):
     assert not names & {"gradio", "spaces", "huggingface_hub", "pytest", "playwright", "accelerate", "datasets"}
     modules = {"pillow": "PIL", "umap-learn": "umap", "scikit-learn": "sklearn"}
     provided = {modules.get(name, name) for name in names} | {"app", "latent_core"}
-    with_gradio = {"gradio", "huggingface_hub", "starlette", "anyio", "spaces"}
+    with_gradio = {"gradio", "huggingface_hub", "starlette", "uvicorn", "anyio", "spaces"}
     for path in [*(tree / "app").rglob("*.py"), *(tree / "latent_core").rglob("*.py"), tree / "app.py"]:
         for line, name in imports(path.read_text(encoding="utf-8")):
             known = name in sys.stdlib_module_names or name in provided | with_gradio
@@ -171,7 +171,12 @@ def test_on_a_cpu_the_embedded_checkpoints_are_served(served, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert script("space_app").main() == 0
     ((runner, options),) = served
-    assert list(runner.names) == embedded.offered() and options == {"host": "0.0.0.0", "port": 7860, "public": True}
+    assert list(runner.names) == embedded.offered() and options == {
+        "host": "0.0.0.0",
+        "port": 7860,
+        "public": True,
+        "allowed_hosts": [],
+    }
 
 
 def test_on_a_gpu_of_its_own_published_checkpoints_are_loaded_before_visitors_come(served, monkeypatch):
