@@ -16,8 +16,8 @@ def _user() -> str:
 
 try:
     _TEMPORARY = tempfile.gettempdir()
-except FileNotFoundError as problem:
-    sys.exit(f"Inscape needs a folder for temporary files that it may write to; name one in TMPDIR. ({problem})")
+except FileNotFoundError:
+    sys.exit("Inscape needs a folder for temporary files that it may write to; name one in TMPDIR.")
 
 # Gradio reads this when it is imported; without it start-up looks up the network.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

@@ -58,7 +58,16 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 def test_the_tree_holds_what_the_page_offers_and_nothing_else(tree):
     files = listing(tree)
-    tops = {"LICENSE", "README.md", "app", "app.py", "assets", "latent_core", "requirements.txt"}
+    tops = {
+        "LICENSE",
+        "README.md",
+        "app",
+        "app.py",
+        "assets",
+        "latent_core",
+        "pre-requirements.txt",
+        "requirements.txt",
+    }
     assert {path.partition("/")[0] for path in files} == tops
     assert {path.split("/")[1] for path in files if path.startswith("assets/")} == {"app", "checkpoints", "traces"}
     checkpoints = {path.split("/")[2] for path in files if path.startswith("assets/checkpoints/")}
@@ -68,7 +77,7 @@ def test_the_tree_holds_what_the_page_offers_and_nothing_else(tree):
     unwanted = ("__pycache__", "spaces", "tests", "trainers", "training.jsonl", "metrics.json")
     assert not [path for path in files if set(path.split("/")) & set(unwanted)]
     for path, data in files.items():
-        if path not in ("app.py", "README.md", "requirements.txt"):
+        if path not in ("app.py", "README.md", "requirements.txt", "pre-requirements.txt"):
             assert data == (ROOT / path).read_bytes(), path
 
 
@@ -140,6 +149,29 @@ def test_requirements_are_what_the_page_imports(tree):
     torch = next(requirement.specifier for requirement in wanted if requirement.name == "torch")
     (tested,) = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert Version(tested) in torch and Version("2.8.0") in torch and Version("99") not in torch
+
+
+def test_the_web_stack_is_locked_with_hashes_in_the_versions_that_the_tests_run_with(tree, build):
+    lock = (tree / "pre-requirements.txt").read_text()
+    assert lock == (ROOT / "spaces" / "web.lock").read_text() and "//" not in lock
+    entries = re.split(r"\n(?=\S)", lock.strip())[1:]
+    assert all(re.fullmatch(r"\S+==\S+[^\n]*( \\\n    --hash=sha256:[0-9a-f]{64})+", entry) for entry in entries)
+    held = {name: [Requirement(line) for line in lines] for name, lines in build.locked().items()}
+    named = [Requirement(line) for line in (tree / "requirements.txt").read_text().splitlines() if line[0] != "#"]
+    assert set(build.WEB) | {"gradio", "safetensors", "pillow"} <= set(held) and set(build.WEB) <= {
+        line.name for line in named
+    }
+    for python in ("3.10.0", "3.11.0", "3.12.0", "3.13.0"):
+        version = {"python_full_version": python, "python_version": python[:-2]}
+
+        def at(lines: list[Requirement]) -> list[str]:
+            return [str(line.specifier) for line in lines if not line.marker or line.marker.evaluate(version)]  # noqa: B023
+
+        for name, pins in build.tested().items():
+            if (name := name.replace("_", "-")) in held:
+                remedy = "run python spaces/lock.py"
+                assert at(held[name]) == at([Requirement(pin) for pin in pins]), f"{name} on Python {python}: {remedy}"
+    assert "--require-hashes -r /tmp/web.lock" in DOCKERFILE
 
 
 def test_the_app_knows_where_it_runs(monkeypatch, tree):
@@ -248,6 +280,7 @@ def test_requirements_that_cannot_be_installed_are_told(tmp_path):
     tree = tmp_path / "space"
     tree.mkdir()
     (tree / "README.md").write_text("---\nsdk_version: 6.31.0\n---\n")
+    (tree / "pre-requirements.txt").write_text("")
     (tree / "requirements.txt").write_text("numpy==0.0.0.0.1.no-such-version\n")
     with pytest.raises(RuntimeError, match="pip could not install its requirements: ERROR"):
         check.install(tree, tmp_path / "environment")
@@ -275,7 +308,7 @@ def test_the_image_copies_what_is_there_and_not_ignored():
 
 def test_the_images_python_is_allowed_and_its_torch_a_cpus():
     (version,) = re.findall(r"^ARG PYTHON=(\S+)$", DOCKERFILE, re.MULTILINE)
-    assert allowed(version) and DOCKERFILE.count("FROM python:${PYTHON}-slim") == 2
+    assert allowed(version) and DOCKERFILE.count("FROM python:${PYTHON}-slim") == 1
     assert re.findall(r"^ARG TORCH=(\S+)$", DOCKERFILE, re.MULTILINE) == ["cpu"]
     assert "--torch-backend=${TORCH}" in DOCKERFILE
 
