@@ -48,6 +48,7 @@ class Door:
         self.open: set[Connection] = set()
         self.waiting: OrderedDict[Connection, None] = OrderedDict()
         self.addresses: Counter[str] = Counter()
+        self._sweeping = False
 
     def admits(self, connection: "Connection") -> bool:
         """Takes the connection in unless there is no place for it."""
@@ -63,7 +64,8 @@ class Door:
         self.waiting[connection] = None
         if connection.address:
             self.addresses[connection.address] += 1
-        if len(self.open) == 1:
+        if not self._sweeping:
+            self._sweeping = True
             connection.loop.call_later(SWEEP_SECONDS, self.sweep, connection.loop)
         return True
 
@@ -80,7 +82,8 @@ class Door:
         now = time.monotonic()
         for connection in [connection for connection in self.open if connection.overdue(now)]:
             connection.end()
-        if self.open:
+        self._sweeping = bool(self.open)
+        if self._sweeping:
             loop.call_later(SWEEP_SECONDS, self.sweep, loop)
 
 

@@ -5,6 +5,8 @@ import functools
 import logging
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +26,13 @@ GRACE = 2
 """Seconds for answers that are being sent when the server ends."""
 
 quiet = Quiet(logging.getLogger("inscape"))
+SILENCED = {
+    "asyncio": Silenced(
+        "socket.accept() out of system resource", quiet, "The system has no file left for a further connection."
+    ),
+    "uvicorn.error": Silenced("Cancel ", quiet),  # streams that go on for as long as the server does
+}
+"""Lines of others' logs that visitors could repeat without end, or that say nothing to anybody."""
 
 
 class Server(http_server.Server):
@@ -32,6 +41,15 @@ class Server(http_server.Server):
     def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
         super().__init__(config)
         self.listener = listener
+
+    def run_in_thread(self) -> None:
+        """Returns once it serves, however slow the machine is. Raises OSError where it cannot."""
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+        while not self.started:
+            if not self.thread.is_alive():
+                raise OSError("the server did not start.")
+            time.sleep(0.001)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until `close`."""
@@ -59,11 +77,8 @@ def listening(listener: socket.socket, most: int, around: Callable[[ASGIApp], AS
         host, port = listener.getsockname()[:2]
         return f"[{host}]" if ":" in host else host, port, url_of(listener), server
 
-    for name, start_of_line, sentence in (
-        ("asyncio", "socket.accept() out of system resource", "The system has no file left for a connection."),
-        ("uvicorn.error", "Cancel ", None),  # streams that go on for as long as the server does
-    ):
-        logging.getLogger(name).addFilter(Silenced(start_of_line, quiet, sentence))
+    for name, silenced in SILENCED.items():
+        logging.getLogger(name).addFilter(silenced)
     before, http_server.start_server = http_server.start_server, start
     try:
         yield

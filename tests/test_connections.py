@@ -36,6 +36,8 @@ from tests.scripted import ScriptedReasoner
 with ended_by_signals():
     serve(Runner(["scripted"], lambda name: ScriptedReasoner(delay=0.3)), host="127.0.0.1", port=None, public=True)
 """
+NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
+"""Where a user's name is looked for first."""
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
@@ -266,3 +268,35 @@ def test_what_gradio_fails_at_becomes_a_sentence_with_headers(server, caplog):
             said.text
         )
     assert not caplog.records
+
+
+def started(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """`import app` after some code, for a user who has no name in the environment."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("GRADIO_TEMP_DIR", *NAMES)}
+    script = f"{code}; import app, os; print(os.environ['GRADIO_TEMP_DIR'])"
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=kept | environment, capture_output=True, text=True
+    )
+
+
+def test_a_user_without_a_name_and_a_machine_without_a_folder_to_write_to(tmp_path):
+    """As in containers: a number that no list of users knows; a file system that may only be read."""
+    nobody = "import pwd; pwd.getpwuid = lambda number: {}[number]"
+    done = started(nobody, TMPDIR=str(tmp_path))
+    assert done.stdout.strip() == str(tmp_path / f"inscape-{os.getuid()}"), done.stderr
+    done = started("import tempfile; tempfile._candidate_tempdir_list = lambda: ['/proc/nowhere']")
+    assert done.returncode == 1 and done.stderr.strip().endswith("that it may write to; name one in TMPDIR.")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_taken_port_ends_the_program_with_a_sentence(monkeypatch, capsys):
+    from app.__main__ import main
+
+    monkeypatch.setattr(Runner, "preload", lambda runner, name: threading.Thread())
+    with closing(address.listen("127.0.0.1", None)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--no-browser", f"--port={port}"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        said == f"The page cannot be served: port {port} is taken; end what runs there, or name another with --port.\n"
+    )
