@@ -20,6 +20,8 @@ from app.quiet import Quiet, Silenced
 
 BACKLOG = 128
 """Connections that are taken in one after the other before any of them is looked at."""
+PENDING = 2048
+"""Connections that wait in the system to be taken in; one that finds no room there is tried again seconds later."""
 MOST_FILES = 65_536
 """Files that the process asks the system for, at most."""
 GRACE = 2
@@ -50,6 +52,7 @@ class Server(http_server.Server):
             if not self.thread.is_alive():
                 raise OSError("the server did not start.")
             time.sleep(0.001)
+        self.listener.listen(PENDING)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until `close`."""

@@ -68,13 +68,13 @@ WEB = (
     "jinja2",
     "markupsafe",
     "orjson",
-    "pydantic",
-    "pydantic-core",
     "python-multipart",
     "starlette",
     "uvicorn",
 )
-"""What reads requests and writes answers: web.lock's versions, so that nothing installed later changes them."""
+"""What reads requests and writes answers: web.lock's versions, so that nothing installed later changes them.
+
+Not pydantic: what a Space adds to Gradio (`mcp`) wants an older one than the tests run with."""
 BENEATH = ("scipy", "numba", "llvmlite", "pynndescent")
 """What the layouts stand on: other versions draw other pictures."""
 

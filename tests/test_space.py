@@ -211,6 +211,20 @@ def test_on_a_cpu_the_embedded_checkpoints_are_served(served, monkeypatch):
     }
 
 
+def test_a_port_that_is_none_and_one_that_is_taken_are_told(served, monkeypatch, capsys):
+    space = script("space_app")
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "abc")
+    assert space.main() == 2 and "GRADIO_SERVER_PORT: 'abc' is no port" in capsys.readouterr().err
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "7999")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def taken(*_, **__):
+        raise OSError("port 7999 is taken.")
+
+    monkeypatch.setattr("app.server.serve", taken)
+    assert space.main() == 1 and "cannot be served: port 7999 is taken" in capsys.readouterr().err
+
+
 def test_on_a_gpu_of_its_own_published_checkpoints_are_loaded_before_visitors_come(served, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("INSCAPE_CHECKPOINTS", "someone/one")
