@@ -19,10 +19,10 @@ from app.components import paths, read
 from app.guard import Guard
 from app.headers import Pages
 from app.limits import OWN, PUBLIC
-from app.listening import files, listening
 from app.page import build, first_files
 from app.retention import sweeper
 from app.runner import Runner
+from app.serving import files, serving
 from app.theme import make_theme
 
 TOLD_SECONDS = 3.0
@@ -90,7 +90,7 @@ def serve(
         theme=make_theme(),
         css=read("app.css", "run.css", "inspect.css"),
     )
-    with listening(listener, connections, guard):
+    with serving(listener, connections, guard):
         launch()
     keep = runner.limits.keep_seconds
     sweeper(get_upload_folder(), keep, paths(first_files()), lambda: page.is_running)

@@ -60,7 +60,7 @@ class Server(http_server.Server):
 
 
 @contextlib.contextmanager
-def listening(listener: socket.socket, most: int, around: Callable[[ASGIApp], ASGIApp]) -> Iterator[None]:
+def serving(listener: socket.socket, most: int, around: Callable[[ASGIApp], ASGIApp]) -> Iterator[None]:
     """Within it Gradio's launch serves `around` its app at `listener`, `most` connections at once.
 
     It takes no options for Uvicorn, so what it starts Uvicorn with is put in its place.
