@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import sys
 import tempfile
 
 
@@ -11,7 +12,11 @@ def _folder() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):  # a number without an entry in passwd, as in containers
         user = str(os.getuid())
-    named, name = os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir(), f"inscape-files-{user}"
+    try:
+        named = os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()
+    except FileNotFoundError:
+        sys.exit("Inscape needs a folder for temporary files that it may write to; name one in TMPDIR.")
+    name = f"inscape-files-{user}"
     # a process that this one starts is told of the folder itself
     return named if os.path.basename(named) == name else os.path.join(named, name)
 

@@ -35,10 +35,10 @@ from latent_core.analysis.similarity import nearest_patch, top
 from latent_core.settings import Mode, Rule
 
 
-def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
+def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, Any], light: Mapping[str, Any]) -> None:
     """Adds /ask, /inspect, /region, /compare, /scene and /checkpoints to the Blocks being built.
 
-    `model` holds the concurrency settings shared by what takes long.
+    `model`, `look` and `light` are the concurrency settings of page.groups.
     """
 
     def ask(
@@ -145,17 +145,18 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
     family = gr.Textbox("find", label="family", **hidden)
     seed = gr.Number(-1, precision=0, label="seed", **hidden)
     drawn = [gr.File(file_count="multiple", label="images", **hidden), gr.JSON(label="scene", **hidden)]
-    gr.Button(**hidden).click(told(scene), [family, seed], drawn, api_name="scene")
+    gr.Button(**hidden).click(told(scene), [family, seed], drawn, api_name="scene", **light)
     files = [gr.File(label=label, **hidden) for label in ("trace", "first", "second")]
     numbers = [
         gr.Number(value, label=label, precision=None if label[0] in "xy" else 0, **hidden)
         for label, value in {"image": 0, "x0": 0, "y0": 0, "x1": 1, "y1": 1, "level": 0, "layer": 0, "head": 0}.items()
     ]
     found = gr.JSON(label="found", **hidden)
-    gr.Button(**hidden).click(told(inspect), files[0], found, api_name="inspect", **model)
-    gr.Button(**hidden).click(told(region), [files[0], *numbers], found, api_name="region")
-    gr.Button(**hidden).click(told(compare), files[1:], found, api_name="compare")
-    gr.Button(**hidden).click(told(checkpoints), None, gr.JSON(label="checkpoints", **hidden), api_name="checkpoints")
+    gr.Button(**hidden).click(told(inspect), files[0], found, api_name="inspect", **look)
+    gr.Button(**hidden).click(told(region), [files[0], *numbers], found, api_name="region", **look)
+    gr.Button(**hidden).click(told(compare), files[1:], found, api_name="compare", **look)
+    listed = gr.JSON(label="checkpoints", **hidden)
+    gr.Button(**hidden).click(told(checkpoints), None, listed, api_name="checkpoints", **light)
 
 
 def _answer(

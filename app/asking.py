@@ -76,7 +76,7 @@ def answer_stream(
             problem = str(overtime)
             view = reduce(fold, events, first_view(runner, ask))  # throttled() may have held the last one back
         if not events:
-            yield payload(view, number, label=label) | {"state": "stopped"}, None
+            yield payload(view, number, label=label, problem=problem) | {"state": "stopped"}, None
             return
         trace = runner.trace(ask, events)
         view = view if view.finish else fold(view, trace.finish)

@@ -15,6 +15,10 @@ MAX_NAME = 64
 """Characters of a session's name, which the visitor's program chooses; Gradio's own have 11."""
 MAX_BODY = 2_000_000
 """Bytes of a request that is no upload. The largest that the page sends, a question with four images, has 20,000."""
+MAX_BODIES = 50_000_000
+"""Bytes of all such requests that are being read at one time."""
+MAX_STREAMS = 4
+"""Answers of one session that last: the heartbeat of a tab, what is said to it, and a little more."""
 MAX_NESTING = 64
 """Depth of lists and objects in a request; the page sends at most 6."""
 MAX_UPLOADS = 4
@@ -40,9 +44,13 @@ class Limits:
     latents: int = MAX_LATENTS
     """K, latents of a block."""
     queue: int = 32
-    """Questions that wait; the next one is refused with a sentence."""
+    """Questions that wait, and as many looks; the next one is refused with a sentence."""
     at_once: int = 4
-    """Runs and inspections under way at once, those of all visitors together."""
+    """Models at work at once, for the runs and inspections of all visitors together."""
+    looks_at_once: int = 2
+    """Inspections, comparisons, regions and opened traces at once; nobody's question waits for them."""
+    light_at_once: int = 8
+    """Of what takes a moment: scenes, checks of images."""
     run_seconds: float = 1800.0
     """Seconds of a run, waiting at the speed `slow` included. Checked between tokens, so one forward may exceed it."""
     runs_a_minute: int | None = None
@@ -59,6 +67,8 @@ class Limits:
     """Runs kept of all sessions together; the oldest go with their traces."""
     sessions: int = 500
     """Sessions that are remembered; those whose page is not open make room, those not heard of for longest first."""
+    connections: int = 2000
+    """Open connections, a few of every tab; fewer where the process may not open twice as many files."""
     states: int = 100
     """Sessions whose fields Gradio remembers, 0.2 MB each; in one forgotten the scene in view has no known answer."""
     away_seconds: float = 40.0

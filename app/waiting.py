@@ -9,6 +9,10 @@ from collections import deque
 from typing import Any, NamedTuple
 
 import orjson
+from fastapi import Request
+from gradio.data_classes import PredictBodyInternal
+from gradio.queueing import Queue
+from gradio.route_utils import get_fn
 from gradio.server_messages import EventMessage, ProcessCompletedMessage, ProcessGeneratingMessage
 
 from app.limits import Limits
@@ -139,3 +143,16 @@ def _packed(message: EventMessage) -> Packed:
 def _told_lost(message: ProcessCompletedMessage) -> Packed:
     told = message.model_copy(update={"output": {"error": LOST}, "success": False, "title": "Error"})
     return Packed(told, None, _LEAST)
+
+
+def bound(queue: Queue, most: int) -> None:
+    """Lets `most` events of each group wait. Gradio counts all groups together: many looks would refuse a question."""
+    push = queue.push
+
+    async def pushed(body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, str]:
+        line = queue.event_queue_per_concurrency_id.get(get_fn(queue.blocks, None, body).concurrency_id)
+        if line is not None and len(line.queue) >= most:
+            return False, f"Queue is full. {most} wait already; try again in some seconds.", "queue_full"
+        return await push(body, request, username)
+
+    queue.push = pushed

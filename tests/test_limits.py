@@ -14,9 +14,9 @@ from gradio.utils import get_upload_folder
 from app.__main__ import main
 from app.asking import answer_stream, new_scene, save_trace
 from app.components import as_files, inside
-from app.guard import HEADERS, MAX_NESTING
+from app.headers import HEADERS
 from app.history import History
-from app.limits import OWN, PUBLIC
+from app.limits import MAX_NESTING, OWN, PUBLIC
 from app.rate import Rate
 from app.runner import Overtime, Runner, timely
 from app.server import serve
@@ -267,3 +267,74 @@ def test_a_trace_has_a_folder_that_cannot_be_guessed():
     _, path = run()
     assert len(os.path.relpath(path, get_upload_folder()).split("/")[0]) == 32
     assert save_trace.__defaults__ == (OWN,)
+
+
+def test_no_more_runs_at_once_than_the_instance_gives_whoever_calls():
+    """39 calls past every queue, as many sessions, then again all in one session."""
+    reasoner, most, entered = ScriptedReasoner(delay=0.01), 0, threading.Lock()
+    limits = dataclasses.replace(PUBLIC, at_once=4, runs_a_minute=None)
+    runner = Runner(["scripted"], lambda name: reasoner, limits=limits)
+    play = reasoner._stream
+
+    def counted(*arguments):
+        nonlocal most
+        with entered:
+            most = max(most, runner.running)
+        yield from play(*arguments)
+
+    reasoner._stream = counted
+    for sessions in (39, 1):
+        said = []
+
+        def call(number: int) -> None:
+            said.append(run(runner=runner, session=str(number % sessions), latents=1)[0])  # noqa: B023
+
+        threads = [threading.Thread(target=call, args=(number,)) for number in range(39)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(said) == 39 and most <= 4 and runner.running == 0
+    assert not runner._sessions
+
+
+def test_who_finds_no_place_is_told_and_a_place_that_comes_free_is_taken(monkeypatch):
+    monkeypatch.setattr("app.runner.PATIENCE", 0.05)
+    runner = Runner(["scripted"], lambda name: ScriptedReasoner(), limits=dataclasses.replace(OWN, at_once=1))
+    pictures, asked, _ = new_scene("find", 7)
+    first = answer_stream(runner, "tab", as_files(pictures), asked, "scripted", None, speed="slow")
+    next(first), next(first)
+    problem = run(runner=runner, session="another")[0]["problem"]
+    assert problem.startswith("One question is being answered, as many as this instance answers at once")
+    assert runner.running == 1
+    first.close()
+    assert run(runner=runner, session="another")[0]["problem"] is None
+
+
+def test_every_event_names_its_group_and_the_groups_limit():
+    """An event that leaves the limit out would set its whole group to one at once, and the page's first Run did."""
+    page = serve(Runner(["scripted"], lambda name: ScriptedReasoner()), host="127.0.0.1", port=None, wait=False)
+    try:
+        queued = [fn for fn in page.fns.values() if fn.queue and not any(on == "unload" for _, on in fn.targets)]
+        for fn in queued:
+            page._queue.create_event_queue_for_fn(fn)
+        lines = {name: line.concurrency_limit for name, line in page._queue.event_queue_per_concurrency_id.items()}
+        assert lines == {"model": OWN.at_once, "look": OWN.looks_at_once, "light": OWN.light_at_once, "choose": 1}
+    finally:
+        page.close()
+
+
+def test_no_route_goes_past_the_queue(server):
+    """Plainly, by number, with slashes and encoded: nothing that queues is run by a direct call."""
+    runner, url = server
+    visitor = Visitor(url)
+    numbers = {function["api_name"]: function["id"] for function in visitor.functions}
+    body = {"data": ["find", 7], "session_hash": visitor.session}
+    for path in ("run/scene", "api/scene", "run/scene/", "%72un/scene", "run/%73cene", "run//scene", "/run/scene"):
+        assert visitor.post(f"gradio_api/{path}", body).status_code == 404, path
+    for name in ("scene", "ask", "ask_1", "region"):
+        for path in ("run/predict", "api/predict/", "run/stop"):
+            said = visitor.post(f"gradio_api/{path}", {**body, "fn_index": numbers[name]})
+            assert said.status_code == 404 and "join the queue" in said.json()["detail"], (name, path)
+    assert visitor.post("gradio_api/run/predict", {"data": [1.0], "fn_index": numbers["stop"]}).status_code == 200
+    assert visitor.call("scene", ["find", 7])[0]

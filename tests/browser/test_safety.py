@@ -169,7 +169,7 @@ def instance(port: int, folder: Path) -> Iterator[subprocess.Popen]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while True:
             try:
                 httpx.get(f"http://127.0.0.1:{port}/health").raise_for_status()
