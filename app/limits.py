@@ -109,6 +109,11 @@ class Limits:
         check(count <= self.images, f"There are {count} images; a question may carry at most {self.images}.")
 
     @property
+    def places(self) -> int:
+        """Events under way at once."""
+        return self.at_once + self.looks_at_once + self.light_at_once + 1
+
+    @property
     def kept(self) -> str:
         """What becomes of a visitor's data, in a sentence for the page."""
         return (

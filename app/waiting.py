@@ -19,6 +19,8 @@ from app.limits import Limits
 from app.listening import Listening, Remembered
 
 LOST = "The answer was not listened for, and is no longer kept; ask again."
+GROUPS = 4
+"""Of events that wait apart, see page.py."""
 _LEAST = 500
 """Bytes that a message counts at least."""
 
@@ -104,7 +106,7 @@ class AllWaiting(Remembered):
         super().__init__(listening)
         self._limits, self._events = limits, events
         # beside the open pages, whose number is limited, there is always one that can go
-        self.max_size = limits.sessions + limits.queue + limits.at_once
+        self.max_size = limits.sessions + GROUPS * limits.queue + limits.places
 
     def fits(self, waiting: Waiting, size: int) -> bool:
         """Whether `size` more bytes may wait for a session; those for whom most waits make room for those of all."""

@@ -283,7 +283,7 @@ def test_a_user_without_a_name_and_a_machine_without_a_folder_to_write_to(tmp_pa
     """As in containers: a number that no list of users knows; a file system that may only be read."""
     nobody = "import pwd; pwd.getpwuid = lambda number: {}[number]"
     done = started(nobody, TMPDIR=str(tmp_path))
-    assert done.stdout.strip() == str(tmp_path / f"inscape-{os.getuid()}"), done.stderr
+    assert done.stdout.strip() == str(tmp_path / f"inscape-files-{os.getuid()}"), done.stderr
     done = started("import tempfile; tempfile._candidate_tempdir_list = lambda: ['/proc/nowhere']")
     assert done.returncode == 1 and done.stderr.strip().endswith("that it may write to; name one in TMPDIR.")
     assert len(done.stderr.strip().splitlines()) == 1

@@ -206,9 +206,9 @@ def test_the_pages_limits_are_those_of_the_instance(server):
 def test_what_gradio_keeps_for_sessions_is_bounded():
     page = serve(Runner(["scripted"], lambda name: ScriptedReasoner()), host="127.0.0.1", port=None, wait=False)
     try:
-        assert page._queue.pending_messages_per_session.max_size == OWN.sessions + OWN.queue + OWN.at_once
+        assert page._queue.pending_messages_per_session.max_size == OWN.sessions + 4 * OWN.queue + OWN.places
         assert page._queue.ANALYTICS_MAX_EVENTS == 1
-        assert page.app.state_holder.capacity == OWN.states and page._queue.max_size == OWN.queue
+        assert page.app.state_holder.capacity == OWN.states
     finally:
         page.close()
 
@@ -309,6 +309,26 @@ def test_who_finds_no_place_is_told_and_a_place_that_comes_free_is_taken(monkeyp
     assert runner.running == 1
     first.close()
     assert run(runner=runner, session="another")[0]["problem"] is None
+
+
+def test_who_waits_for_looks_refuses_no_question():
+    """Two scenes past those under way wait, the next is refused, and a question is answered meanwhile."""
+    limits = dataclasses.replace(PUBLIC, light_at_once=1, queue=2)
+    runner = Runner(["scripted"], lambda name: ScriptedReasoner(), limits=limits)
+    page = serve(runner, host="127.0.0.1", port=None, wait=False, public=True)
+    try:
+        line = page._queue.event_queue_per_concurrency_id
+        visitor = Visitor(page.local_url)
+        image = visitor.file(hostile.written(new_scene("find", 7)[0][0], "PNG"))
+        visitor.call("scene", ["find", 7])
+        line["light"].current_concurrency = 1  # as if one were under way that does not end
+        body = {"fn_index": next(f["id"] for f in visitor.functions if f["api_name"] == "scene"), "data": ["find", 7]}
+        said = [visitor.post("gradio_api/queue/join", {**body, "session_hash": f"s{number}"}) for number in range(3)]
+        assert [answer.status_code for answer in said] == [200, 200, 503]
+        assert said[2].json()["detail"].startswith("Queue is full. 2 wait already; try again")
+        assert visitor.ask("Which?", image)[0]
+    finally:
+        page.close()
 
 
 def test_every_event_names_its_group_and_the_groups_limit():

@@ -225,9 +225,8 @@ def end(event: str, size: int) -> ProcessCompletedMessage:
 
 
 def test_what_waits_for_a_session_is_bounded_and_ends_with_the_whole_answer():
-    limits = dataclasses.replace(
-        PUBLIC, sessions=2, queue=1, at_once=1, waiting_bytes=20_000, all_waiting_bytes=50_000
-    )
+    few = {"sessions": 2, "queue": 0, "at_once": 1, "looks_at_once": 0, "light_at_once": 0}
+    limits = dataclasses.replace(PUBLIC, **few, waiting_bytes=20_000, all_waiting_bytes=50_000)
     listening, events = Listening(2), {"deaf": {"1"}}
     everything = AllWaiting(limits, listening, events)
 
