@@ -24,6 +24,8 @@ MOST_STEPS = 600
 """Steps of a run that can be read by a model again for the page."""
 LISTED = 16
 """Words and latents that a painted region lists."""
+AT_ONCE = 512
+"""Words and latents that are compared with all patches at once."""
 
 
 def inspected(
@@ -106,23 +108,28 @@ def region_ranks(
         raise ValueError("The run has no words or latents whose states were recorded.")
     states = start.image_states[start.levels.index(level)][None]
     vectors = torch.stack([vector for *_, vector in steps])
-    cosines = nearest_patch(vectors, states, centred=centred, reference=start.image_states[-1])[:, 0]
+    cosines = torch.cat(
+        [
+            nearest_patch(part, states, centred=centred, reference=start.image_states[-1])[:, 0, whole].mean(1)
+            for part in vectors.split(AT_ONCE)
+        ]
+    )
     rows = {
         n: {"n": n, "latent": isinstance(step, LatentEvent), "cosine": round(c, 3)}
-        for (n, step, _), c in zip(steps, cosines[:, whole].mean(1).tolist(), strict=True)
+        for (n, step, _), c in zip(steps, cosines.tolist(), strict=True)
     }
     found: dict[str, Any] = {"tokens": int(inside.sum()), "of": len(inside), "enrichment": None}
     recorded = trace.attention
     if recorded is not None:
-        if layer not in recorded.layers or not 0 <= head <= recorded.image.shape[2]:
+        if layer not in recorded.layers or not 0 <= head <= recorded.looks[0].image.shape[1]:
             raise ValueError(f"The run recorded no attention of block {layer + 1}, head {head}.")
-        weights = recorded.image  # (Q, E, H, N)
-        chosen = weights[:, recorded.layers.index(layer)]
-        chosen = chosen[:, head - 1] if head else chosen.mean(1)
-        for step, mass in zip(recorded.steps, chosen[:, whole].sum(1).tolist(), strict=True):
+        weights = torch.stack([look.image.float().mean(1) for look in recorded.looks])  # (Q, E, N)
+        place = recorded.layers.index(layer)
+        chosen = torch.stack([look.image[place, head - 1] for look in recorded.looks]) if head else weights[:, place]
+        for step, mass in zip(recorded.steps, chosen[:, whole].float().sum(1).tolist(), strict=True):
             if step in rows:
                 rows[step]["attention"] = round(mass, 4)
-        by_layer = regions.enrichment(weights.mean(2)[..., own], box, grid)  # (Q, E)
+        by_layer = regions.enrichment(weights[..., own], box, grid)  # (Q, E)
         kinds = {
             "latents": [q for q, step in enumerate(recorded.steps) if isinstance(trace.steps[step], LatentEvent)],
             "words": [q for q, step in enumerate(recorded.steps) if step in rows and not rows[step]["latent"]],

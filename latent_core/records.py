@@ -8,6 +8,8 @@ from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 
+from latent_core.settings import short
+
 Record = TypeVar("Record")
 
 
@@ -22,7 +24,7 @@ def from_json(cls: type[Record], data: object, where: str, given: Mapping[str, o
     known = {field.name: field for field in fields(cls) if field.name not in given}
     for name in data:
         if name not in known:
-            raise ValueError(f"{where} has an unknown field {name!r}{nearest(name, known)}")
+            raise ValueError(f"{where} has an unknown field {short(name)}{nearest(name, known)}")
     missing = [name for name, field in known.items() if name not in data and _required(field)]
     if missing:
         raise ValueError(f"{where} lacks the field {', '.join(missing)}.")
@@ -64,7 +66,7 @@ def _convert(hint: object, value: object, where: str) -> object:
     if origin is Literal:
         if value in arguments:
             return value
-        raise ValueError(f"{where} is {value!r}{nearest(str(value), [str(argument) for argument in arguments])}")
+        raise ValueError(f"{where} is {short(value)}{nearest(str(value)[:80], [str(argument) for argument in arguments])}")
     if origin is tuple and isinstance(value, list):
         inners = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(inners) == len(value):
@@ -74,7 +76,7 @@ def _convert(hint: object, value: object, where: str) -> object:
         return {str(name): _convert(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
     if is_dataclass(hint):
         return from_json(hint, value, where)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
