@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from app.fold import View, fold
+from app.fold import View, fold_all
 from app.payload import data_url, payload
 from latent_core.analysis import attention, geometry, lens, plane, regions, similarity
 from latent_core.analysis.reported import REPORTED
@@ -59,9 +59,7 @@ def view_of(trace: Trace, measured: tuple[LookRule, ...] = ()) -> View:
         opens=opens,
         measured=measured,
     )
-    for event in trace.events():
-        view = fold(view, event)
-    return view
+    return fold_all(view, trace.events())
 
 
 def inspection(

@@ -66,7 +66,8 @@ def _convert(hint: object, value: object, where: str) -> object:
     if origin is Literal:
         if value in arguments:
             return value
-        raise ValueError(f"{where} is {short(value)}{nearest(str(value)[:80], [str(argument) for argument in arguments])}")
+        known = [str(argument) for argument in arguments]
+        raise ValueError(f"{where} is {short(value)}{nearest(str(value)[:80], known)}")
     if origin is tuple and isinstance(value, list):
         inners = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(inners) == len(value):

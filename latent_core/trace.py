@@ -366,7 +366,8 @@ def _looks(start: StartEvent, tensors: _Tensors) -> Iterator[Look]:
 def _unpack(record: dict[str, object], where: str, tensors: _Tensors, looks: Iterator[Look]) -> Step:
     values = dict(record)
     kind, rows, looked = values.pop("event", None), values.pop("rows", None), values.pop("look", False)
-    if not isinstance(kind, str) or kind not in _STEPS or not isinstance(rows, dict) or not rows.keys() <= set(_VECTORS[kind]):
+    known = isinstance(kind, str) and kind in _STEPS
+    if not known or not isinstance(rows, dict) or not rows.keys() <= set(_VECTORS[kind]):
         raise ValueError(f"{where} is neither a token nor a latent.")
     vectors = {name: tensors.row(f"{kind}.{name}", index) for name, index in rows.items()}
     if looked:

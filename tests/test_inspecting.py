@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +15,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from app.companions import Companions
-from app.fold import fold
+from app.fold import Item, fold
 from app.handlers import Comparing, Handlers, Inspecting
 from app.history import RECORDED, History
 from app.inspecting import compared, difference, inspected, pairs, region_ranks, run_again
@@ -409,5 +409,11 @@ def test_a_trace_of_anybody_is_opened_as_a_run_of_this_session(runner, history, 
 def test_view_of_a_trace_is_the_folded_run(trace):
     view = view_of(trace)
     assert view.finish is trace.finish and len(view.items) == len(trace.steps) and view.opens
-    assert fold(view, trace.finish).items == view.items
+    one_by_one = replace(view, start=None, items=(), opened=0, finish=None)
+    for event in trace.events():
+        one_by_one = fold(one_by_one, event)
+    assert one_by_one.opened == view.opened == len(trace.blocks)
+    for first, second in zip(view.items, one_by_one.items, strict=True):
+        assert all(getattr(first, f.name) is getattr(second, f.name) for f in fields(Item) if f.name != "glow")
+        assert first.glow is None and (second.glow is not None) == (first.kind == "latent")
     assert Image.fromarray(view.start.images[0].numpy()).size == (96, 96)
