@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from app.asking import first_view, folded, method_label, run_name, save_trace, unsaved
+from app.budget import ANSWER, size
 from app.companions import Companions
 from app.components import as_file
 from app.fold import View
@@ -152,16 +153,18 @@ def compared(history: History, companions: Companions, session: str, first: obje
     kept = [history.find(session, id) for id in (first, second)]
     traces = [Trace.load(each.path) for each in kept]
     views = [view_of(trace, companions.rules(trace.source.checkpoint)) for trace in traces]
-    return {
-        "sides": [_side(each, view) for each, view in zip(kept, views, strict=True)],
+    value = {
         "same": traces[0].question == traces[1].question,
         "words": difference(*(view.text for view in views)),
         "pairs": pairs(*traces),
     }
+    budget = (ANSWER - size(value)) // 2
+    return value | {"sides": [_side(each, view, budget) for each, view in zip(kept, views, strict=True)]}
 
 
-def _side(kept: Kept, view: View) -> dict[str, Any]:
-    return {"id": kept.id, "name": kept.name, "view": payload(view, 0, label=method_label(view.checkpoint))}
+def _side(kept: Kept, view: View, budget: int) -> dict[str, Any]:
+    value = payload(view, 0, label=method_label(view.checkpoint), budget=budget)
+    return {"id": kept.id, "name": kept.name, "view": value}
 
 
 def difference(first: str, second: str) -> list[list[dict[str, Any]]]:
