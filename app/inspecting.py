@@ -1,6 +1,7 @@
 """The Inspect and Compare pages from the outside in: a run's id in, a value for the page out."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -169,7 +170,7 @@ def _side(kept: Kept, view: View, budget: int) -> dict[str, Any]:
 
 def difference(first: str, second: str) -> list[list[dict[str, Any]]]:
     """Both texts as stretches {text, same}, word by word."""
-    words = [_words(first), _words(second)]
+    words = [words_of(first), words_of(second)]
     sides: list[list[dict[str, Any]]] = [[], []]
     for tag, a0, a1, b0, b1 in difflib.SequenceMatcher(None, *words, autojunk=False).get_opcodes():
         for side, part in enumerate((words[0][a0:a1], words[1][b0:b1])):
@@ -178,15 +179,9 @@ def difference(first: str, second: str) -> list[list[dict[str, Any]]]:
     return sides
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
     """Words with the space before them."""
-    found: list[str] = []
-    for letter in text:
-        if not found or (letter.isspace() and not found[-1].isspace()):
-            found.append(letter)
-        else:
-            found[-1] += letter
-    return found
+    return re.findall(r"\s*\S+|\s+", text)
 
 
 def pairs(first: Trace, second: Trace) -> list[dict[str, Any]]:

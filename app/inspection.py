@@ -98,7 +98,7 @@ def inspection(
         "name": name,
         "own": own,
         "cut": len(whole.steps) - len(steps),
-        "blind": not chosen or not len(trace.start.image_states),
+        "blind": not chosen or not trace.start.image_states.numel(),
     }
     if value["blind"]:
         return value | {"view": payload(view_of(whole, rules), 0, label=label)}
@@ -119,7 +119,7 @@ def inspection(
         "measured": measured,
         "formulas": {figure: formulas(figure) for figure in FORMULAS},
     }
-    missing = [f"{what} {count:,}" for what, count in left.items() if count]
+    missing = [f"{count:,} {what}" for what, count in left.items() if count]
     value["left"] = f"The run is too long to send everything; left out: {', '.join(missing)}." if missing else None
     return value | {"view": payload(view_of(whole, rules), 0, label=label, budget=ANSWER - size(value))}
 

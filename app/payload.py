@@ -114,7 +114,7 @@ def maps(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
     best, and then items, words first; `left` is the sentence that says so.
     """
     every = [n for n, item in enumerate(view.items) if item.vector is not None]
-    if not every or view.start is None or not len(view.start.image_states):
+    if not every or view.start is None or not view.start.image_states.numel():
         return None
     look = attention(view, budget // 2)
     budget -= size(look)

@@ -4,6 +4,7 @@ import difflib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
@@ -28,7 +29,7 @@ def from_json(cls: type[Record], data: object, where: str, given: Mapping[str, o
     missing = [name for name, field in known.items() if name not in data and _required(field)]
     if missing:
         raise ValueError(f"{where} lacks the field {', '.join(missing)}.")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     return cls(**{name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}, **given)
 
 
@@ -47,6 +48,11 @@ def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     guess = f"; did you mean {close[0]!r}?" if close else "."
     return f"{guess} Known: {', '.join(known)}."
+
+
+@cache  # they are worked out anew otherwise, for each of thousands of steps
+def _hints(cls: type) -> dict[str, object]:
+    return get_type_hints(cls)
 
 
 def _required(field: Field) -> bool:
@@ -74,6 +80,8 @@ def _convert(hint: object, value: object, where: str) -> object:
             pairs = zip(inners, value, strict=True)
             return tuple(_convert(inner, item, f"{where}[{n}]") for n, (inner, item) in enumerate(pairs))
     if origin is dict and isinstance(value, dict):
+        if arguments == (str, object):
+            return value
         return {str(name): _convert(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
     if is_dataclass(hint):
         return from_json(hint, value, where)

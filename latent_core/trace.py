@@ -241,7 +241,7 @@ class Trace:
             content = json.loads(metadata["trace"], parse_int=_whole)
             version = content.get("version") if isinstance(content, dict) else None
             if version != VERSION:
-                raise ValueError(f"its format version is {version!r}; this program reads version {VERSION}.")
+                raise ValueError(f"its format version is {short(version)}; this program reads version {VERSION}.")
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
         parts = from_json(_File, content, "trace")
         if len(parts.steps) > MAX_STEPS:

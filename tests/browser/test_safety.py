@@ -80,9 +80,7 @@ def test_hostile_text_is_shown_as_text(open_page, url, tmp_path):
     trace = Trace.load(max(names, key=lambda path: path.stat().st_mtime))
     for number, script in enumerate(hostile.SCRIPTS[:5]):
         texts = dict(zip(trace.tokens, (script, LINK, script), strict=False))
-        words = tuple(
-            dataclasses.replace(step, text=texts[step]) if step in texts else step for step in trace.steps
-        )
+        words = tuple(dataclasses.replace(step, text=texts[step]) if step in texts else step for step in trace.steps)
         source = dataclasses.replace(trace.source, checkpoint=script)
         path = tmp_path / f"{number}.safetensors"
         dataclasses.replace(trace, question=script, system=script, source=source, steps=words).save(path)
