@@ -8,7 +8,7 @@ Shapes: S recorded levels, N image tokens, D model width, K latents of a block.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,16 +22,13 @@ from latent_core.events import SEGMENTS, Event, FinishEvent, LatentEvent, Look, 
 from latent_core.files import write_file
 from latent_core.records import from_json, to_json
 from latent_core.settings import MAX_THOUGHT, MAX_TOKENS, Settings, short
+from latent_core.stored import Tensors, check_header, whole
 
 VERSION = 2
 MAX_STEPS = MAX_TOKENS + MAX_THOUGHT
 """Tokens and latents of a run that is read: what Settings allow."""
 MAX_HEADER = 512 * MAX_STEPS
 """Bytes of a file before its tensors; a step takes about 300, its text included."""
-MAX_DIGITS = 20
-"""Of a whole number in it: 64 bits."""
-MOST_NAMED = 3
-"""Tensors that a sentence names."""
 PIECE = 1_000_000
 """Numbers that are tried in 16 bits at once."""
 Step = TokenEvent | LatentEvent
@@ -233,12 +230,12 @@ class Trace:
 
     @classmethod
     def _load(cls, path: Path) -> "Trace":
-        _check_header(path)
+        check_header(path, MAX_HEADER)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if "trace" not in metadata:
                 raise ValueError("it has no `trace` entry in its metadata.")
-            content = json.loads(metadata["trace"], parse_int=_whole)
+            content = json.loads(metadata["trace"], parse_int=whole)
             version = content.get("version") if isinstance(content, dict) else None
             if version != VERSION:
                 raise ValueError(f"its format version is {short(version)}; this program reads version {VERSION}.")
@@ -246,7 +243,7 @@ class Trace:
         parts = from_json(_File, content, "trace")
         if len(parts.steps) > MAX_STEPS:
             raise ValueError(f"it has {len(parts.steps):,} words and latents; a run has at most {MAX_STEPS:,}.")
-        tensors = _Tensors(stored)
+        tensors = Tensors(stored)
         start = _start(parts.start, tensors)
         # a run that was stopped at once recorded attention nowhere
         looks = _looks(start, tensors) if any(record.get("look") for record in parts.steps) else iter(())
@@ -281,59 +278,6 @@ class _File:
     finish: FinishEvent
 
 
-class _Tensors:
-    """The tensors of a file; remembers which were asked for, and converts each once."""
-
-    def __init__(self, stored: Mapping[str, torch.Tensor]) -> None:
-        self._stored, self._used, self._rows = dict(stored), set(), set()
-
-    def take(self, name: str, dims: int, dtype: torch.dtype) -> torch.Tensor:
-        if name not in self._stored:
-            raise ValueError(f"the tensor {name} is missing.")
-        self._used.add(name)
-        tensor = self._stored[name]
-        if dtype.is_floating_point and tensor.is_floating_point():
-            tensor = self._stored[name] = tensor.to(dtype)
-        if tensor.dim() != dims or tensor.dtype != dtype:
-            shape = tuple(tensor.shape)
-            raise ValueError(f"the tensor {name} is {tensor.dtype} {shape}; {dims} dimensions of {dtype} are needed.")
-        return tensor
-
-    def row(self, name: str, index: object) -> torch.Tensor:
-        """Row `index` of a stack of vectors, which are as wide as the image states. No two steps have the same."""
-        stack = self.take(name, 2, torch.float32)
-        if type(index) is not int or not 0 <= index < len(stack):
-            raise ValueError(f"row {short(index)} of the tensor {name} is asked for; it has {len(stack)}.")
-        if (name, index) in self._rows:  # a small file would stand for a large run
-            raise ValueError(f"row {index} of the tensor {name} belongs to two steps.")
-        self._rows.add((name, index))
-        width = self.take("image_states", 3, torch.float32).shape[-1]
-        if stack.shape[1] != width:
-            raise ValueError(f"the tensor {name} is {stack.shape[1]} wide, the image states {width}.")
-        return stack[index]
-
-    def check_all_used(self) -> None:
-        unused = sorted(self._stored.keys() - self._used)
-        if unused:
-            rest = f" and {len(unused) - MOST_NAMED:,} more" if len(unused) > MOST_NAMED else ""
-            named = ", ".join(name[:80] for name in unused[:MOST_NAMED])
-            raise ValueError(f"it holds tensors that belong to no event: {named}{rest}.")
-
-
-def _check_header(path: Path) -> None:
-    """Raises ValueError for a file that says more before its tensors than a run can."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-    if size > MAX_HEADER:
-        raise ValueError(f"what it says beside its tensors takes {size:,} bytes; a run takes at most {MAX_HEADER:,}.")
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"it holds a whole number of {len(digits):,} digits, {digits[:MAX_DIGITS]}…; no run does.")
-    return int(digits)
-
-
 def _pack(steps: Iterable[Step]) -> tuple[list[dict[str, object]], dict[str, list[torch.Tensor]]]:
     """JSON records, and per vector field the vectors; a record's `rows` says where its vectors lie in these stacks."""
     records, columns = [], {}
@@ -350,7 +294,7 @@ def _pack(steps: Iterable[Step]) -> tuple[list[dict[str, object]], dict[str, lis
     return records, columns
 
 
-def _looks(start: StartEvent, tensors: _Tensors) -> Iterator[Look]:
+def _looks(start: StartEvent, tensors: Tensors) -> Iterator[Look]:
     """Recorded attention, in the order of the steps that have it."""
     if not start.layers:
         return
@@ -363,7 +307,7 @@ def _looks(start: StartEvent, tensors: _Tensors) -> Iterator[Look]:
         yield Look(image=weights, entropy=other[..., 0], shares=other[..., 1:])
 
 
-def _unpack(record: dict[str, object], where: str, tensors: _Tensors, looks: Iterator[Look]) -> Step:
+def _unpack(record: dict[str, object], where: str, tensors: Tensors, looks: Iterator[Look]) -> Step:
     values = dict(record)
     kind, rows, looked = values.pop("event", None), values.pop("rows", None), values.pop("look", False)
     known = isinstance(kind, str) and kind in _STEPS
@@ -377,7 +321,7 @@ def _unpack(record: dict[str, object], where: str, tensors: _Tensors, looks: Ite
     return from_json(_STEPS[kind], values, where, vectors)
 
 
-def _start(record: dict[str, object], tensors: _Tensors) -> StartEvent:
+def _start(record: dict[str, object], tensors: Tensors) -> StartEvent:
     grids = record.get("grids")
     count = len(grids) if isinstance(grids, list) else 0
     images = tuple(tensors.take(f"image.{number}", 3, torch.uint8) for number in range(count))
