@@ -52,7 +52,7 @@ def run_view(**options: Any) -> gr.HTML:
 
 
 def region_view(**options: Any) -> gr.HTML:
-    """Who looks into a painted region. Takes `region_ranks()` values with the run they are of; hidden without one."""
+    """Who looks into a painted region. Takes `traces.region()` values with the run they are of; hidden without one."""
     return static(read("region.html"), read("heat.js", "link.js", "region_view.js"), **options)
 
 

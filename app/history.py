@@ -20,7 +20,9 @@ from app.store import store
 RECORDED = Path(__file__).parent.parent / "assets" / "traces"
 """Traces that come with Inscape."""
 MOST_LETTERS = 60
-"""Of a run's name."""
+"""Of a name that a person gives to a run."""
+MOST_GIVEN = 120
+"""Letters of one that it is given here, after its method and its answer: all names travel with every inspection."""
 
 log = logging.getLogger("inscape")
 
@@ -74,8 +76,12 @@ class History:
                 )
 
     def add(self, session: str, number: int, name: str, path: str | Path, form: Form | None = None) -> Kept:
-        """Keeps a run. Raises ValueError as `admit` does."""
+        """Keeps a run; the end of an overlong name, such as that of an answer without end, is left out.
+
+        Raises ValueError as `admit` does.
+        """
         self.admit(session)
+        name = name if len(name) <= MOST_GIVEN else f"{name[: MOST_GIVEN - 1]}…"
         kept = Kept(str(number), name, Path(path), form)
         with self._lock:
             runs = self._runs.setdefault(session, [])

@@ -3,7 +3,6 @@
 Nothing here knows a visitor: whose file a path is, and whether it may be read, is settled before.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +10,11 @@ import torch
 from diff_match_patch import diff_match_patch
 from PIL import Image
 
+from app.budget import ANSWER, size
 from app.companions import Companions
 from app.inspection import Reread, inspection, view_of
 from app.names import method_label, run_name
-from app.opening import open_trace
+from app.opening import WORD, open_trace
 from app.payload import payload, summary
 from latent_core.analysis import regions
 from latent_core.analysis.similarity import nearest_patch
@@ -26,8 +26,8 @@ LISTED = 16
 """Words and latents that a painted region lists."""
 DIFFERENCE = 2.0
 """Seconds for the difference of two texts."""
-WORD = re.compile(r"\s*\S+|\s+")
-"""A word with the space before it."""
+AT_ONCE = 512
+"""Words and latents that are compared with all patches at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,23 +146,28 @@ def region(
         raise ValueError("The run has no words or latents whose states were recorded.")
     states = start.image_states[start.levels.index(level)][None]
     vectors = torch.stack([vector for *_, vector in steps])
-    cosines = nearest_patch(vectors, states, centred=centred, reference=start.image_states[-1])[:, 0]
+    cosines = torch.cat(
+        [
+            nearest_patch(part, states, centred=centred, reference=start.image_states[-1])[:, 0, whole].mean(1)
+            for part in vectors.split(AT_ONCE)
+        ]
+    )
     rows = {
         n: {"n": n, "latent": isinstance(step, LatentEvent), "cosine": round(c, 3)}
-        for (n, step, _), c in zip(steps, cosines[:, whole].mean(1).tolist(), strict=True)
+        for (n, step, _), c in zip(steps, cosines.tolist(), strict=True)
     }
     found: dict[str, Any] = {"tokens": int(inside.sum()), "of": len(inside), "enrichment": None}
     recorded = trace.attention
     if recorded is not None:
-        if layer not in recorded.layers or not 0 <= head <= recorded.image.shape[2]:
+        if layer not in recorded.layers or not 0 <= head <= recorded.looks[0].image.shape[1]:
             raise ValueError(f"The run recorded no attention of block {layer + 1}, head {head}.")
-        weights = recorded.image  # (Q, E, H, N)
-        chosen = weights[:, recorded.layers.index(layer)]
-        chosen = chosen[:, head - 1] if head else chosen.mean(1)
-        for step, mass in zip(recorded.steps, chosen[:, whole].sum(1).tolist(), strict=True):
+        weights = torch.stack([look.image.float().mean(1) for look in recorded.looks])  # (Q, E, N)
+        place = recorded.layers.index(layer)
+        chosen = torch.stack([look.image[place, head - 1] for look in recorded.looks]) if head else weights[:, place]
+        for step, mass in zip(recorded.steps, chosen[:, whole].float().sum(1).tolist(), strict=True):
             if step in rows:
                 rows[step]["attention"] = round(mass, 4)
-        by_layer = regions.enrichment(weights.mean(2)[..., own], box, grid)  # (Q, E)
+        by_layer = regions.enrichment(weights[..., own], box, grid)  # (Q, E)
         kinds = {
             "latents": [q for q, step in enumerate(recorded.steps) if isinstance(trace.steps[step], LatentEvent)],
             "words": [q for q, step in enumerate(recorded.steps) if step in rows and not rows[step]["latent"]],
@@ -184,13 +189,14 @@ def compared(first: str, second: str, companions: Companions) -> dict[str, Any]:
     """Two runs: their views, the difference of their words, the cosines of their latents, their figures."""
     traces = [open_trace(path) for path in (first, second)]
     views = [view_of(trace, companions.rules(trace.source.checkpoint)) for trace in traces]
-    return {
-        "views": [payload(view, 0, label=method_label(view.checkpoint)) for view in views],
+    value = {
         "same": traces[0].question == traces[1].question,
         "words": difference(*(view.text for view in views)),
         "pairs": pairs(*traces),
         "summaries": [summary(view) for view in views],
     }
+    budget = (ANSWER - size(value)) // 2
+    return value | {"views": [payload(view, 0, label=method_label(view.checkpoint), budget=budget) for view in views]}
 
 
 def difference(first: str, second: str) -> list[list[dict[str, Any]]]:

@@ -133,7 +133,7 @@ def _hits(
             )
     attention = trace.attention
     place = {step: row for row, step in enumerate(attention.steps)}
-    image = attention.image[[place[n] for n in chosen]]  # (chosen, E, H, N)
+    image = attention.image[[place[n] for n in chosen]].float()  # (chosen, E, H, N)
     maps = torch.cat([image.mean(2, keepdim=True), image], 2).argmax(-1)
     for row, layer in enumerate(attention.layers):
         for column in range(maps.shape[2]):

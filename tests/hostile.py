@@ -175,6 +175,11 @@ def traces(good: Path, rng: random.Random) -> Iterator[tuple[str, bytes]]:
     latents = [{**step, "look": False} for step in steps if step["event"] == "latent"]
     yield "a latent 50,000 times", lied(steps=[*steps, *latents[:1] * 50_000])
     yield "a latent 5,000 times", lied(steps=[*steps, *latents[:1] * 5000])
+    yield "a text of 60,000 words", lied(steps=[{**steps[0], "text": " a" * 60_000}, *steps[1:]])
+    yield "a method that does not exist", lied(source={**content["source"], "method": "nothing"})
+    for value in ([], {}, None, 7):
+        yield f"the event {value}", lied(steps=[{**steps[0], "event": value}, *steps[1:]])
+        yield f"the mode {value}", lied(settings={**content["settings"], "mode": value, "rule": value})
     yield "a block of a billion", lied(steps=[*steps, {**latents[0], "block": 10**9}])
     yield "a block of -1", lied(steps=[*steps, {**latents[0], "block": -1}])
     for field, value in (

@@ -3,7 +3,9 @@
 import base64
 import json
 import os
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from app.companions import Companions
-from app.fold import fold
+from app.fold import Item, fold
 from app.formulas import FORMULAS, formulas
 from app.handlers import Comparing, Handlers, Inspecting
 from app.history import RECORDED, History
@@ -136,6 +138,39 @@ def test_what_is_sent_is_json_of_moderate_size(value):
     assert "NaN" not in json.dumps(value) and "Infinity" not in json.dumps(value)
 
 
+HELD = """
+import sys
+from app import opening
+from app.companions import Companions
+from app.inspecting import difference, figures, pairs
+from app.inspection import view_of
+from app.payload import payload
+def most():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1])
+before = most()
+opening.inside = str
+first, second = opening.open_trace(sys.argv[1]), opening.open_trace(sys.argv[1])
+figures(first, Companions(("glyph-monet",)), run="", name="", own=True)
+views = [view_of(trace) for trace in (first, second)]
+sent = [payload(view, 0, label="") for view in views], pairs(first, second), difference(*(view.text for view in views))
+print(most() - before)
+"""
+
+
+def test_a_long_run_of_16_bits_opens_inspects_and_compares_within_200_mb(tmp_path):
+    """What comes on top of what the imports take, in a process of its own."""
+    example = glyphs.sample("relate", 22, "test")
+    reasoner = load("glyph-monet", device="cpu", dtype=torch.bfloat16)
+    run = reasoner.run(example.images, example.question, attention=True)
+    steps = tuple(step for step in run.steps if hasattr(step, "text")) * 40
+    replace(run, steps=steps[:600]).save(tmp_path / "run.safetensors")
+    held = subprocess.run(
+        [sys.executable, "-c", HELD, tmp_path / "run.safetensors"], capture_output=True, text=True, check=True
+    )
+    assert int(held.stdout) < 200_000  # kB
+
+
 def test_attention_of_sixteen_latents_takes_less_than_2_mb(trace):
     """In memory, in the file and in what the browser is sent; the bound of a 7B model is that of the docstring."""
     latents = [s.look for block in trace.blocks for s in block.events]
@@ -195,9 +230,10 @@ def test_region_against_counting_by_hand(trace):
     inside[3:, 3:] = True
     found = region(str(RELATE), image=0, box=(0.5, 0.5, 1, 1), level=0, centred=False, layer=4, head=2)
     assert (found["tokens"], found["of"]) == (9, 36)
-    recorded, of, patches = trace.attention, trace.attention.steps, trace.start.image_states[0].numpy()
+    of, patches = trace.attention.steps, trace.start.image_states[0].numpy()
+    image = trace.attention.image.float()
     for row in found["by_attention"]:
-        weights = recorded.image[of.index(row["n"]), 4, 1].numpy().reshape(6, 6)
+        weights = image[of.index(row["n"]), 4, 1].numpy().reshape(6, 6)
         assert row["attention"] == pytest.approx(weights[inside].sum(), abs=1e-3)
     for row in found["by_cosine"]:
         step = trace.steps[row["n"]]
@@ -209,7 +245,7 @@ def test_region_against_counting_by_hand(trace):
     latents = [q for q, step in enumerate(of) if hasattr(trace.steps[step], "fed")]
     ratios = []
     for q in latents:
-        weights = recorded.image[q, 4].mean(0).numpy().reshape(6, 6)
+        weights = image[q, 4].mean(0).numpy().reshape(6, 6)
         elsewhere = np.mean([weights[r : r + 3, c : c + 3].sum() for r, c in others])
         ratios.append(weights[inside].sum() / elsewhere)
     assert found["enrichment"]["latents"][4] == pytest.approx(np.mean(ratios), abs=2e-3)
@@ -287,7 +323,10 @@ def test_reading_by_layer_needs_the_model(runner, history, companions):
     value = inspected(runner, history, "tab", "7")
     assert value["known"] and value["lens"]["layers"] is None and value["rollout"] is None
     value = inspected(runner, history, "tab", "7", model=True)
-    assert len(value["lens"]["layers"]) == 16 and np.array(value["rollout"]).shape == (len(value["of"]), 36)
+    assert len(value["lens"]["layers"]) == 16 and value["left"] is None
+    assert (
+        len(base64.b64decode(value["rollout"]["maps"])) == 36 * len(value["of"]) == 36 * len(value["rollout"]["peaks"])
+    )
     assert inspected(runner, history, "tab", "7")["lens"]["layers"] == value["lens"]["layers"]
 
 
@@ -375,5 +414,11 @@ def test_a_trace_of_anybody_is_opened_as_a_run_of_this_session(runner, history, 
 def test_view_of_a_trace_is_the_folded_run(trace):
     view = view_of(trace)
     assert view.finish is trace.finish and len(view.items) == len(trace.steps) and view.opens
-    assert fold(view, trace.finish).items == view.items
+    one_by_one = replace(view, start=None, items=(), opened=0, finish=None)
+    for event in trace.events():
+        one_by_one = fold(one_by_one, event)
+    assert one_by_one.opened == view.opened == len(trace.blocks)
+    for first, second in zip(view.items, one_by_one.items, strict=True):
+        assert all(getattr(first, f.name) is getattr(second, f.name) for f in fields(Item) if f.name != "glow")
+        assert first.glow is None and (second.glow is not None) == (first.kind == "latent")
     assert Image.fromarray(view.start.images[0].numpy()).size == (96, 96)
