@@ -140,20 +140,15 @@ def test_what_is_sent_is_json_of_moderate_size(value):
 
 HELD = """
 import sys
-from app import opening
+from app import traces
 from app.companions import Companions
-from app.inspecting import difference, figures, pairs
-from app.inspection import view_of
-from app.payload import payload
 def most():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1])
-before = most()
-opening.inside = str
-first, second = opening.open_trace(sys.argv[1]), opening.open_trace(sys.argv[1])
-figures(first, Companions(("glyph-monet",)), run="", name="", own=True)
-views = [view_of(trace) for trace in (first, second)]
-sent = [payload(view, 0, label="") for view in views], pairs(first, second), difference(*(view.text for view in views))
+before, own = most(), Companions(("glyph-monet",))
+traces.heading(sys.argv[1])
+traces.figures(sys.argv[1], own, run="", name="", own=True)
+traces.compared(sys.argv[1], sys.argv[1], own)
 print(most() - before)
 """
 

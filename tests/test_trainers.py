@@ -9,9 +9,9 @@ import torch
 from transformers import TrainingArguments
 
 from latent_core import glyphs
-from latent_core.attention import CLOSE, LATENT, OPEN, kind_class
 from latent_core.checkpoints import load
 from latent_core.embedded import EMBEDDED
+from latent_core.kinds import CLOSE, LATENT, OPEN, kind_class
 from latent_core.layout import NO_LABEL, lay_out
 from tests.training import curve, small
 from trainers.__main__ import main
