@@ -12,13 +12,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from app import opening
+from app import traces
 from app.budget import ANSWER, UPDATE, size
 from app.companions import Companions
 from app.history import RECORDED, History
-from app.inspecting import compared, figures, region_ranks
 from app.inspection import SHOWN_STEPS, view_of
 from app.limits import OWN
+from app.opening import open_trace
 from app.payload import payload
 from latent_core.events import FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
 from latent_core.settings import MAX_LATENTS, MAX_THOUGHT, MAX_TOKENS, Settings
@@ -46,14 +46,13 @@ WRONG = (
 
 
 @pytest.fixture
-def opened(tmp_path, monkeypatch):
+def opened(tmp_path):
     """Opens a trace, or the bytes of one, as if they had been uploaded."""
-    monkeypatch.setattr(opening, "inside", str)
 
     def open_it(trace: Trace | bytes) -> Trace:
         path = tmp_path / "run.safetensors"
         path.write_bytes(trace) if isinstance(trace, bytes) else trace.save(path)
-        return opening.open_trace(path)
+        return open_trace(str(path))
 
     return open_it
 
@@ -156,15 +155,16 @@ def test_what_a_large_trace_is_answered_with_has_its_limit(opened, tmp_path):
     assert "of its 16,384 words and latents lack some" in sent["maps"]["left"] and len(sent["maps"]["levels"]) == 1
     glows = [replace(item, glow=torch.rand(4096)) for item in view.items[:MAX_THOUGHT]]
     assert size(payload(replace(view, items=tuple(glows), finish=None), 1, label="")) < UPDATE
-    value = figures(trace, Companions(("glyph-monet",)), run="", name="", own=True)
+    path = str(tmp_path / "run.safetensors")
+    value = traces.figures(path, Companions(("glyph-monet",)), run="", name="", own=True)
     assert size(value) < ANSWER and value["cut"] == MAX_STEPS - SHOWN_STEPS
     assert "2 matrices of blocks" in value["left"]
     history = History(tmp_path)
     for number in (1, 2):
         history.add("tab", number, "x" * 1000, tmp_path / "run.safetensors")
-    assert size(compared(history, Companions(()), "tab", "1", "2")) < ANSWER
+    assert size(traces.compared(path, path, Companions(()))) < ANSWER
     assert size(history.choices("tab")) < 1000
-    found = region_ranks(trace, image=0, box=(0, 0, 0.5, 0.5), level=0, centred=True, layer=0, head=1)
+    found = traces.region(path, image=0, box=(0, 0, 0.5, 0.5), level=0, centred=True, layer=0, head=1)
     assert size(found) < 20_000
 
 
