@@ -103,6 +103,7 @@ def besiege(instance: Instance, attack: Attack, *, scale: float, most_memory: in
     if attacker.stdout.readline() != "ready\n":
         raise RuntimeError(f"The attack {attack.name} could not be prepared.")
     prober, honest, meter = Prober(instance), Honest(instance), Meter(instance, most_memory)
+    honest.open()
     watchers = (prober, honest, meter)
     for watcher in watchers:
         watcher.start()
@@ -140,6 +141,15 @@ def besiege(instance: Instance, attack: Attack, *, scale: float, most_memory: in
     return result
 
 
+def grown(start: dict[str, int], end: dict[str, int]) -> list[str]:
+    """What has not come back to within a tenth of the start, in words."""
+    return [
+        f"{what} is {end[what] / 1e6:,.0f} MB, at the start {start[what] / 1e6:,.0f} MB"
+        for what in start
+        if end[what] > TOLERANCE * start[what]
+    ]
+
+
 def table(results: list[Result]) -> str:
     """The results as Markdown."""
     lines = [
@@ -147,11 +157,15 @@ def table(results: list[Result]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for result in results:
-        heard = "; ".join(f"{count} × {what}" for what, count in list(result.heard.items())[:3]).replace("|", "\\|")
-        lines.append(
-            f"| {result.name} | {result.sent} | {result.health:.2f} s, {result.health_after:.2f} s "
-            f"| {result.answer:.1f} s, {result.waited:.1f} s | {result.memory / 1e9:.2f} GB | {heard} |"
-        )
+        cells = [
+            result.name,
+            result.sent,
+            f"{result.health:.2f} s, {result.health_after:.2f} s",
+            f"{result.answer:.1f} s, {result.waited:.1f} s",
+            f"{result.memory / 1e9:.2f} GB",
+            "; ".join(f"{count} × {what}" for what, count in list(result.heard.items())[:3]),
+        ]
+        lines.append(f"| {' | '.join(cell.replace('|', '¦') for cell in cells)} |")
     return "\n".join(lines)
 
 
@@ -187,11 +201,7 @@ def main() -> int:
             time.sleep(max(0.0, options.rest - KEEP_SECONDS * 1.6))
             end = instance.settled()
             print(json.dumps({"start": start, "end": end}))
-            broken["afterwards"] = [
-                f"{what} is {end[what] / 1e6:,.0f} MB, at the start {start[what] / 1e6:,.0f} MB"
-                for what in start
-                if end[what] > TOLERANCE * start[what]
-            ]
+            broken["afterwards"] = grown(start, end)
     print(table(results))
     for name, bounds in broken.items():
         for bound in bounds:

@@ -99,9 +99,13 @@ class Honest(Watcher):
     def __init__(self, instance: Instance) -> None:
         super().__init__(instance)
         self.questions: list[Question] = []
-        self.tab = Tab(instance.url, CHECKPOINT, timeout=LOST)
+        self.tab: Tab | None = None
         self.picture = written(glyphs.sample("find", 11, split="test").images[0], "PNG")
         self._ways = itertools.cycle([("page", True), ("program", True), ("page", False), ("program", False)])
+
+    def open(self) -> None:
+        """Opens the tab that is there before the attack."""
+        self.tab = Tab(self.instance.url, CHECKPOINT, timeout=LOST)
 
     def look(self) -> None:
         way, before = next(self._ways)
@@ -120,9 +124,9 @@ class Honest(Watcher):
             question.waited = time.monotonic() - refused
 
     def _try(self, way: str, before: bool) -> str:
-        tab = None
+        tab = self.tab if before else None
         try:
-            tab = self.tab if before else Tab(self.instance.url, CHECKPOINT, timeout=LOST)
+            tab = tab or Tab(self.instance.url, CHECKPOINT, timeout=LOST)
             uploaded = tab.upload(self.picture)
             if uploaded.status_code != 200:
                 return fate(False, uploaded.text)
@@ -132,7 +136,7 @@ class Honest(Watcher):
         except (httpx.HTTPError, OSError) as problem:
             return f"failed: no answer ({type(problem).__name__})"
         finally:
-            if tab is not None and not before:
+            if tab is not None and tab is not self.tab:
                 tab.close()
 
 
