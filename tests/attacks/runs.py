@@ -9,7 +9,7 @@ from tests.attacks import Attacker, attack
 from tests.visitor import COMPLETE, fate, outcome
 
 QUESTION = "Which mark is on the blue square?"
-ASKED = ["glyph-monet", "forced", "own", 0, 1, 0, 1, 512, 16, 0, 64]
+ASKED = ["glyph-monet", "forced", "own", 0, 1, 0, 1, 512, 16, 0, 16]
 """Settings of a long run, as /ask takes them."""
 
 
@@ -33,6 +33,12 @@ def skipping(attacker: Attacker) -> Iterator[None]:
 
     for route in ("run/ask", "api/ask", "run/predict"):
         attacker.at_once(attacker.count(39), lambda number, route=route: one(number, route))
+
+
+@attack("nothing", "nothing for 20 s, to compare with")
+def nothing(attacker: Attacker) -> Iterator[None]:
+    yield
+    time.sleep(20 * attacker.scale)
 
 
 @attack(
@@ -77,12 +83,12 @@ def sessions(attacker: Attacker) -> Iterator[None]:
     file = attacker.tab().file(smallest, "run.safetensors")
 
     def many(number: int) -> None:
-        for _ in range(-(-attacker.count(505) // 8)):
+        for _ in range(-(-attacker.count(505) // 16)):
             invented = attacker.visitor(f"127.0.1.{number + 1}")
             attacker.told(*invented.act("upload", path=file["path"]))
             invented.close()
 
-    attacker.at_once(8, many)
+    attacker.at_once(16, many)
     if not before:
         attacker.breach("the visitor's own run was not listed before")
     elif own() != before:
