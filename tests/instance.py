@@ -12,8 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
-
 from app.retention import stored_bytes
 
 KEEP_SECONDS = 60.0
@@ -66,16 +64,6 @@ class Instance:
         except ProcessLookupError:  # all have ended by themselves
             pass
         self.process.wait()
-
-    def answers(self, seconds: float = 30.0) -> bool:
-        """Whether it answers /health within so many seconds."""
-        end = time.monotonic() + seconds
-        while self.process.poll() is None and time.monotonic() < end:
-            try:
-                return httpx.get(f"{self.url}health", timeout=max(0.1, end - time.monotonic())).status_code == 200
-            except httpx.HTTPError:
-                time.sleep(0.2)
-        return False
 
     def memory(self) -> int:
         """Bytes of the process and all that it has started, what they share counted once."""

@@ -6,6 +6,7 @@ honest visitor asks questions and a prober asks /health. Exits with 1, and says 
 - /health answers within a second, during the attack and after it;
 - every try of the honest visitor ends within ten seconds, with an answer or a sentence that says to wait; who is sent
   away is answered within ten seconds of that, trying again;
+- a minute later at most, a visitor is answered at once again, with no need to start the instance anew;
 - no more runs at once than are allowed; a log that grows by less than a megabyte; memory below a bound;
 - nothing that the attack itself looks for: a traceback, an answer without headers, another's run gone;
 - at the end, memory and disk are back to within a tenth of the start, which is after a warm-up as in tests/soak.py.
@@ -42,6 +43,8 @@ LONGEST = 150.0
 """Seconds after which an attack is ended."""
 SETTLE = 10.0
 """Seconds after an attack for which everybody goes on looking."""
+RECOVERY = 60.0
+"""Seconds after which an instance that does not answer quickly again is taken for dead."""
 
 
 @dataclass
@@ -117,7 +120,6 @@ def besiege(instance: Instance, attack: Attack, *, scale: float, most_memory: in
     killer.cancel()
     attacker.wait()
     time.sleep(SETTLE)
-    alive = instance.answers()
     for watcher in watchers:
         watcher.end()
     report = json.loads(said) if said else {"heard": {}, "broken": ["the attack itself broke down"]}
@@ -134,11 +136,22 @@ def besiege(instance: Instance, attack: Attack, *, scale: float, most_memory: in
     result.waited = max((question.waited for question in honest.questions), default=0.0)
     result.memory, result.files, result.disk = meter.memory, meter.files, meter.disk
     result.logged = instance.logged() - logged
-    if not alive:
-        result.ended = "the instance took more memory than the bound" if meter.killed else "the instance was dead"
+    if meter.killed or not recovers(instance):
+        result.ended = f"more than {most_memory / 1e9:g} GB of memory" if meter.killed else "the instance was dead"
         instance.stop()
         instance.start()
     return result
+
+
+def recovers(instance: Instance) -> bool:
+    """Whether an honest visitor is answered at once again, not later than a minute after an attack."""
+    honest, end = Honest(instance), time.monotonic() + RECOVERY
+    while instance.process.poll() is None and time.monotonic() < end:
+        honest.look()
+        if honest.questions[-1].became == "answered" and honest.questions[-1].tries[-1][1] < ANSWER:
+            return True
+        time.sleep(2.0)
+    return False
 
 
 def grown(start: dict[str, int], end: dict[str, int]) -> list[str]:

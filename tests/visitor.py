@@ -1,9 +1,12 @@
 """A visitor without a browser: speaks Gradio's protocol over HTTP, so that it can also say what no client would."""
 
+import collections
 import json
 import re
 import secrets
 import socket
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,7 +15,8 @@ import httpx
 class Visitor:
     """One session. What is asked is sent as it is: NaN, half characters and huge numbers included.
 
-    `address` is the visitor's own, such as 127.0.0.2, where that should not be everybody's.
+    Who has waited for an answer for `timeout` seconds has waited long enough, though the server may say now and then
+    that it is still there. `address` is the visitor's own, such as 127.0.0.2, where that should not be everybody's.
     """
 
     def __init__(
@@ -25,7 +29,7 @@ class Visitor:
     ) -> None:
         transport = httpx.HTTPTransport(local_address=address) if address else None
         self.http = httpx.Client(base_url=url, timeout=timeout, transport=transport)
-        self.session = secrets.token_hex(6)
+        self.session, self.patience = secrets.token_hex(6), timeout
         self.functions = functions or self.http.get("config").json()["dependencies"]
         self.numbers = {function["api_name"]: function["id"] for function in self.functions}
 
@@ -65,6 +69,13 @@ class Visitor:
         body = {"fn_index": number, "session_hash": self.session, "data": values, "event_data": event_data}
         return self.post("gradio_api/queue/join", body)
 
+    def join_and_leave(self, number: int, values: list[Any], event_data: Any = None) -> httpx.Response:
+        """The same, hanging up as soon as it has begun."""
+        said = self.join_unheard(number, values, event_data)
+        if said.status_code == 200:
+            collections.deque(self._lines(f"gradio_api/queue/data?session_hash={self.session}", "process_starts"), 0)
+        return said
+
     def act(self, name: str, values: list[Any] | None = None, **told: Any) -> tuple[bool, str]:
         """An event of the page by its function's name; `told` is what a component's script says with it."""
         return self.join(self.numbers[name], values or [], told or None)
@@ -92,14 +103,19 @@ class Visitor:
         return self.http.get("health").json()["checkpoints"][0]
 
     def _heard(self, path: str, good: str) -> tuple[bool, str]:
-        parts = []
+        text = "\n".join(self._lines(path, '"msg":"close_stream"'))
+        return good in text, text
+
+    def _lines(self, path: str, last: str) -> Iterator[str]:
+        """What an event stream says until a line that holds `last`. Raises httpx.ReadTimeout."""
+        end = time.monotonic() + self.patience
         with self.http.stream("GET", path) as stream:
             for line in stream.iter_lines():
-                parts.append(line)
-                if '"msg":"close_stream"' in line:
+                yield line
+                if last in line:
                     break
-        text = "\n".join(parts)
-        return good in text, text
+                if time.monotonic() > end:
+                    raise httpx.ReadTimeout("Nothing but signs of life.")
 
 
 class Tab(Visitor):

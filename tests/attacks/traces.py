@@ -7,7 +7,10 @@ from tests import heavy
 from tests.attacks import Attacker, attack
 
 
-@attack("compare bomb", "two runs of 60,000 words, and the longest that are opened; 45 comparisons at once")
+@attack(
+    "compare bomb",
+    "runs of 60,000 words, and the longest that are opened; 45 comparisons that nobody waits for, then 45 heard",
+)
 def compare(attacker: Attacker) -> Iterator[None]:
     draw = random.Random(0)
     sizes = [60_000, 20_000, 8000, 4000, 2000, 1000, 500]
@@ -21,6 +24,11 @@ def compare(attacker: Attacker) -> Iterator[None]:
         if len(pair) < 2:
             continue
 
+        def leave(number: int, pair: list[dict] = pair) -> None:
+            tab = attacker.tab()
+            attacker.said(tab.join_and_leave(tab.numbers["compare"], pair))
+            tab.close()
+
         def one(number: int, pair: list[dict] = pair) -> None:
             tab = attacker.tab()
             if number % 2:
@@ -31,6 +39,7 @@ def compare(attacker: Attacker) -> Iterator[None]:
                 attacker.told(*tab.act("enter_1", [None, ""]))
             tab.close()
 
+        attacker.at_once(attacker.count(45), leave)
         attacker.at_once(attacker.count(45), one)
 
 
