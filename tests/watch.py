@@ -10,7 +10,7 @@ import httpx
 from latent_core import glyphs
 from tests.hostile import written
 from tests.instance import CHECKPOINT, Instance
-from tests.visitor import COMPLETE, Tab, fate
+from tests.visitor import COMPLETE, Tab, client, fate
 
 LOST = 30.0
 """Seconds after which nobody waits for an answer any more."""
@@ -48,19 +48,22 @@ class Prober(Watcher):
 
     def __init__(self, instance: Instance) -> None:
         super().__init__(instance)
-        self.kept = httpx.Client(timeout=LOST)
+        self.kept = client(instance.url, timeout=LOST)
         self.heard: list[tuple[float, float, int]] = []
         """When it was asked, seconds until the answer (LOST for none), runs under way."""
-        self._turns = itertools.cycle([self.kept.get, lambda url: httpx.get(url, timeout=LOST)])
+        self._turns = itertools.cycle([True, False])
 
     def look(self) -> None:
+        http = self.kept if next(self._turns) else client(self.instance.url, timeout=LOST)
         began = time.monotonic()
         try:
-            running = next(self._turns)(f"{self.instance.url}health").raise_for_status().json()["running"]
+            running = http.get("health").raise_for_status().json()["running"]
         except httpx.HTTPError:
             self.heard.append((began, LOST, 0))
         else:
             self.heard.append((began, time.monotonic() - began, running))
+        if http is not self.kept:
+            http.close()
 
     def worst(self, start: float = 0.0, end: float = float("inf")) -> float:
         """The longest wait for an answer between two times; LOST where there was none at all."""

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from tests.instance import CHECKPOINT
-from tests.visitor import Tab, Visitor, sentence
+from tests.visitor import Tab, Visitor, client, sentence
 
 ADDRESS = "127.0.0.2"
 """Where attackers come from: what is counted by address should not be the honest visitor's."""
@@ -59,8 +59,8 @@ class Attacker:
         self.url, self.scale, self.address = url, scale, address
         self.heard: collections.Counter[str] = collections.Counter()
         self.broken: list[str] = []
-        with httpx.Client(transport=httpx.HTTPTransport(local_address=address)) as http:
-            self.functions = http.get(f"{url}config", timeout=PATIENCE).json()["dependencies"]
+        with client(url, timeout=PATIENCE, address=address) as http:
+            self.functions = http.get("config").json()["dependencies"]
         self._lock = threading.Lock()
 
     def count(self, number: int) -> int:
