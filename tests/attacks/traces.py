@@ -1,5 +1,6 @@
 """Attacks by traces: what it costs to open, inspect and compare them, and what is answered."""
 
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -17,22 +18,18 @@ def compare(attacker: Attacker) -> Iterator[None]:
     same = [heavy.wordy(" a" * size) for size in sizes]
     mixed = [heavy.wordy("".join(draw.choice([" a", " b"]) for _ in range(size)), pieces=512) for size in sizes]
     yield
-    tab = attacker.visitor()
     longest = [file for file in (attacker.heaviest(same), attacker.heaviest(mixed)) if file]
-    first = [tab.file(data, "run.safetensors") for data in (same[0], mixed[0])]
-    for pair in (first, longest[:1] * 2, longest[-1:] * 2, longest):
-        if len(pair) < 2:
-            continue
+    for pair in itertools.combinations_with_replacement(longest, 2):
 
-        def past_the_queue(number: int, pair: list[dict] = pair) -> None:
+        def past_the_queue(number: int, pair: tuple = pair) -> None:
             visitor = attacker.visitor()
-            attacker.said(visitor.post("gradio_api/run/compare", {"data": pair}))
+            attacker.said(visitor.post("gradio_api/run/compare", {"data": list(pair)}))
             visitor.close()
 
-        def one(number: int, pair: list[dict] = pair) -> None:
+        def one(number: int, pair: tuple = pair) -> None:
             tab = attacker.tab()
             if number % 2:
-                attacker.told(*tab.call("compare", pair))
+                attacker.told(*tab.call("compare", list(pair)))
             else:
                 attacker.told(*tab.act("upload", path=pair[0]["path"]))
                 attacker.told(*tab.act("upload", path=pair[1]["path"]))
