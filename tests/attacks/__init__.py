@@ -7,6 +7,7 @@ where it sees a promise broken it says so.
 import collections
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 
 from tests.instance import CHECKPOINT
-from tests.visitor import Tab, Visitor, client, sentence
+from tests.visitor import Tab, Visitor, client, fate, sentence
 
 ADDRESS = "127.0.0.2"
 """Where attackers come from: what is counted by address should not be the honest visitor's."""
@@ -125,16 +126,23 @@ class Attacker:
             thread.join()
         return found
 
-    def heaviest(self, candidates: list[bytes], name: str = "run.safetensors") -> dict[str, Any] | None:
+    def heaviest(self, candidates: list[bytes]) -> dict[str, Any] | None:
         """The first of these traces that the Inspect page opens, as an uploaded file; None where it opens none."""
-        for data in candidates:
-            tab = self.tab()
-            try:
-                file = tab.file(data, name)
-                if self.told(*tab.act("upload", path=file["path"])):
+        tab = self.tab()
+        try:
+            for data in candidates:
+                file, became = tab.file(data, "run.safetensors"), "refused"
+                for _ in range(10):
+                    ok, said = tab.act("upload", path=file["path"])
+                    self.told(ok, said)
+                    became = fate(ok, said[:1_000_000])
+                    if not became.startswith("refused"):
+                        break
+                    time.sleep(2.0)
+                if became == "answered":
                     return file
-            except httpx.HTTPError as problem:
-                self.hear(f"no answer ({type(problem).__name__})")
-            finally:
-                tab.close()
+        except httpx.HTTPError as problem:
+            self.hear(f"no answer ({type(problem).__name__})")
+        finally:
+            tab.close()
         return None
