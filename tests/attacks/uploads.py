@@ -1,6 +1,7 @@
 """Attacks by files: pictures that cost far more than they weigh, and more files than there is room for."""
 
 import os
+import secrets
 from collections.abc import Iterator
 
 from tests import hostile
@@ -33,7 +34,7 @@ def images(attacker: Attacker) -> Iterator[None]:
 
 @attack("many files", "20 uploads of 1,000 files at once, 100 of 200, then 60 small ones at once")
 def files(attacker: Attacker) -> Iterator[None]:
-    part = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{{}}.png"\r\n\r\nx\r\n'
+    part = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{{}}.png"\r\n\r\nTOKEN\r\n'
     kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     bodies = {
         count: "".join(part.format(number) for number in range(count)).encode() + f"--{BOUNDARY}--\r\n".encode()
@@ -43,7 +44,8 @@ def files(attacker: Attacker) -> Iterator[None]:
 
     def many(count: int) -> None:
         visitor = attacker.visitor()
-        attacker.said(visitor.http.post("gradio_api/upload", content=bodies[count], headers=kind))
+        body = bodies[count].replace(b"TOKEN", secrets.token_hex(8).encode())  # the same content would be one file
+        attacker.said(visitor.http.post("gradio_api/upload", content=body, headers=kind))
         visitor.close()
 
     def small(number: int) -> None:
@@ -59,13 +61,13 @@ def files(attacker: Attacker) -> Iterator[None]:
 
 @attack("full store", "300 uploads of 10 MB, which is more than may be kept")
 def store(attacker: Attacker) -> Iterator[None]:
-    data = os.urandom(9_990_000)
+    data = os.urandom(9_990_000)  # and a beginning of its own each time: the same content would be one file
     yield
 
     def some(number: int) -> None:
         visitor = attacker.visitor()
         for _ in range(-(-attacker.count(300) // 3)):
-            attacker.said(visitor.upload(data))
+            attacker.said(visitor.upload(secrets.token_bytes(8) + data))
         visitor.close()
 
     attacker.at_once(3, some)
