@@ -12,7 +12,8 @@ from tests.instance import CHECKPOINT
 
 RECORDED = Path(__file__).parent.parent / "assets" / "traces" / f"find_{CHECKPOINT}.safetensors"
 """What they are made from."""
-WIDTH_OF_7B = 3584
+WIDTH, WIDTH_OF_7B = 128, 3584
+"""Of the recorded checkpoint, whose bank lays a run out beside 3,000 states, and of a model of 7B."""
 
 
 def wordy(text: str, *, pieces: int = 1) -> bytes:
@@ -32,25 +33,27 @@ def wide(words: int = 600, width: int = WIDTH_OF_7B) -> bytes:
     return _written(content, stacks, [_word(row=row) for row in range(words)], image=tensors["image.0"])
 
 
-def repeated(words: int, latents: int, grid: tuple[int, int], *, width: int = 128, levels: int = 2) -> bytes:
-    """A run whose words and latents all name a few vectors: small on the disk, whatever is computed of each of them.
+def filled(words: int, latents: int, grid: tuple[int, int], *, width: int = WIDTH, levels: int = 2) -> bytes:
+    """A run of so many words and latents, each with a vector of its own; 16 bits keep it small on the disk.
 
     Args:
         grid: rows and columns of patches. Maps have (words + latents) × rows × columns numbers.
-        width: 128 is the recorded checkpoint's own, whose bank lays the run out beside 3,000 states.
     """
     content, tensors = _recorded()
     draw = torch.Generator().manual_seed(0)
-    stacks = {"image_states": torch.randn(levels, grid[0] * grid[1], width, generator=draw).half()}
-    vectors = torch.randn(8, width, generator=draw)
+
+    def vectors(*size: int) -> torch.Tensor:
+        return torch.randn(*size, width, generator=draw).half()
+
+    stacks = {"image_states": vectors(levels, grid[0] * grid[1])}
     if words:
-        stacks["token.hidden"] = vectors
+        stacks["token.hidden"] = vectors(words)
     if latents:
-        stacks |= {"latent.fed": vectors.clone(), "latent.hidden": vectors.clone()}
+        stacks |= {"latent.fed": vectors(latents), "latent.hidden": vectors(latents)}
     content["start"] |= {"grids": [list(grid)], "levels": list(range(levels))}
-    steps = [_word(row=n % 8) for n in range(words)]
+    steps = [_word(row=n) for n in range(words)]
     for n in range(latents):
-        rows = {"fed": n % 8, "hidden": n % 8}
+        rows = {"fed": n, "hidden": n}
         steps.append(
             {"event": "latent", "rows": rows, "position": 0, "block": n // 512, "index": n % 512, "seconds": 0.0}
         )
@@ -81,5 +84,7 @@ def _written(
     content: dict[str, Any], stacks: dict[str, torch.Tensor], steps: list[dict[str, Any]], *, image: torch.Tensor
 ) -> bytes:
     finish = {**content["finish"], "tokens": len(steps), "latents": 0, "blocks": 0}
+    if stacks["image_states"].shape[-1] != WIDTH:  # of a model that the page does not know, for it would not fit
+        content["source"] |= {"checkpoint": "unknown", "world": None}
     record = {**content, "steps": steps, "finish": finish}
     return save({**stacks, "image.0": image}, {"trace": json.dumps(record)})

@@ -10,9 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-
-from app.retention import stored_bytes
 
 KEEP_SECONDS = 60.0
 """How long an instance keeps files, in place of an hour, so that their end can be seen: longer than anybody waits."""
@@ -71,11 +70,14 @@ class Instance:
 
     def disk(self) -> int:
         """Bytes of the uploads' folder."""
-        return stored_bytes(self.uploads)
+        return sum(map(_size, self._stored()))
 
     def files(self) -> int:
         """How many files lie there."""
-        return sum(len(names) for _, _, names in os.walk(self.uploads))
+        return sum(1 for _ in self._stored())
+
+    def _stored(self) -> Iterator[str]:
+        return (os.path.join(folder, name) for folder, _, names in os.walk(self.uploads) for name in names)
 
     def logged(self) -> int:
         """Bytes of the log."""
@@ -85,6 +87,14 @@ class Instance:
         """Memory and disk once its visitors' files are due to be gone."""
         time.sleep(KEEP_SECONDS * 1.6)
         return {"memory": self.memory(), "disk": self.disk()}
+
+
+def _size(file: str) -> int:
+    """Bytes of a file; 0 for one that has just been deleted."""
+    try:
+        return os.lstat(file).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def family(process: int) -> list[int]:

@@ -88,8 +88,8 @@ def test_a_server_that_is_gone_is_seen():
     [
         heavy.wordy(" a" * 20, pieces=4),
         heavy.wide(3, 16),
-        heavy.repeated(5, 3, (2, 3)),
-        heavy.repeated(5, 0, (2, 3), width=1),
+        heavy.filled(5, 3, (2, 3)),
+        heavy.filled(5, 0, (2, 3), width=1),
         heavy.tiny(),
     ],
 )

@@ -51,7 +51,7 @@ def inspect(attacker: Attacker) -> Iterator[None]:
         (300, 128, (24, 24)),
         (128, 64, (12, 12)),
     ]
-    candidates = [heavy.repeated(*shape) for shape in shapes]
+    candidates = [heavy.filled(*shape) for shape in shapes]
     yield
     file = attacker.heaviest(candidates)
     if file is None:
@@ -95,7 +95,7 @@ def wide(attacker: Attacker) -> Iterator[None]:
 @attack("answer bomb", "runs of 0.9 MB whose answer is 100 times as large, in twelve tabs that do not listen")
 def answers(attacker: Attacker) -> Iterator[None]:
     sizes = [(5000, (40, 50)), (2000, (40, 50)), (600, (40, 50)), (600, (24, 24)), (200, (20, 20))]
-    candidates = [heavy.repeated(words, 0, grid, width=1) for words, grid in sizes]
+    candidates = [heavy.filled(words, 0, grid, width=1) for words, grid in sizes]
     yield
     files = [attacker.tab().file(candidates[0], "run.safetensors"), attacker.heaviest(candidates)]
     tabs = [attacker.tab() for _ in range(attacker.count(12))]
