@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-KEEP_SECONDS = 60.0
-"""How long an instance keeps files, in place of an hour, so that their end can be seen: longer than anybody waits."""
+KEEP_SECONDS = 120.0
+"""How long an instance keeps files, in place of an hour, so that their end can be seen: longer than anybody waits, and
+than an attack needs its own."""
 CHECKPOINT = "glyph-monet"
 DESCRIPTORS = 1024
 """Files and connections that it may have open at once: what most systems give a service."""

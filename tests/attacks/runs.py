@@ -80,12 +80,11 @@ def sessions(attacker: Attacker) -> Iterator[None]:
         return [id for _, id in value[0]["runs"] if not id.startswith("recorded:")] if value else []
 
     before = own()
-    file = attacker.tab().file(smallest, "run.safetensors")
 
     def many(number: int) -> None:
         for _ in range(-(-attacker.count(505) // 16)):
             invented = attacker.visitor(f"127.0.1.{number + 1}")
-            attacker.told(*invented.act("upload", path=file["path"]))
+            attacker.told(*invented.act("upload", path=invented.file(smallest, "run.safetensors")["path"]))
             invented.close()
 
     attacker.at_once(16, many)
