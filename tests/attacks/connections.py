@@ -82,7 +82,7 @@ def slow(attacker: Attacker) -> Iterator[None]:
     attacker.at_once(len(firsts), lambda number: held(attacker, attacker.count(100), firsts[number], slowly=True))
 
 
-@attack("malformed requests", "400 requests without sense, of unknown sessions, of other hosts and sites")
+@attack("malformed requests", "260 requests without sense, of unknown sessions, of other hosts and sites")
 def malformed(attacker: Attacker) -> Iterator[None]:
     kind = {"Content-Type": "application/json"}
     evil = {"Origin": "https://evil.example", **kind}
