@@ -51,7 +51,7 @@ def load(
     folder, called = find(name), full_name(name)
     config, processor = read_parts(folder, called)
     if device is None and dtype is None:
-        chosen = placement.choose(called, _parameters(folder), placement.machine())
+        chosen = placement.choose(called, stored_parameters(folder), placement.machine())
         device, dtype = chosen.device, chosen.dtype
         log.info("%s", chosen.reason)
     device, dtype = device or "cpu", dtype or torch.float32
@@ -91,7 +91,7 @@ def planned(name: str | os.PathLike[str]) -> Placement:
     """
     called = full_name(name)
     published = called in PUBLISHED and not Path(name).is_dir()
-    parameters = PUBLISHED[called].parameters if published else _parameters(find(name))
+    parameters = PUBLISHED[called].parameters if published else stored_parameters(find(name))
     return placement.choose(called, parameters, placement.machine())
 
 
@@ -207,7 +207,7 @@ def _tensor_files(folder: Path) -> dict[str, list[str]]:
     return shards(folder, folder.name) if (folder / INDEX).exists() else {"model.safetensors": []}
 
 
-def _parameters(folder: Path) -> int:
+def stored_parameters(folder: Path) -> int:
     """Numbers in the backbone's stored tensors, from the headers of their files."""
     _check_files(folder)
     count = 0

@@ -227,7 +227,7 @@ def test_a_full_disk_while_saving_keeps_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
     with pytest.raises(OSError, match="No space left on device.*nothing was overwritten"):
         train(recipe, arguments, resume=False)
-    assert {file.name: file.read_bytes() for file in final.iterdir()} == before
+    assert {file.name: file.read_bytes() for file in (tmp_path / "earlier-1/final").iterdir()} == before
     assert [path.name for path in tmp_path.glob(".final*")] == []
 
 
