@@ -29,6 +29,7 @@ from latent_core.model_config import check_fit
 from latent_core.processor import Processor
 from latent_core.registry import FINAL, PUBLISHED, full_name
 from latent_core.settings import check
+from trainers.arguments import check_buildable
 from trainers.copies import check_updates
 from trainers.data.formats import FORMATS
 from trainers.data.glyphs import GlyphsDataset
@@ -112,6 +113,7 @@ def checkpoints_activations(arguments: TrainingArguments) -> bool:
 def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
     """Refuses settings that contradict each other. Raises ValueError with the remedy."""
     check(arguments.max_steps > 0, f"max_steps is {arguments.max_steps}; a run needs at least 1.")
+    check_buildable(arguments)
     check(
         arguments.warmup_steps <= arguments.max_steps,
         f"warmup_steps is {arguments.warmup_steps}, but the run has {arguments.max_steps} steps; warm up for fewer.",
@@ -172,6 +174,10 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
             return _train(recipe, arguments, run, resume, signals)
     except Diverged as error:
         raise ValueError(why_diverged(error, recipe.name, arguments, run)) from None
+    except OSError as error:
+        if error.errno is None:  # has its sentence
+            raise
+        raise OSError(f"{recipe.name} stopped: {error.filename or run}: {error.strerror}. {kept(run)}") from error
     except KeyboardInterrupt as error:
         number = getattr(error, "signal", SIGINT)
         raise Interrupted(f"{recipe.name} was interrupted by {number.name}. {kept(run)}", number) from None
