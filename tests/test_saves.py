@@ -18,10 +18,10 @@ from transformers import TrainerControl, TrainerState
 from latent_core.embedded import EMBEDDED, available
 from tests.training import curve, small
 from trainers.folder import held, set_aside
-from trainers.origin import Origin
+from trainers.origin import Origin, content_hash
 from trainers.recipe import load_recipe, recipes
-from trainers.run import JsonlLog
-from trainers.saves import checkpoints, damage, final_damage, last_checkpoint, newest_whole, prune
+from trainers.run import JsonlLog, StageTrainer
+from trainers.saves import checkpoints, damage, final_damage, last_checkpoint, newest_whole, prune, step_of
 from trainers.start import train
 from trainers.stopping import Interrupted
 
@@ -215,6 +215,28 @@ def killed(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+def test_the_last_finite_checkpoint_survives_a_kill_before_pruning_and_then_divergence(tmp_path, monkeypatch):
+    run, given = tmp_path / "run", ("max_steps=3", "save_steps=1", "save_total_limit=1")
+    given = small("glyph-vision", run, "per_device_train_batch_size=2", *given)
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.run.prune", lambda folder, keep: killed() if step_of(folder) == 2 else None)
+        with pytest.raises(Interrupted, match="checkpoint-2 is complete"):
+            train(*given)
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-1", "checkpoint-2"]
+    trained = StageTrainer.training_step
+
+    def spoil(self: StageTrainer, *given: object, **more: object) -> torch.Tensor:
+        loss = trained(self, *given, **more)
+        next(self.model.parameters()).data.view(-1)[0] = torch.nan
+        return loss
+
+    monkeypatch.setattr(StageTrainer, "training_step", spoil)
+    with pytest.raises(ValueError, match="diverged: .*The last finite checkpoint is kept: .*checkpoint-2"):
+        train(*given)
+    assert last_checkpoint(run) == run / "checkpoint-2" and damage(run / "checkpoint-2", FILES) == ""
+    assert not (run / "final").exists()
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -297,12 +319,10 @@ def test_a_finished_checkpoint_that_is_damaged_is_set_aside_and_made_again(whole
     assert same(run, whole) and not (run / "earlier-1/checkpoint-4").exists()
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-def test_a_parent_that_changed_since_is_noticed(recorded, tmp_path, monkeypatch):
+def test_a_parent_that_changed_since_is_noticed(tmp_path, monkeypatch):
+    """By its content, whatever it says of itself; that a finished run's is another by what it says, too."""
     parent, run = tmp_path / "parent", tmp_path / "run"
     shutil.copytree(EMBEDDED / "glyph-text", parent)
-    if not recorded:
-        (parent / "method.json").unlink()
     given = small("glyph-text", run, *GIVEN, "save_steps=1", f"init={parent}")
 
     def once(self: JsonlLog, args: object, state: TrainerState, *_: object, **__: object) -> None:
@@ -330,6 +350,18 @@ def test_a_parent_that_changed_since_is_noticed(recorded, tmp_path, monkeypatch)
     (parent / "method.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="is no longer what the run in"):
         train(*given)
+
+
+def test_a_copy_has_the_content_of_its_original_and_another_checkpoint_another(tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(EMBEDDED / "glyph-text", copy)
+    assert content_hash(copy) == content_hash(EMBEDDED / "glyph-text") != content_hash(EMBEDDED / "glyph-monet")
+    with (copy / "model.safetensors").open("wb") as file:  # larger than what is read of it
+        file.truncate(1 << 30)
+        before = content_hash(copy)
+        file.seek((1 << 30) - 1)
+        file.write(b"x")
+    assert content_hash(copy) != before
 
 
 @pytest.mark.parametrize("name", sorted(set(recipes()) & set(available())))

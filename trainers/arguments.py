@@ -86,7 +86,9 @@ def check_buildable(arguments: TrainingArguments) -> None:
         optimizer = kind([Parameter(torch.zeros(1))], **given)
     with _refused(f"lr_scheduler_type={SchedulerType(schedule).value} with lr_scheduler_kwargs={short(kwargs)}"):
         warmup, steps = arguments.get_warmup_steps(arguments.max_steps), arguments.max_steps
-        get_scheduler(schedule, optimizer, warmup, steps, scheduler_specific_kwargs=kwargs)
+        built = get_scheduler(schedule, optimizer, warmup, steps, scheduler_specific_kwargs=kwargs)
+        for rate in getattr(built, "lr_lambdas", ()):
+            rate(steps - 1)
     with _refused("dataloader_num_workers and the other fields of the loader"):
         DataLoader(
             [0],

@@ -143,7 +143,9 @@ class StageTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            if isinstance(error, RuntimeError) and "inline_container" not in str(
+                error
+            ):  # torch.save's, of a full disk
                 raise
             shutil.rmtree(folder, ignore_errors=True)  # half of it, on a disk that may be full
             reason = " ".join(str(error).split())[:200]
