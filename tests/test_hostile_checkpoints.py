@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from app.__main__ import prepared
+from app.companions import Companions
+from latent_core.bank import Bank
 from latent_core.checkpoints import load, save
 from latent_core.config import MethodConfig
+from latent_core.embedded import EMBEDDED
 from tests.words import words_model, words_processor
 from trainers.__main__ import main
 
@@ -193,3 +197,32 @@ def test_a_chat_template_is_never_run(folder):
     """Questions are put together here, so that what a template would do never happens."""
     text("chat_template.jinja", "{% for i in range(10**12) %}{{ ''.__class__.__mro__ }}{% endfor %}")(folder)
     assert load(folder).run(Image.new("RGB", (24, 16)), "Which mark?", max_new_tokens=2).finish.tokens == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", DEEP, "nonsense", "{}", '{"command": "x", "latents": 1, "train_samples": 1, "steps": 1, "read": {"a": 1}}'],
+)
+def test_a_report_that_lies_is_left_out(content, tmp_path):
+    (tmp_path / "depict.json").write_text(content)
+    (tmp_path / "grounding.json").write_text(content)
+    assert Companions(["mine"], {"mine": str(tmp_path)}).measured("mine") == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t, _: t["vectors"].fill_(float("nan")), "nan or infinite"),
+        (lambda t, _: t.update(vectors=t["vectors"][:5]), "do not fit together"),
+        (lambda _, notes: notes.pop("measured"), "what was measured"),
+    ],
+)
+def test_a_bank_that_lies_is_refused(change, words, tmp_path):
+    file = EMBEDDED / "glyph-monet/bank.safetensors"
+    with safe_open(file, "pt") as stored:
+        content = json.loads(stored.metadata()["bank"])
+    parts = load_file(file)
+    change(parts, content["notes"])
+    save_file(parts, tmp_path / "bank.safetensors", {"bank": json.dumps(content)})
+    with pytest.raises(ValueError, match=words):
+        Bank.load(tmp_path / "bank.safetensors")

@@ -142,10 +142,8 @@ class StageTrainer(Trainer):
             (folder / COMPLETE).unlink(missing_ok=True)
         try:
             super()._save_checkpoint(model, trial)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "inline_container" not in str(
-                error
-            ):  # torch.save's, of a full disk
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save says the last
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise
             shutil.rmtree(folder, ignore_errors=True)  # half of it, on a disk that may be full
             reason = " ".join(str(error).split())[:200]
