@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer, decoders, normalizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -30,6 +30,12 @@ from latent_core.settings import check
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
 """What Qwen's chat template inserts when a conversation has no system message."""
+
+MOST_LEAST = 1 << 24
+"""Pixels that a small image may be enlarged to; the published checkpoints ask for 200,704."""
+MOST_ID = 1 << 22
+"""Above the ids of all vocabularies: Qwen's ends at 151,665."""
+_FORMS = (normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +64,11 @@ class Processor:
         backend = tokenizer.backend_tokenizer
         if not isinstance(backend.decoder, decoders.ByteLevel):
             raise ValueError(f"The tokenizer decodes with {backend.decoder}; a byte-level BPE tokenizer is needed.")
+        if backend.normalizer is not None and not isinstance(backend.normalizer, _FORMS):
+            raise ValueError(
+                f"The tokenizer changes text by {type(backend.normalizer).__name__}; only Unicode's forms, such as "
+                "NFC, can be used."
+            )
         self._added = dict(tokenizer.added_tokens_decoder)
         self._plain = _without_added_tokens(backend)
         for token in self._added.values():
@@ -74,6 +85,8 @@ class Processor:
         mean, std = np.array(image_processor.image_mean), np.array(image_processor.image_std)
         self._scale = torch.tensor(image_processor.rescale_factor / std, dtype=torch.float32)
         self._shift = torch.tensor(-mean / std, dtype=torch.float32)
+        if not all(bool(values.isfinite().all()) for values in (self._scale, self._shift)):
+            raise ValueError("The image processor's rescale_factor, image_mean and image_std make pixels infinite.")
 
     @classmethod
     def load(
@@ -87,6 +100,7 @@ class Processor:
         if not Path(folder, "tokenizer.json").is_file():
             raise ValueError(f"{name} has no tokenizer.json.")
         with _named(ValueError, f"The tokenizer in {name} cannot be read"):
+            _check_ids(json.loads(Path(folder, "tokenizer.json").read_text(encoding="utf-8")))
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         return cls(tokenizer, _image_processor(Path(folder), min_pixels, max_pixels))
 
@@ -272,6 +286,12 @@ def _image_settings(folder: Path) -> tuple[str, dict[str, object]]:
     raise ValueError(f"{folder.name} has no preprocessor_config.json, and no processor_config.json in its place.")
 
 
+def _check_ids(tokenizer: dict[str, dict]) -> None:
+    """Raises ValueError for a token's id for which tables of gigabytes would be laid out."""
+    ids = [*tokenizer["model"]["vocab"].values(), *(added["id"] for added in tokenizer.get("added_tokens") or ())]
+    check(all(0 <= id <= MOST_ID for id in ids), f"a token has an id below 0 or above {MOST_ID:,}.")
+
+
 def _check_images(images: Qwen2VLImageProcessorPil, where: str) -> None:
     """Raises ValueError for settings with which no image can be cut into patches."""
 
@@ -292,8 +312,15 @@ def _check_images(images: Qwen2VLImageProcessorPil, where: str) -> None:
     fits = type(least) is int and type(most) is int and 0 < least <= most
     check(fits, f"{where}: size is {least!r} to {most!r} pixels; 0 < shortest_edge ≤ longest_edge must hold.")
     check(
+        least <= MOST_LEAST, f"{where}: images would be enlarged to {least:,} pixels; at most {MOST_LEAST:,} can be."
+    )
+    check(
         images.resample in range(6), f"{where}: resample is {images.resample!r}; it must be one of Pillow's, 0 to 5."
     )
+
+
+_OF_FILES = (OSError, ValueError, RecursionError, AttributeError, LookupError, TypeError)
+"""What transformers raises where a file has a list in place of an object, or a number in place of a text."""
 
 
 @contextlib.contextmanager
@@ -302,7 +329,7 @@ def _named(kind: type[Exception], what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error) is Exception or isinstance(error, (OSError, ValueError, RecursionError)):
+        if type(error) is Exception or isinstance(error, _OF_FILES):
             raise kind(f"{what}: {error}") from error
         raise
 
