@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a recipe; resumes where it stopped")
     run.add_argument("recipe", help="a name from `list`, or a YAML file")
     run.add_argument("overrides", nargs="*", metavar="field=value", help="any field of the recipe, in YAML's notation")
-    run.add_argument("--restart", action="store_true", help="ignore the checkpoints of an earlier run")
+    run.add_argument("--restart", action="store_true", help="set aside what an earlier run left, and begin anew")
     run.add_argument("--dry-run", action="store_true", help="check data and settings, say what the run would cost")
     run.add_argument("--config", help="accelerate's configuration file, for --dry-run; none: one process")
     run.add_argument("--gpus", type=int, help="processes, for --dry-run (default: the configuration's)")
