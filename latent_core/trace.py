@@ -225,8 +225,8 @@ class Trace:
             return cls._load(Path(path))
         except RecursionError as error:
             raise ValueError(f"{Path(path).name} is not a trace that can be read: it is nested too deeply.") from error
-        except OSError as error:  # which names the whole path, and from Rust has no `strerror`
-            reason = error.strerror or ("there is no such file" if isinstance(error, FileNotFoundError) else "it fails")
+        except OSError as error:  # which may name the whole path
+            reason = error.strerror or "there is no such file"  # safetensors' own says no more
             raise ValueError(f"{Path(path).name} is not a trace that can be read: {reason}.") from error
         except (ValueError, SafetensorError) as error:
             raise ValueError(f"{Path(path).name} is not a trace that can be read: {error}") from error
