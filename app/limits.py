@@ -70,7 +70,7 @@ class Limits:
     connections: int = 2000
     """Open connections, a few of every tab; fewer where the process may not open twice as many files."""
     states: int = 100
-    """Sessions whose fields Gradio remembers, 0.2 MB each; in one forgotten the scene in view has no known answer."""
+    """Sessions whose fields Gradio remembers; in one forgotten the scene in view has no known answer."""
     away_seconds: float = 40.0
     """Seconds for which the runs of a session outlast its page, or the connection to it."""
     waiting_bytes: int = 16_000_000

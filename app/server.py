@@ -22,7 +22,7 @@ from app.guard import Guard
 from app.headers import Pages
 from app.history import History
 from app.limits import OWN, PUBLIC
-from app.listening import Attending, Remembered
+from app.listening import Attending, States
 from app.page import build, first_files
 from app.retention import SWEEP_SECONDS, every, give_back
 from app.runner import Runner
@@ -111,7 +111,7 @@ def serve(
     )
     with serving(listener, connections, guard):
         launch()
-    page.app.state_holder.session_data = Remembered(listening)
+    page.app.state_holder.session_data = States(listening)
     stored, first = store(), {*paths(first_files())}
     stored.kept = lambda: first | history.held()
 

@@ -275,6 +275,7 @@ def test_a_tab_that_never_listens_holds_no_more_than_its_budget_and_gets_its_ans
         events = [tab.press_unheard("Which?", image).raise_for_status().json()["event_id"] for _ in range(3)]
         until(lambda: not queue.event_ids_to_events)
         assert 0 < queue.pending_messages_per_session[tab.session].size <= 60_000
+        assert not page.app.state_holder[tab.session].config_values  # where Gradio would keep the value of the view
         ok, said = tab._heard(f"gradio_api/queue/data?session_hash={tab.session}", '"state":"finished"')
         assert ok and all(event in said for event in events)
         tab.close()
