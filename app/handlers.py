@@ -146,9 +146,11 @@ class Handlers:
             kept = self.history.find(session_of(request), str(asked["run"]))
             box = tuple(float(edge) for edge in asked["box"])
             where = {name: int(asked[name]) for name in ("image", "level", "layer", "head")}
-            found = TRACES.run(
-                self.runner.limits, traces.region, str(kept.path), box=box, centred=asked["centred"] is True, **where
-            )
+            centred = asked["centred"] is True
+            with self.runner.in_order(session_of(request)):
+                found = TRACES.run(
+                    self.runner.limits, traces.region, str(kept.path), box=box, centred=centred, **where
+                )
         except ValueError as problem:
             return {"problem": sentence(problem)}
         except (TypeError, KeyError, OverflowError):
@@ -175,8 +177,12 @@ class Handlers:
         return *loaded(family, seed), family
 
     @told
-    def check(self, files: Files, kept: Files, checkpoint: str) -> tuple[Files, Files, str]:
+    def check(self, files: Files, kept: Files, checkpoint: str, request: gr.Request) -> tuple[Files, Files, str]:
         """New images: those that can be used (else the ones before), the same to remember, and a notice."""
+        with self.runner.in_order(session_of(request)):
+            return self._checked(files, kept, checkpoint)
+
+    def _checked(self, files: Files, kept: Files, checkpoint: str) -> tuple[Files, Files, str]:
         good, problems = [], []
         limits = self.runner.limits
         for file in (files if isinstance(files, list) else [])[: limits.images]:
@@ -279,7 +285,8 @@ class Inspecting:
         session = session_of(request)
         try:
             self.runner.looks.take(session)
-            value = inspected(self.runner, self.history, session, id, model=model)
+            with self.runner.in_order(session):
+                value = inspected(self.runner, self.history, session, id, model=model)
         except ValueError as problem:
             return self._problem(request, problem)
         return value | {"runs": self.history.choices(session)}
@@ -327,9 +334,12 @@ class Comparing:
         return self._value(request, id, kept.id)
 
     def _value(self, request: gr.Request, first: object, second: object) -> dict[str, Any]:
+        session = session_of(request)
         try:
-            self.runner.looks.take(session_of(request))
-            return self._listed(request, compared(self.runner, self.history, session_of(request), first, second))
+            self.runner.looks.take(session)
+            with self.runner.in_order(session):
+                value = compared(self.runner, self.history, session, first, second)
+            return self._listed(request, value)
         except ValueError as problem:
             return self._listed(request, {"problem": sentence(problem)})
 

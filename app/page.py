@@ -140,7 +140,8 @@ def _ask(runner: Runner, handlers: Handlers, choosing: Choosing) -> None:
     filled = {"outputs": [*fresh, family, drafts, back], "concurrency_id": "choose", "concurrency_limit": 1, **QUIET}
     view.choose(choosing.choose, [well, question, scene, drafts, method], trigger_mode="multiple", **filled)
     back.click(choosing.resume, [drafts, method], **filled)
-    well.input(handlers.check, inputs=[well, kept, method], outputs=[well, kept, notice], **quick)
+    checked = {"inputs": [well, kept, method], "outputs": [well, kept, notice], **quick}
+    well.input(handlers.check, trigger_mode="multiple", **checked)  # one dropped would be files that nobody looked at
     # a refused image is no news any more once the run is about the ones that were kept
     gr.on([run.click, method.change], handlers.photo_notice, inputs=[well, method], outputs=notice, **quick)
 

@@ -19,7 +19,7 @@ from app.limits import OWN, Limits
 from app.listening import Listening
 from app.payload import spread
 from app.rate import Rate
-from app.turns import Session, Turn
+from app.turns import InOrder, Session, Turn
 from app.zero import Lend, Work, lent, seconds_for
 from latent_core.config import MethodConfig
 from latent_core.embedded import beside
@@ -92,6 +92,7 @@ class Runner:
         self.known = (*self.names, *(name for name in others if name not in names))
         self.folders = dict(folders or {})
         self.companions = Companions(self.known, self.folders)
+        self.in_order = InOrder()
         self._load = load
         self._reasoners: dict[str, Reasoner] = {}
         self._loading = threading.Lock()

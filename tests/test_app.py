@@ -30,6 +30,8 @@ from latent_core.registry import PUBLISHED
 from latent_core.trace import Trace
 from tests.scripted import ScriptedReasoner
 
+TAB = SimpleNamespace(session_hash="tab")
+
 
 @pytest.fixture
 def reasoner() -> ScriptedReasoner:
@@ -170,11 +172,11 @@ def test_check_keeps_the_former_image_when_the_new_one_is_bad(runner, scene, tmp
     Image.effect_noise((64, 64), 80).save(tmp_path / "photo.png")
     bad, photo = {"path": str(tmp_path / "letter.png")}, {"path": str(tmp_path / "photo.png")}
     handlers = Handlers(runner, History())
-    use, kept, notice = handlers.check([bad], [photo], "scripted")
+    use, kept, notice = handlers.check([bad], [photo], "scripted", TAB)
     assert use == kept == [photo] and "letter.png is not an image" in notice
-    use, _, notice = handlers.check([photo, bad], [], "scripted")
+    use, _, notice = handlers.check([photo, bad], [], "scripted", TAB)
     assert use == [photo] and PHOTO in notice
-    assert handlers.check([], [photo], "scripted") == ([], [], "")
+    assert handlers.check([], [photo], "scripted", TAB) == ([], [], "")
 
 
 def test_scenes_need_no_notice(runner, scene):
