@@ -16,7 +16,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,6 +124,8 @@ class Workers:
 def prepare() -> None:
     """Starts the process from which the others are forked, unless it is there; does not wait until it is ready."""
     if FORKS:
+        from multiprocessing import forkserver  # not on every system
+
         multiprocessing.set_forkserver_preload([PRELOADED])
         forkserver.ensure_running()
 
