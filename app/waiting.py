@@ -154,7 +154,7 @@ def bound(queue: Queue, most: int) -> None:
     async def pushed(body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, str]:
         line = queue.event_queue_per_concurrency_id.get(get_fn(queue.blocks, None, body).concurrency_id)
         if line is not None and len(line.queue) >= most:
-            return False, f"Queue is full. {most} wait already; try again in some seconds.", "queue_full"
+            return False, f"Queue is full. {most} wait already; try again in a few seconds.", "queue_full"
         return await push(body, request, username)
 
     queue.push = pushed

@@ -80,7 +80,7 @@ class Workers:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        busy = ValueError(f"{self.what} has to wait: this server is busy with others. Try again in some seconds.")
+        busy = ValueError(f"{self.what} has to wait: this server is busy with others. Try again in a few seconds.")
         with self._lock:
             if self._here >= self.most:
                 raise busy

@@ -138,7 +138,7 @@ def _check_report(report: object) -> None:
     assert isinstance(report, dict)
     check(isinstance(report.get("command"), str) and len(report["command"]) <= 1000, "its command is no short text")
     for name in ("latents", "train_samples", "steps"):
-        check(type(report.get(name)) is int, f"its {name} is no whole number")
+        check(type(report.get(name)) is int, f"its {name} is not a whole number")
     read, explained = report.get("read"), report.get("explained")
     check(isinstance(read, dict) and isinstance(explained, dict), "it does not say what was read and explained")
     assert isinstance(read, dict) and isinstance(explained, dict)

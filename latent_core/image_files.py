@@ -293,7 +293,7 @@ def _tiff(name: str, data: bytes) -> ImageFile:
             raise damaged(name, f"its tag {tag} lies beyond its end")
         if tag in TIFF_LAYOUT:
             if kind not in TIFF_NUMBERS:
-                raise damaged(name, f"its tag {tag} is no whole number")
+                raise damaged(name, f"its tag {tag} is not a whole number")
             read = np.frombuffer(value if inline else data, order + TIFF_NUMBERS[kind], count, start)
             if tag in (273, 324):  # where the parts begin
                 values[tag] = [count]

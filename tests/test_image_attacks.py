@@ -104,7 +104,7 @@ def test_tags_of_a_tiff_that_all_mean_the_same_bytes_are_passed_over():
         ([(273, 4, 100_000, 8), (278, 4, 1, 99), (279, 4, 1, 10_000)], ["100,000 strips", "needs 2"]),
         ([(322, 4, 1, 30_000), (323, 4, 1, 30_000), (324, 4, 1, 8), (325, 4, 1, 9)], ["30,000 × 30,000"]),
         ([(273, 4, 100, 8), (278, 4, 1, 1), (279, 4, 100, 400)], ["stand for more"]),
-        ([(273, 4, 1, 8), (278, 11, 1, 8), (279, 4, 1, 9)], ["tag 278", "no whole number"]),
+        ([(273, 4, 1, 8), (278, 11, 1, 8), (279, 4, 1, 9)], ["tag 278", "not a whole number"]),
         ([(273, 4, 2**31, 8), (279, 4, 1, 9)], ["damaged"]),
     ],
     ids=["strips again and again", "tiles larger than the picture", "one strip for all", "rows as a fraction", "far"],

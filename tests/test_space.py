@@ -131,7 +131,12 @@ def test_requirements_are_what_the_page_imports(tree):
     wanted = [Requirement(line) for line in lines]
     names = {requirement.name for requirement in wanted}
     assert not names & {"gradio", "spaces", "huggingface_hub", "pytest", "playwright", "accelerate", "datasets"}
-    modules = {"pillow": "PIL", "umap-learn": "umap", "scikit-learn": "sklearn"}
+    modules = {
+        "pillow": "PIL",
+        "umap-learn": "umap",
+        "scikit-learn": "sklearn",
+        "diff-match-patch": "diff_match_patch",
+    }
     provided = {modules.get(name, name) for name in names} | {"app", "latent_core"}
     with_gradio = {"gradio", "gradio_client", "huggingface_hub", "starlette", "uvicorn", "anyio", "orjson", "spaces"}
     for path in [*(tree / "app").rglob("*.py"), *(tree / "latent_core").rglob("*.py"), tree / "app.py"]:

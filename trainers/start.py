@@ -184,7 +184,6 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
 
 
 def _train(recipe: Recipe, arguments: TrainingArguments, run: Path, resume: bool, signals: Signals) -> Path:
-    check_run(recipe, arguments)
     check(
         arguments.n_gpu <= 1,
         f"This process sees {arguments.n_gpu} GPUs, among which Trainer would cut every batch up; start one process "
@@ -193,6 +192,7 @@ def _train(recipe: Recipe, arguments: TrainingArguments, run: Path, resume: bool
     )
     sharded, mixed = keeps_copies(arguments), arguments.mixed_precision
     check_updates(recipe.dtype, arguments.optim.value, sharded=sharded, mixed_precision=mixed)
+    check_run(recipe, arguments)
     with held(run):
         origin = from_main(lambda: Origin.of(recipe, run.parent))
         standing = from_main(lambda: look(run, origin, resume))
