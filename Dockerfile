@@ -6,9 +6,13 @@
 # TORCH is a build of PyTorch as `uv pip install --torch-backend` names it: cpu, cu126, cu130, …
 ARG PYTHON=3.12
 
+# The web server and what it stands on, the hash of every file checked. Packages first: they weigh most and change least.
+FROM python:${PYTHON}-slim AS web
+COPY spaces/web.lock /tmp/
+RUN pip install --no-cache-dir --require-hashes -r /tmp/web.lock
+
 # The same tree as the Space's: nothing but what the page needs.
-FROM python:${PYTHON}-slim AS tree
-RUN pip install --no-cache-dir safetensors
+FROM web AS tree
 WORKDIR /inscape
 COPY LICENSE requirements.txt constraints.txt ./
 COPY spaces spaces
@@ -17,10 +21,9 @@ COPY app app
 COPY assets assets
 RUN python spaces/build.py --no-check
 
-FROM python:${PYTHON}-slim
+FROM web
 ARG TORCH=cpu
 WORKDIR /inscape
-# Packages first: they weigh most and change least.
 COPY constraints.txt /tmp/
 COPY --from=tree /inscape/build/space/requirements.txt ./
 RUN pip install --no-cache-dir uv \

@@ -1,24 +1,42 @@
 """`python -m app`: the page in a browser, with the checkpoints that come with Inscape or one of your own."""
 
 import argparse
-import contextlib
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import app  # noqa: F401, its environment must be set before gradio is imported
+from app.address import as_port, named_port
+from app.signals import ended_at_once, ended_by_signals
 
 if TYPE_CHECKING:
     from latent_core.reasoner import Reasoner
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serves until interrupted; 2 for arguments that cannot be used."""
+    """Serves until it is ended by Ctrl-C or SIGTERM; 2 for arguments that cannot be used, 1 where it cannot serve."""
+    try:
+        with ended_by_signals():
+            return _main(arguments)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _main(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m app", description="Watch a model think in latents.")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
+    parser.add_argument("--port", type=_port, help="default: the first free one from 7860")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="0.0.0.0 lets other machines in, :: those with IPv6 too (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name that the page is opened by, for example a proxy's; with --public: no others",
+    )
     parser.add_argument(
         "--model",
         "--checkpoint",
@@ -31,6 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
         help="for visitors you do not know: tighter limits, and no routes or files but those that the page needs",
     )
     options = parser.parse_args(arguments)
+    try:
+        named_port()
+    except ValueError as problem:
+        parser.error(str(problem))
+
+    from app.workers import prepare
+
+    prepare()  # beside the imports that follow
 
     from app.runner import Runner
     from app.server import serve
@@ -55,7 +81,14 @@ def main(arguments: list[str] | None = None) -> int:
     runner = Runner(names, _load, others=available(), folders=given)
     runner.preload(names[0])
     try:
-        serve(runner, host=options.host, port=options.port, open_browser=not options.no_browser, public=options.public)
+        serve(
+            runner,
+            host=options.host,
+            port=options.port,
+            open_browser=not options.no_browser,
+            public=options.public,
+            allowed_hosts=options.allow_host,
+        )
     except OSError as problem:
         print(f"The page cannot be served: {problem}", file=sys.stderr)
         return 1
@@ -76,21 +109,18 @@ def prepared(name: str) -> dict[str, str]:
         print(PUBLISHED[called].summary())
     source = name if Path(name).is_dir() else called
     # before anything is fetched, as far as the size is known by then
-    with _interrupted_at_once():
+    with ended_at_once():
         print(planned(source).reason)
         folder = find(source)
     read_parts(folder, called)
     return {called: str(folder) if Path(source).is_dir() else source}
 
 
-@contextlib.contextmanager
-def _interrupted_at_once() -> Iterator[None]:
-    """Ctrl-C ends the program: huggingface_hub would first finish the file under way, minutes for a shard."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _port(text: str) -> int:
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        return as_port(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
 
 
 def _load(name: str) -> "Reasoner":

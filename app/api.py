@@ -8,13 +8,13 @@ from typing import Any
 
 import gradio as gr
 
+from app import traces
 from app.asking import (
     FAILURES,
     OWN_RULE,
     first_view,
     folded,
     make_ask,
-    method_label,
     model_failed,
     new_scene,
     opening,
@@ -24,21 +24,21 @@ from app.asking import (
 from app.boundary import told
 from app.components import as_files, inside, paths
 from app.fold import fold
+from app.formulas import all_formulas
 from app.handlers import MOST_SEEDS, session_of
-from app.inspecting import difference, figures, pairs, region_ranks
-from app.inspection import view_of
-from app.opening import open_trace
+from app.names import method_label
 from app.payload import summary
 from app.runner import Runner, throttled
+from app.workers import TRACES
 from latent_core import glyphs
 from latent_core.analysis.similarity import nearest_patch, top
 from latent_core.settings import Mode, Rule
 
 
-def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
+def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, Any], light: Mapping[str, Any]) -> None:
     """Adds /ask, /inspect, /region, /compare, /scene and /checkpoints to the Blocks being built.
 
-    `model` holds the concurrency settings shared by what takes long.
+    `model`, `look` and `light` are the concurrency settings of page.groups.
     """
 
     def ask(
@@ -93,8 +93,9 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
     def inspect(trace: str, request: gr.Request) -> dict[str, Any]:
         """The figures of a run, from its trace as /ask gives it: places, matrices, shares, nearest words, norms."""
         runner.looks.take(session_of(request))
-        value = figures(open_trace(trace), runner.companions, run="", name="", own=True)
-        return {key: part for key, part in value.items() if key not in ("id", "name", "own", "view")}
+        value = TRACES.run(runner.limits, traces.figures, inside(trace), runner.companions, run="", name="", own=True)
+        figures = {key: part for key, part in value.items() if key not in ("id", "name", "own", "view")}
+        return figures | {"formulas": all_formulas()}
 
     def region(
         trace: str,
@@ -113,20 +114,14 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
         if any(value is None for value in (image, x0, y0, x1, y1, level, layer, head)):
             raise ValueError("A number of the region is missing; give all four.")
         box = (x0, y0, x1, y1)
-        return region_ranks(
-            open_trace(trace), image=image, box=box, level=level, centred=False, layer=layer, head=head
-        )
+        where = {"image": image, "level": level, "layer": layer, "head": head}
+        return TRACES.run(runner.limits, traces.region, inside(trace), box=box, centred=False, **where)
 
     def compare(first: str, second: str, request: gr.Request) -> dict[str, Any]:
         """Two traces: the difference of their words, the cosines of their latents, their figures."""
         runner.looks.take(session_of(request))
-        traces = [open_trace(first), open_trace(second)]
-        views = [view_of(trace) for trace in traces]
-        return {
-            "words": difference(*(view.text for view in views)),
-            "pairs": pairs(*traces),
-            "runs": [summary(view) for view in views],
-        }
+        found = TRACES.run(runner.limits, traces.compared, inside(first), inside(second), runner.companions)
+        return {"words": found["words"], "pairs": found["pairs"], "runs": found["summaries"]}
 
     hidden = {"visible": False}
     _, sampling = opening(runner.names[0], runner.folders.get(runner.names[0]))
@@ -150,17 +145,18 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any]) -> None:
     family = gr.Textbox("find", label="family", **hidden)
     seed = gr.Number(-1, precision=0, label="seed", **hidden)
     drawn = [gr.File(file_count="multiple", label="images", **hidden), gr.JSON(label="scene", **hidden)]
-    gr.Button(**hidden).click(told(scene), [family, seed], drawn, api_name="scene")
+    gr.Button(**hidden).click(told(scene), [family, seed], drawn, api_name="scene", **light)
     files = [gr.File(label=label, **hidden) for label in ("trace", "first", "second")]
     numbers = [
         gr.Number(value, label=label, precision=None if label[0] in "xy" else 0, **hidden)
         for label, value in {"image": 0, "x0": 0, "y0": 0, "x1": 1, "y1": 1, "level": 0, "layer": 0, "head": 0}.items()
     ]
     found = gr.JSON(label="found", **hidden)
-    gr.Button(**hidden).click(told(inspect), files[0], found, api_name="inspect", **model)
-    gr.Button(**hidden).click(told(region), [files[0], *numbers], found, api_name="region")
-    gr.Button(**hidden).click(told(compare), files[1:], found, api_name="compare")
-    gr.Button(**hidden).click(told(checkpoints), None, gr.JSON(label="checkpoints", **hidden), api_name="checkpoints")
+    gr.Button(**hidden).click(told(inspect), files[0], found, api_name="inspect", **look)
+    gr.Button(**hidden).click(told(region), [files[0], *numbers], found, api_name="region", **look)
+    gr.Button(**hidden).click(told(compare), files[1:], found, api_name="compare", **look)
+    listed = gr.JSON(label="checkpoints", **hidden)
+    gr.Button(**hidden).click(told(checkpoints), None, listed, api_name="checkpoints", **light)
 
 
 def _answer(
@@ -171,7 +167,7 @@ def _answer(
     Gradio can end a run only where it yields. Raises ValueError with a sentence.
     """
     given = files if isinstance(files, list) else []
-    ask = make_ask([inside(file) for file in given], question, checkpoint, limits=runner.limits, **settings)
+    ask = make_ask(runner, [inside(file) for file in given], question, checkpoint, **settings)
     events = []
     try:
         view = first_view(runner, ask)

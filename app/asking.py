@@ -3,28 +3,30 @@
 import logging
 import math
 import random
-import re
 import secrets
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gradio.utils import get_upload_folder
 from PIL import Image
 
+from app import pictures, visitor
 from app.components import Files, paths
-from app.fold import View, answer, fold
+from app.fold import View, fold
 from app.limits import OWN, Limits
+from app.names import method_label, run_name
 from app.payload import payload
-from app.retention import check_room
 from app.runner import Ask, Overtime, Runner, own_config, throttled
+from app.store import store
+from app.workers import PICTURES
 from latent_core import glyphs
 from latent_core.config import LatentRange, Sampling
 from latent_core.events import Event
-from latent_core.images import load_image
+from latent_core.fitting import Fit
 from latent_core.settings import Settings
 from latent_core.trace import Trace
 
@@ -38,17 +40,7 @@ WHOLE = ("latents", "max_new_tokens", "max_blocks", "top_k", "seed")
 FRACTIONS = ("temperature", "top_p", "repetition_penalty")
 """Settings that are other numbers."""
 
-SPELLED = {"lvr": "LVR", "valr": "VaLR", "deeplatent": "DeepLatent", "rl": "RL"}
-"""Methods whose names are not written as other words."""
-MODES = {"latent": "K {}", "text": "text only", "forced": "forced K {}", "markers": "markers only"}
-"""How a run's name tells its mode."""
-
 log = logging.getLogger("inscape")
-
-
-def k_label(caps: bool) -> str:
-    """What K is called: `caps` where a block may hold fewer."""
-    return "K, most latents per block" if caps else "K, latents per block"
 
 
 def answer_stream(
@@ -71,7 +63,7 @@ def answer_stream(
     number, label, problem = runner.next_run(), "", None
     view = View(checkpoint="", question="", settings=Settings(), opens=False)  # nothing of the visitor's unchecked
     try:
-        ask = make_ask(paths(files), question, checkpoint, limits=runner.limits, **settings)
+        ask = make_ask(runner, paths(files), question, checkpoint, **settings)
         view = first_view(runner, ask)
         label = method_label(checkpoint)
         yield payload(view, number, label=label), None
@@ -84,11 +76,11 @@ def answer_stream(
             problem = str(overtime)
             view = reduce(fold, events, first_view(runner, ask))  # throttled() may have held the last one back
         if not events:
-            yield payload(view, number, label=label) | {"state": "stopped"}, None
+            yield payload(view, number, label=label, problem=problem) | {"state": "stopped"}, None
             return
         trace = runner.trace(ask, events)
         view = view if view.finish else fold(view, trace.finish)
-        truth = true_answer(scene, ask)
+        truth = true_answer(scene, ask, runner.reasoner(checkpoint).fit)
     except ValueError as wrong:
         yield payload(view, number, label=label, problem=str(wrong)), None
         return
@@ -116,22 +108,21 @@ def new_scene(family: str, seed: int | None = None) -> tuple[list[Image.Image], 
 
 
 def make_ask(
-    files: Sequence[str],
-    question: str,
-    checkpoint: str,
-    *,
-    speed: str = "real",
-    limits: Limits = OWN,
-    **settings: Any,
+    runner: Runner, files: Sequence[str], question: str, checkpoint: str, *, speed: str = "real", **settings: Any
 ) -> Ask:
-    """What came from outside, decoded; raises ValueError with a sentence for the person. The model checks the rest."""
+    """What came from outside, its images as the model sees them; loads the model, which checks the rest.
+
+    Raises ValueError with a sentence for the person.
+    """
+    limits = runner.limits
     settings = {name: _setting(name, value) for name, value in settings.items()}
     if settings.get("rule") == OWN_RULE:
         settings["rule"] = None
     limits.check_settings(settings)
     question = limits.check_question(question)
     limits.check_images(len(files))
-    images = [load_image(file, max_pixels=limits.pixels) for file in files]
+    fit = runner.reasoner(checkpoint).fit
+    images = [PICTURES.run(limits, pictures.opened, file, limits.pixels, fit) for file in files]
     return Ask(images=images, question=question, checkpoint=checkpoint, settings=settings, slow=speed == "slow")
 
 
@@ -176,29 +167,42 @@ def folded(view: View, events: Iterator[Event], seen: list[Event]) -> Iterator[V
         yield view
 
 
-def true_answer(scene: Scene | None, ask: Ask) -> str | None:
-    """The answer of the loaded scene, provided that its image and its question are the ones asked."""
+def true_answer(scene: Scene | None, ask: Ask, fit: Fit | None) -> str | None:
+    """The answer of the loaded scene, provided that its image, as `fit` makes it, and its question are those asked."""
     if scene is None:
         return None
     example = glyphs.sample(scene["family"], scene["seed"], split="test")
-    same = len(ask.images) == len(example.images) and all(
-        np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(ask.images, example.images, strict=True)
+    images = [fit(image) for image in example.images] if fit else example.images
+    same = len(ask.images) == len(images) and all(
+        np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(ask.images, images, strict=True)
     )
     return example.answer if same and ask.question.strip() == example.question else None
 
 
 def save_trace(trace: Trace, number: int, limits: Limits = OWN) -> str:
-    """Where the trace was saved: a folder that cannot be guessed, a name that no person wrote. Raises OSError."""
-    check_room(limits.disk_bytes)
-    folder = Path(get_upload_folder()) / secrets.token_hex(16)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"inscape-run-{number}.safetensors"
-    try:
+    """Where the trace was saved. Raises OSError."""
+    with place_for(number, limits) as path:
         trace.save(path)
-    except OSError:
-        folder.rmdir()
+    return path
+
+
+@contextmanager
+def place_for(number: int, limits: Limits = OWN) -> Iterator[str]:
+    """Where the trace of a run is to be written: a folder that cannot be guessed, a name that no person wrote.
+
+    What is written there is entered in the store; nothing stays where that fails. Raises OSError where there is no
+    room.
+    """
+    owner = visitor.of_handler()
+    store().make_room(owner, limits)
+    path = store().folder / secrets.token_hex(16) / f"inscape-run-{number}.safetensors"
+    path.parent.mkdir(parents=True)
+    try:
+        yield str(path)
+    except (OSError, ValueError, RuntimeError):
+        shutil.rmtree(path.parent, ignore_errors=True)  # what stays is swept away later
         raise
-    return str(path)
+    store().add(path, owner)
 
 
 FAILURES = (RuntimeError, OSError, MemoryError)
@@ -217,20 +221,3 @@ def unsaved(failure: OSError) -> str:
     log.warning("A trace could not be saved: %s", failure)
     origin = failure.__cause__ if isinstance(failure.__cause__, OSError) else failure
     return f"The answer is complete, but its trace could not be saved: {origin.strerror or origin}"
-
-
-def run_name(view: View) -> str:
-    """What a run is called until it is given a name: method, mode, answer."""
-    found = answer(view)
-    mode = f", {MODES[view.settings.mode].format(view.settings.latents)}" if view.opens else ""
-    return f"{method_label(view.checkpoint)}{mode}: {found[0] if found else 'no answer'}"
-
-
-def method_label(checkpoint: str) -> str:
-    """`glyph-monet-faithful` → `Monet faithful`; `owner/Monet-SFT-7B/stage3` → `Monet SFT 7B stage 3`."""
-    *_, folder, last = ["", *checkpoint.rstrip("/").split("/")]
-    stage = re.fullmatch(r"stage(\d)", last)
-    if stage:
-        last = f"{folder}-stage-{stage[1]}"
-    first, *rest = last.removeprefix("glyph-").split("-")
-    return " ".join([SPELLED.get(first.lower(), first.capitalize()), *(SPELLED.get(word, word) for word in rest)])

@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from app import traces
 from app.asking import Scene
 from app.boundary import told
 from app.components import Files, paths
@@ -12,7 +13,7 @@ from app.forms import Form, form_of, put_aside, still_there
 from app.handlers import asked_with, session_of
 from app.history import History
 from app.limits import Limits
-from latent_core.trace import Trace
+from app.workers import TRACES
 
 
 class Choosing:
@@ -44,7 +45,10 @@ class Choosing:
         self.limits.check_question(question)
         self.limits.check_images(len(paths(files)))
         kept = self.history.find(session, asked_with(event).get("run"))
-        form = kept.form if kept.form and still_there(kept.form) else form_of(Trace.load(kept.path))
+        if kept.form and still_there(kept.form):
+            form = kept.form
+        else:
+            form = form_of(TRACES.run(self.limits, traces.asked, str(kept.path)))
         asked = [run.form for run in self.history.runs(session) if run.form]
         drafts = put_aside(drafts, Form(files=files, question=question, scene=scene), asked)
         return self._filled(form, drafts, checkpoint)

@@ -1,6 +1,5 @@
 """What lies beside a checkpoint's weights for its runs to be inspected with: bank, decoder, measurements."""
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +28,10 @@ class Companions:
         self._loaded: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type["Companions"], tuple[list[str], dict[str, str]]]:
+        """For another process, which finds them by itself."""
+        return Companions, ([], self.folders)
+
     def bank(self, name: str) -> Bank | None:
         """Raises ValueError for a file that cannot be read."""
         return self._find(name, bank.FILE, Bank.load)
@@ -40,14 +43,14 @@ class Companions:
     def measured(self, name: str) -> dict[str, Any]:
         """Reports by name, `grounding` and `depict`, as far as they are there and can be used."""
         reports = {
-            "grounding": self._find(name, grounding.FILE, _usable),
-            "depict": self._find(name, "depict.json", _json),
+            "grounding": self._find(name, grounding.FILE, _usable(grounding.read_report)),
+            "depict": self._find(name, depict.REPORT, _usable(depict.read_report)),
         }
         return {what: report for what, report in reports.items() if report is not None}
 
     def rules(self, name: str) -> tuple[LookRule, ...]:
         """How its latents are read best, as was measured; none where that was not, or cannot be read."""
-        report = self._find(name, grounding.FILE, _usable)
+        report = self._find(name, grounding.FILE, _usable(grounding.read_report))
         return () if report is None else grounding.measured_rules(report)
 
     def _find(self, name: str, file: str, load: Callable[[Path], T]) -> T | None:
@@ -60,14 +63,14 @@ class Companions:
         return self._loaded[name, file]
 
 
-def _usable(path: Path) -> dict[str, Any] | None:
-    """A report of grounding; one that cannot be used is logged, for runs can be shown without."""
-    try:
-        return grounding.read_report(path)
-    except ValueError as problem:
-        log.warning("%s", problem)
-        return None
+def _usable(read: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any] | None]:
+    """A reader of reports; one that cannot be used is logged, for runs can be shown without."""
 
+    def load(path: Path) -> dict[str, Any] | None:
+        try:
+            return read(path)
+        except ValueError as problem:
+            log.warning("%s", problem)
+            return None
 
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return load

@@ -9,14 +9,18 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
-from gradio.processing_utils import save_pil_to_cache
+from gradio.processing_utils import save_bytes_to_cache, save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from app import visitor
+from app.folder import make
+from app.store import store
+
 ASSETS = Path(__file__).parent.parent / "assets" / "app"
 
-SHOWN = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "AVIF")
-"""Formats of images.FORMATS that browsers show; MPO is a JPEG with further pictures."""
+SHOWN = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
+"""Formats of images.FORMATS that browsers show."""
 
 Files = Sequence[dict[str, Any]]
 """Gradio's FileData as JSON: what an image well holds."""
@@ -48,7 +52,7 @@ def run_view(**options: Any) -> gr.HTML:
 
 
 def region_view(**options: Any) -> gr.HTML:
-    """Who looks into a painted region. Takes `region_ranks()` values with the run they are of; hidden without one."""
+    """Who looks into a painted region. Takes `traces.region()` values with the run they are of; hidden without one."""
     return static(read("region.html"), read("heat.js", "link.js", "region_view.js"), **options)
 
 
@@ -91,15 +95,23 @@ def as_file(path: str) -> dict[str, Any]:
 def as_files(images: Sequence[Image.Image]) -> Files:
     """Images of ours as files that the page can show and send back."""
     folder = get_upload_folder()
-    return [as_file(save_pil_to_cache(image, cache_dir=folder, format="png")) for image in images]
+    make(folder)
+    found = [save_pil_to_cache(image, cache_dir=folder, format="png") for image in images]
+    return [_entered(path) for path in found]
 
 
-def showable(file: dict[str, Any], image: Image.Image) -> dict[str, Any]:
-    """An uploaded file as browsers can show it: a PNG of `image`, which was read from it, where they cannot."""
-    if image.format in SHOWN:
+def showable(file: dict[str, Any], png: bytes | None) -> dict[str, Any]:
+    """An uploaded file as browsers can show it: `png`, the same picture, where they cannot."""
+    if png is None:
         return file
-    (drawn,) = as_files([image])
-    return {**drawn, "orig_name": file.get("orig_name")}
+    path = save_bytes_to_cache(png, "image.png", get_upload_folder())
+    return {**_entered(path), "orig_name": file.get("orig_name")}
+
+
+def _entered(path: str) -> dict[str, Any]:
+    """A new file of ours as `as_file`, counted among those of the visitor for whom it was made."""
+    store().add(path, visitor.of_handler())
+    return as_file(path)
 
 
 def paths(files: object) -> list[str]:

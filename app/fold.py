@@ -1,9 +1,10 @@
-"""Events → view, one pure step at a time: `view = fold(view, event)`.
+"""Events → view, one pure step at a time: `view = fold(view, event)`; a recorded run at once: `fold_all`.
 
 A view is all that the page, the API and the trace download know of a run. Shapes: D model width, N image tokens.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -30,7 +31,8 @@ class Item:
     vector: torch.Tensor | None
     """(D,) the fed vector of a latent, the state that produced a token; None when recording is off."""
     glow: torch.Tensor | None = None
-    """(N,) where a latent looks under the first of `View.rules` that its run recorded."""
+    """(N,) where a latent looks under the first of `View.rules` that its run recorded. None in a run that was folded
+    at once: its maps say so."""
     look: Look | None = None
     """Where its state attended; None unless attention is recorded."""
     logprob: float = 0.0
@@ -54,6 +56,8 @@ class View:
     """How the checkpoint's latents are read best, as was measured; the best first."""
     start: StartEvent | None = None
     items: tuple[Item, ...] = ()
+    opened: int = 0
+    """Blocks among the items."""
     finish: FinishEvent | None = None
 
     @property
@@ -81,13 +85,28 @@ def fold(view: View, event: Event) -> View:
         case StartEvent():
             return replace(view, start=event)
         case TokenEvent():
-            return replace(view, items=(*view.items, _token(view, event)))
+            item = _token(event, view.opened, view.after_block)
+            return replace(view, items=(*view.items, item), opened=view.opened + (item.kind == "open"))
         case LatentEvent():
-            return replace(view, items=(*view.items, _latent(view, event)))
+            return replace(view, items=(*view.items, _latent(event, view.after_block, _glow(view, event))))
         case FinishEvent():
             return replace(view, finish=event)
         case _:
             raise TypeError(f"{type(event).__name__} is not an event of a run.")
+
+
+def fold_all(view: View, events: Iterable[Event]) -> View:
+    """The view after all events of a recorded run, in time linear in them; no latent has a glow."""
+    items, opened, after = list(view.items), view.opened, view.after_block
+    for event in events:
+        if isinstance(event, TokenEvent):
+            items.append(_token(event, opened, after))
+            opened, after = opened + (event.kind == "open"), after or event.kind == "close"
+        elif isinstance(event, LatentEvent):
+            items.append(_latent(event, after, None))
+        else:
+            view = fold(view, event)
+    return replace(view, items=tuple(items), opened=opened)
 
 
 def answer(view: View) -> tuple[str, float] | None:
@@ -107,33 +126,33 @@ def answer(view: View) -> tuple[str, float] | None:
     return found, math.exp(logprob)
 
 
-def _token(view: View, event: TokenEvent) -> Item:
-    block = -1
-    if event.kind != "text":
-        opened = sum(item.kind == "open" for item in view.items)
-        block = opened if event.kind == "open" else opened - 1
+def _token(event: TokenEvent, opened: int, after_block: bool) -> Item:
     return Item(
         kind=event.kind,
         text=event.text,
-        block=block,
+        block={"text": -1, "open": opened}.get(event.kind, opened - 1),
         vector=event.hidden,
         look=event.look,
         logprob=event.logprob,
         p_open=event.p_open,
         forced=event.forced,
-        after_block=view.after_block,
+        after_block=after_block,
     )
 
 
-def _latent(view: View, event: LatentEvent) -> Item:
+def _glow(view: View, event: LatentEvent) -> torch.Tensor | None:
     glows = (looked_at(rule, view.start, event.fed, event.look) for rule in view.rules)
+    return next((glow for glow in glows if glow is not None), None)
+
+
+def _latent(event: LatentEvent, after_block: bool, glow: torch.Tensor | None) -> Item:
     return Item(
         kind="latent",
         block=event.block,
         index=event.index,
         columns=event.grid[1] if event.grid else 0,
         vector=event.fed,
-        glow=next((glow for glow in glows if glow is not None), None),
+        glow=glow,
         look=event.look,
-        after_block=view.after_block,
+        after_block=after_block,
     )

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
-from PIL import Image
-
 from app.components import Files, as_files, paths
-from latent_core.trace import Trace
+from app.traces import Asked
 
 MOST_DRAFTS = 8
 """Questions put aside; the oldest goes."""
@@ -20,11 +18,9 @@ class Form(TypedDict):
     scene: dict[str, Any] | None
 
 
-def form_of(trace: Trace) -> Form:
+def form_of(asked: Asked) -> Form:
     """A run that was not asked in the fields, as if it had been: its images as the model saw them."""
-    return Form(
-        files=as_files([Image.fromarray(image.numpy()) for image in trace.images]), question=trace.question, scene=None
-    )
+    return Form(files=as_files(asked.images), question=asked.question, scene=None)
 
 
 def still_there(form: Form) -> bool:

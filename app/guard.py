@@ -1,44 +1,49 @@
-"""What stands between the network and Gradio: security headers on every answer, and requests that are refused unread.
+"""What stands between the network and Gradio: requests that are refused unread, and what Gradio fails at.
 
 Plain ASGI, because Starlette's BaseHTTPMiddleware would hold back streams.
 """
 
+import contextlib
 import json
+import logging
 import math
 import re
-import secrets
-from collections.abc import Iterable
-from urllib.parse import unquote
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from urllib.parse import parse_qs, unquote
 
-import anyio.to_thread
+from gradio.route_utils import FnIndexInferError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.limits import MAX_BODY, MAX_NESTING, MAX_UPLOADS, Limits
-from app.retention import check_room
-
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=(), browsing-topics=()",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-"""On every answer, beside the Content-Security-Policy."""
-
-EMBEDDERS = ("https://huggingface.co",)
-"""Sites that may show the page in a frame of theirs: Spaces are seen so."""
+from app.boundary import UNEXPECTED, sentence
+from app.connections import SHARE, counted_as
+from app.headers import Answer
+from app.limits import MAX_BODIES, MAX_BODY, MAX_NESTING, MAX_STREAMS, Limits
+from app.quiet import Quiet
 
 OPEN = (
     r"/|/config/?|/health|/plotly\.min\.js|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?"
     r"|/(assets|static)/.*"
     r"|/gradio_api/(info|openapi\.json|app_id|user|login_check|startup-events|theme\.css|cancel|reset|upload"
-    r"|upload_progress|queue/(join|data|status)|heartbeat/[^/]*)/?"
+    r"|queue/(join|data|status)|heartbeat/[^/]*)/?"
     r"|/gradio_api/(run|api|call|call/v2)/.*|/gradio_api/file=.*"
 )
 """Paths that page and programs need; a public instance answers no other. Gradio's proxies, editors, monitors and
 recorders are among the others."""
 
+_API = r"(?:/[^/]+)*/gradio_api/"
+_UPLOAD = re.compile(_API + "upload/?")
+_STREAM = re.compile(
+    _API + r"(?:heartbeat/(?P<heartbeat>[^/]*)|queue/data|upload_progress|call/(?:v2/)?[^/]+/(?P<event>[^/]+))/?"
+)
+"""Answers that last: a tab's heartbeat, what is said to it, what becomes of a program's call."""
 _ADDRESS = re.compile(r"^\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+
+quiet = Quiet(logging.getLogger("inscape"))
 
 
 class Refused(Exception):
@@ -50,28 +55,105 @@ class Refused(Exception):
 
 
 class Guard:
-    """ASGI middleware around Gradio's app."""
+    """ASGI app around Gradio's and all of its middleware.
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, public: bool) -> None:
+    Args:
+        ours: whether the page may be asked for by a name; see `address.ours`.
+        connections: that the server has; most of them may be answers that last.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, limits: Limits, public: bool, ours: Callable[[str], bool], connections: int
+    ) -> None:
         self.app, self.limits, self.public = app, limits, public
+        self.ours, self.connections = ours, connections
+        self._held = 0  # bytes of bodies that are being read
+        self._streams: Counter[tuple[str, str]] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes HTTP requests on that may be passed on; answers the others itself."""
+        """Passes HTTP requests on that may be passed on; answers the others itself, and what Gradio fails at."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = _Answer(send, scope["path"])
+        answer = Answer(send, scope["path"])
         try:
-            receive = await self._admitted(scope, receive)
+            with self._counted_stream(scope):
+                receive = await self._admitted(scope, receive)
+                await self.app(scope, receive, answer.send)
+                await answer.release()
         except Refused as refusal:
-            said = JSONResponse({"detail": str(refusal), "error": str(refusal)}, status_code=refusal.status)
-            await said(scope, receive, answer.send)
+            await self._refuse(refusal, scope, receive, answer)
+        except ClientDisconnect:
+            await self._refuse(Refused(400, "The request ended before it was complete."), scope, receive, answer)
+        except Exception as problem:  # the last place before Uvicorn, whose answer would have no headers and no words
+            if answer.started and not answer.lasts:
+                raise  # what has a length must not look complete
+            refusal = _mistake(problem)
+            if refusal is None:
+                refusal = Refused(500, UNEXPECTED)
+                quiet.say(f"{type(problem).__name__} {_place(problem)}", "A request failed.", problem)
+            await self._refuse(refusal, scope, receive, answer)
+
+    async def _refuse(self, refusal: Refused, scope: Scope, receive: Receive, answer: Answer) -> None:
+        """The refusal as the answer; the end of one that lasts and has begun."""
+        if answer.started:
+            await answer.send({"type": "http.response.body", "body": b""})
             return
-        await self.app(scope, receive, answer.send)
+        answer.drop()
+        said = JSONResponse({"detail": str(refusal), "error": str(refusal)}, status_code=refusal.status)
+        await said(scope, receive, answer.send)
+        await answer.release()
+
+    @contextlib.contextmanager
+    def _counted_stream(self, scope: Scope) -> Iterator[None]:
+        """While an answer that lasts goes on. Raises Refused for one too many: of its session, its address, of all."""
+        found = _STREAM.fullmatch(scope["path"])
+        if not found or scope["method"] != "GET":
+            yield
+            return
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        session = (
+            found["heartbeat"] or found["event"] or "".join(query.get("session_hash", query.get("upload_id", [])))
+        )
+        all_of_them = self.connections - self.connections // SHARE
+        counted = {("all", ""): all_of_them, ("session", session[:200]): MAX_STREAMS}
+        if address := counted_as(scope["client"][0] if scope["client"] else ""):
+            counted["address", address] = max(1, self.connections // SHARE)
+        for (what, name), most in counted.items():
+            if self._streams[what, name] >= most:
+                quiet.say(f"streams {what}", f"Listeners were refused: there are {most} already ({what}).")
+                raise Refused(503, "There are too many who listen already; close a tab, or try again in a moment.")
+        self._streams.update(counted.keys())
+        try:
+            yield
+        finally:
+            self._streams -= Counter(counted.keys())
+
+    def _check_origin(self, scope: Scope, headers: dict[bytes, str]) -> None:
+        """Raises Refused for a page of another site that would act here, and for a name that is not ours.
+
+        A name of another's that leads to this machine (DNS rebinding) would make that other's page one of ours.
+        """
+        host = headers.get(b"host", "")
+        name = re.sub(r":\d*$", "", host).strip("[]").rstrip(".").lower()
+        if not self.ours(name):
+            told = f"This page is not served as {name[:80]!r}: open it by this machine's own name or address, or"
+            raise Refused(421, f"{told} start it with --allow-host and that name.")
+        if scope["method"] in ("GET", "HEAD"):
+            return
+        if site := headers.get(b"sec-fetch-site"):
+            foreign = site not in ("same-origin", "none")
+        else:
+            ours = {host.lower(), headers.get(b"x-forwarded-host", host).lower()}
+            foreign = b"origin" in headers and headers[b"origin"].lower().partition("://")[2] not in ours
+        if foreign:
+            raise Refused(403, "Pages of other sites may not do anything here; open this page itself.")
 
     async def _admitted(self, scope: Scope, receive: Receive) -> Receive:
         """What the app may read the request from. Raises Refused."""
         path = scope["path"]
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        self._check_origin(scope, headers)
         if self.public:
             if not re.fullmatch(OPEN, path, re.DOTALL):
                 raise Refused(404, "There is nothing here.")
@@ -80,94 +162,59 @@ class Guard:
                 raise Refused(403, "Files are not fetched from addresses here.")
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return receive
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if path.rstrip("/").endswith("/upload"):
-            try:
-                await anyio.to_thread.run_sync(check_room, self.limits.disk_bytes)
-            except OSError as full:
-                raise Refused(507, f"The file cannot be taken: {full}") from full
-            return _counted(receive, MAX_UPLOADS * self.limits.file_bytes + MAX_BODY)
-        body = await _whole(receive, MAX_BODY)
+        if _UPLOAD.fullmatch(path):
+            return receive  # counted as it arrives, see uploads.py
+        body = await self._whole(receive, MAX_BODY)
         if not headers.get(b"content-type", "").startswith("multipart/"):
             _check_json(body, addresses=not self.public)
         return _replayed(body, receive)
 
-
-class _Answer:
-    """Sends an answer on with the headers added, and a nonce for the scripts of a page."""
-
-    def __init__(self, send: Send, path: str) -> None:
-        self._send, self._path = send, path
-        self._start: Message | None = None
-        self._page: list[bytes] = []
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            kind = dict(message["headers"]).get(b"content-type", b"")
-            if kind.startswith(b"text/html"):
-                self._start = message  # its length changes with the nonces
-                return
-            message = _with_headers(message, policy(None), private="/file=" in self._path)
-        elif message["type"] == "http.response.body" and self._start is not None:
-            self._page.append(message.get("body", b""))
-            if message.get("more_body"):
-                return
-            nonce = secrets.token_urlsafe(16)
-            # Gradio writes values into this page as JSON without a `<`: every `<script` in it is its own
-            page = b"".join(self._page).replace(b"<script", f'<script nonce="{nonce}"'.encode())
-            start, self._start = _with_headers(self._start, policy(nonce), private=True), None
-            if dict(start["headers"]).get(b"content-length", b"0") != b"0":  # but for HEAD, which sends no page
-                start["headers"] = [
-                    (name, str(len(page)).encode() if name == b"content-length" and page else value)
-                    for name, value in start["headers"]
-                ]
-            await self._send(start)
-            message = {"type": "http.response.body", "body": page}
-        await self._send(message)
+    async def _whole(self, receive: Receive, most: int) -> bytes:
+        """The body of a request. Raises Refused for one above `most` bytes, or above what all together may hold."""
+        body = bytearray()  # and not a list to be counted: it may come byte by byte
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refused(400, "The request ended before it was complete.")
+                part = message.get("body", b"")
+                body += part
+                self._held += len(part)
+                if len(body) > most:
+                    raise Refused(413, f"The request is longer than {most:,} bytes.")
+                if self._held > MAX_BODIES:
+                    raise Refused(503, "The server is reading too much already; try again in a moment.")
+                if not message.get("more_body"):
+                    return bytes(body)
+        finally:
+            self._held -= len(body)
 
 
-def policy(nonce: str | None) -> str:
-    """The Content-Security-Policy: everything from here, scripts in a page only where they carry `nonce`.
-
-    Gradio runs the scripts of gr.HTML with `new Function`, hence 'unsafe-eval', and sets styles in the page.
-    """
-    scripts = f"'self' 'unsafe-eval' 'nonce-{nonce}'" if nonce else "'self'"
-    rules = {
-        "default-src": "'self'",
-        "script-src": scripts,
-        "style-src": "'self' 'unsafe-inline'",
-        "img-src": "'self' data: blob:",
-        "font-src": "'self' data:",
-        "media-src": "'self' data: blob:",
-        "connect-src": "'self' data: blob:",  # figures are fetched from their own data to be downloaded
-        "worker-src": "'self' blob:",
-        "object-src": "'none'",
-        "base-uri": "'self'",
-        "form-action": "'self'",
-        "frame-ancestors": " ".join(("'self'", *EMBEDDERS)),
-    }
-    return "; ".join(f"{name} {value}" for name, value in rules.items())
+def _mistake(problem: Exception) -> Refused | None:
+    """What Gradio's routes raise for a session, a name or an argument that a visitor made up; None for a failure."""
+    module = _frame(problem).f_globals["__name__"]
+    if isinstance(problem.__cause__, HTTPException):  # in an answer that lasts, which has told it already
+        return Refused(problem.__cause__.status_code, str(problem.__cause__.detail))
+    if isinstance(problem, FnIndexInferError) or (isinstance(problem, KeyError) and module.startswith("gradio.")):
+        return Refused(404, "There is no such function here.")
+    if isinstance(problem, TypeError) and module == "gradio_client.utils":
+        return Refused(400, sentence(problem))
+    return None
 
 
-def _with_headers(start: Message, security: str, *, private: bool) -> Message:
-    added = {**HEADERS, "Content-Security-Policy": security} | ({"Cache-Control": "private"} if private else {})
-    names = {name.lower().encode() for name in added}
-    kept = [(name, value) for name, value in start["headers"] if name.lower() not in names]
-    return {**start, "headers": [*kept, *((name.lower().encode(), value.encode()) for name, value in added.items())]}
+def _place(problem: BaseException) -> str:
+    """File and line at which it was raised."""
+    frame = _frame(problem)
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-async def _whole(receive: Receive, most: int) -> bytes:
-    """The body of a request. Raises Refused for one above `most` bytes."""
-    body = bytearray()  # and not a list to be counted: it may come byte by byte
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Refused(400, "The request ended before it was complete.")
-        body += message.get("body", b"")
-        if len(body) > most:
-            raise Refused(413, f"The request is longer than {most:,} bytes.")
-        if not message.get("more_body"):
-            return bytes(body)
+def _frame(problem: BaseException) -> FrameType:
+    """That in which it was raised."""
+    found = problem.__traceback__
+    assert found is not None  # it was caught
+    while found.tb_next is not None:
+        found = found.tb_next
+    return found.tb_frame
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
@@ -178,19 +225,6 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return next(messages, None) or await receive()
 
     return replay
-
-
-def _counted(receive: Receive, most: int) -> Receive:
-    """The same receive; ends the connection above `most` bytes, where a parser would write them all to the disk."""
-    count = 0
-
-    async def counting() -> Message:
-        nonlocal count
-        message = await receive()
-        count += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if count > most else message
-
-    return counting
 
 
 def _check_json(body: bytes, *, addresses: bool) -> None:

@@ -3,35 +3,27 @@
 import dataclasses
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from app.asking import (
-    FAILURES,
-    Scene,
-    answer_stream,
-    k_label,
-    model_failed,
-    new_scene,
-    run_name,
-    save_trace,
-)
+from app import pictures, traces
+from app.asking import FAILURES, Scene, answer_stream, model_failed, new_scene, place_for
 from app.boundary import sentence, told
-from app.companions import Companions
-from app.components import Files, as_file, as_files, paths, showable
+from app.components import SHOWN, Files, as_file, as_files, inside, paths, showable
 from app.forms import Form
+from app.formulas import formulas
 from app.history import History, Kept
-from app.inspecting import compared, inspected, region_ranks, run_again
-from app.inspection import formulas, view_of
+from app.inspecting import compared, inspected, run_again
 from app.limits import MAX_NAME
-from app.opening import open_trace
+from app.names import k_label
 from app.runner import Runner
+from app.workers import PICTURES, TRACES
 from latent_core import glyphs
 from latent_core.config import Sampling
-from latent_core.images import load_image
 
 PHOTO = (
     "This model only knows Glyphs scenes; its answer means nothing here. "
@@ -40,6 +32,8 @@ PHOTO = (
 
 MOST_SEEDS = 2**31
 """Scenes of a family that can be asked for by number."""
+MOST_REMEMBERED = 4096
+"""Uploaded pictures of which it is remembered whether they could be scenes."""
 
 
 SAMPLING = tuple(Sampling.__dataclass_fields__)
@@ -51,6 +45,7 @@ class Handlers:
 
     def __init__(self, runner: Runner, history: History) -> None:
         self.runner, self.history = runner, history
+        self._scenes: OrderedDict[str, bool] = OrderedDict()  # uploaded pictures by path
 
     @told
     def ask(
@@ -91,6 +86,7 @@ class Handlers:
             "rule": rule,
         }
         session = session_of(request)
+        self.history.admit(session)
         asked = Form(files=files, question=question, scene=scene), checkpoint, settings
         for turn in self.runner.turns(session, at or now(), asked):
             form, checkpoint, settings = turn.work
@@ -138,9 +134,8 @@ class Handlers:
 
     @told
     def forget(self, request: gr.Request) -> None:
-        """The tab is closed."""
+        """The tab is closed or has lost its connection: what it runs ends; its runs stay, for it may come back."""
         self.runner.forget(session_of(request))
-        self.history.forget(session_of(request))
 
     @told
     def region(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
@@ -148,10 +143,14 @@ class Handlers:
         asked = asked_with(event)
         try:
             self.runner.looks.take(session_of(request))
-            trace = self.history.open(session_of(request), str(asked["run"]))
+            kept = self.history.find(session_of(request), str(asked["run"]))
             box = tuple(float(edge) for edge in asked["box"])
             where = {name: int(asked[name]) for name in ("image", "level", "layer", "head")}
-            found = region_ranks(trace, box=box, centred=asked["centred"] is True, **where)
+            centred = asked["centred"] is True
+            with self.runner.in_order(session_of(request)):
+                found = TRACES.run(
+                    self.runner.limits, traces.region, str(kept.path), box=box, centred=centred, **where
+                )
         except ValueError as problem:
             return {"problem": sentence(problem)}
         except (TypeError, KeyError, OverflowError):
@@ -178,13 +177,20 @@ class Handlers:
         return *loaded(family, seed), family
 
     @told
-    def check(self, files: Files, kept: Files, checkpoint: str) -> tuple[Files, Files, str]:
+    def check(self, files: Files, kept: Files, checkpoint: str, request: gr.Request) -> tuple[Files, Files, str]:
         """New images: those that can be used (else the ones before), the same to remember, and a notice."""
+        with self.runner.in_order(session_of(request)):
+            return self._checked(files, kept, checkpoint)
+
+    def _checked(self, files: Files, kept: Files, checkpoint: str) -> tuple[Files, Files, str]:
         good, problems = [], []
         limits = self.runner.limits
         for file in (files if isinstance(files, list) else [])[: limits.images]:
             try:
-                good.append(showable(file, load_image(*paths([file]), max_pixels=limits.pixels)))
+                (path,) = paths([file])
+                picture = PICTURES.run(limits, pictures.looked_at, path, limits.pixels, SHOWN)
+                self._remember(path, picture)
+                good.append(showable(file, picture.png))
             except ValueError as problem:
                 problems.append(f'<p class="ins-problem" role="alert">{escape(str(problem))}</p>')
         use = good or (kept if problems else [])
@@ -197,19 +203,31 @@ class Handlers:
             self.runner.config(checkpoint).world != "glyphs"
         ):  # without waiting for a model: later news would come first
             return ""
-        limits = self.runner.limits
-        if all(
-            glyphs.looks_like(load_image(path, max_pixels=limits.pixels)) for path in paths(files)[: limits.images]
-        ):
+        if all(self._is_scene(path) for path in paths(files)[: self.runner.limits.images]):
             return ""
         return f'<p class="ins-notice" role="status">{PHOTO}</p>'
+
+    def _is_scene(self, path: str) -> bool:
+        """Whether an uploaded picture could be a Glyphs scene; what was found is kept, for files do not change."""
+        known = self._scenes.get(path)
+        if known is not None:
+            return known
+        limits = self.runner.limits
+        picture = PICTURES.run(limits, pictures.looked_at, path, limits.pixels, SHOWN)
+        self._remember(path, picture)
+        return picture.glyphs
+
+    def _remember(self, path: str, picture: pictures.Picture) -> None:
+        self._scenes[path] = picture.glyphs
+        while len(self._scenes) > MOST_REMEMBERED:
+            self._scenes.popitem(last=False)
 
 
 class Inspecting:
     """The Inspect page's events."""
 
-    def __init__(self, runner: Runner, history: History, companions: Companions) -> None:
-        self.runner, self.history, self.companions = runner, history, companions
+    def __init__(self, runner: Runner, history: History) -> None:
+        self.runner, self.history = runner, history
 
     @told
     def enter(self, shown: object, entered: str, request: gr.Request) -> tuple[Any, str]:
@@ -255,10 +273,10 @@ class Inspecting:
         session = session_of(request)
         try:
             self.runner.looks.take(session)
-            trace = open_trace(asked_with(event).get("path"))
-            number = self.runner.next_run()
-            path = save_trace(trace, number, self.runner.limits)
-            kept = self.history.add(session, number, f"Opened: {run_name(view_of(trace))}", path)
+            path, number = inside(asked_with(event).get("path")), self.runner.next_run()
+            with place_for(number, self.runner.limits) as own:
+                heading = TRACES.run(self.runner.limits, traces.adopted, path, own)
+            kept = self.history.add(session, number, f"Opened: {heading.name}", own)
         except (ValueError, OSError) as problem:
             return self._problem(request, problem)
         return self._value(request, kept.id)
@@ -267,7 +285,8 @@ class Inspecting:
         session = session_of(request)
         try:
             self.runner.looks.take(session)
-            value = inspected(self.runner, self.history, self.companions, session, id, model=model)
+            with self.runner.in_order(session):
+                value = inspected(self.runner, self.history, session, id, model=model)
         except ValueError as problem:
             return self._problem(request, problem)
         return value | {"runs": self.history.choices(session)}
@@ -315,11 +334,12 @@ class Comparing:
         return self._value(request, id, kept.id)
 
     def _value(self, request: gr.Request, first: object, second: object) -> dict[str, Any]:
+        session = session_of(request)
         try:
-            self.runner.looks.take(session_of(request))
-            return self._listed(
-                request, compared(self.history, self.runner.companions, session_of(request), first, second)
-            )
+            self.runner.looks.take(session)
+            with self.runner.in_order(session):
+                value = compared(self.runner, self.history, session, first, second)
+            return self._listed(request, value)
         except ValueError as problem:
             return self._listed(request, {"problem": sentence(problem)})
 

@@ -6,20 +6,23 @@ the disk.
 
 import logging
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from app.components import paths
 from app.forms import Form
 from app.limits import OWN, Limits
-from app.retention import delete
-from latent_core.trace import Trace
+from app.store import store
 
 RECORDED = Path(__file__).parent.parent / "assets" / "traces"
 """Traces that come with Inscape."""
 MOST_LETTERS = 60
-"""Of a run's name."""
+"""Of a name that a person gives to a run."""
+MOST_GIVEN = 120
+"""Letters of one that it is given here, after its method and its answer: all names travel with every inspection."""
 
 log = logging.getLogger("inscape")
 
@@ -36,22 +39,49 @@ class Kept:
 
 
 class History:
-    """Runs by session, newest last. Sessions that were not heard of for longest are dropped.
+    """Runs by session, newest last.
 
-    A run that is dropped takes its trace with it.
+    Those of a session that does not listen are dropped after `limits.away_seconds`, and before where there are too
+    many, of the sessions that were not heard of for longest. A run that is dropped takes its trace with it.
+
+    Args:
+        listening: the sessions whose page is open.
+        clock: seconds, never going back.
     """
 
-    def __init__(self, recorded: Path = RECORDED, limits: Limits = OWN) -> None:
-        self.limits = limits
+    def __init__(
+        self,
+        recorded: Path = RECORDED,
+        limits: Limits = OWN,
+        listening: Container[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits, self.listening, self.clock = limits, listening, clock
         self.recorded = tuple(
             Kept(f"recorded:{path.stem}", f"Recorded: {path.stem.replace('_', ', ')}", path)
             for path in sorted(recorded.glob("*.safetensors"))
         )
         self._runs: OrderedDict[str, list[Kept]] = OrderedDict()
+        self._seen: dict[str, float] = {}  # when a session that has runs was last heard of
         self._lock = threading.Lock()
 
+    def admit(self, session: str) -> None:
+        """Raises ValueError with a sentence for a session whose runs could not be kept: too many pages are open."""
+        with self._lock:
+            others = [other for other in self._runs if other != session]
+            if len(others) >= self.limits.sessions and all(other in self.listening for other in others):
+                raise ValueError(
+                    f"This server keeps the runs of {self.limits.sessions} open pages, and so many are open; try "
+                    "again when one has been closed."
+                )
+
     def add(self, session: str, number: int, name: str, path: str | Path, form: Form | None = None) -> Kept:
-        """Keeps a run."""
+        """Keeps a run; the end of an overlong name, such as that of an answer without end, is left out.
+
+        Raises ValueError as `admit` does.
+        """
+        self.admit(session)
+        name = name if len(name) <= MOST_GIVEN else f"{name[: MOST_GIVEN - 1]}…"
         kept = Kept(str(number), name, Path(path), form)
         with self._lock:
             runs = self._runs.setdefault(session, [])
@@ -59,10 +89,39 @@ class History:
             dropped = runs[: -self.limits.session_runs]
             del runs[: -self.limits.session_runs]
             self._runs.move_to_end(session)
+            self._seen[session] = self.clock()
             while len(self._runs) > self.limits.sessions or self._count() > self.limits.all_runs:
-                dropped += self._runs.popitem(last=False)[1]
+                away = [other for other in self._runs if other != session and other not in self.listening]
+                if away:
+                    dropped += self._pop(away[0])
+                else:  # only the number of runs can be too large, and who has most of them gives the oldest
+                    dropped.append(max(self._runs.values(), key=len).pop(0))
         _delete(dropped)
         return kept
+
+    def expire(self) -> None:
+        """Deletes the runs of sessions that have not listened for `limits.away_seconds`, as far as it is called often
+        enough to see it."""
+        with self._lock:
+            now, dropped = self.clock(), []
+            for session in list(self._runs):
+                if session in self.listening:
+                    self._seen[session] = now
+                elif now - self._seen[session] >= self.limits.away_seconds:
+                    dropped += self._pop(session)
+        _delete(dropped)
+
+    def held(self) -> set[str]:
+        """The files that open pages show: trace and images of the newest run of each."""
+        with self._lock:
+            newest = [runs[-1] for session, runs in self._runs.items() if runs and session in self.listening]
+        found = {str(kept.path.resolve()) for kept in newest}
+        for kept in newest:
+            try:
+                found.update(paths(kept.form["files"] if kept.form else None))
+            except ValueError:  # deleted meanwhile
+                continue
+        return found
 
     def runs(self, session: str) -> tuple[Kept, ...]:
         """The session's own runs, newest first, then the recorded ones."""
@@ -80,10 +139,6 @@ class History:
                 return kept
         raise ValueError("That run is no longer kept; ask the question again.")
 
-    def open(self, session: str, id: object) -> Trace:
-        """The trace of a run. Raises ValueError where it is not kept or its file is gone."""
-        return Trace.load(self.find(session, id).path)
-
     def rename(self, session: str, id: object, name: str) -> None:
         """Gives one of the session's own runs another name. Raises ValueError for an empty or overlong one."""
         name = " ".join(name.split())
@@ -95,13 +150,17 @@ class History:
         """Forgets one of the session's own runs and deletes its trace."""
         kept = self.find(session, id)
         self._change(session, id, lambda _: [])
-        delete(kept.path)
+        store().delete(kept.path)
 
     def forget(self, session: str) -> None:
-        """The tab is closed: its runs are deleted."""
+        """Deletes the runs of a session."""
         with self._lock:
-            runs = self._runs.pop(session, [])
+            runs = self._pop(session)
         _delete(runs)
+
+    def _pop(self, session: str) -> list[Kept]:
+        self._seen.pop(session, None)
+        return self._runs.pop(session, [])
 
     def _count(self) -> int:
         return sum(len(runs) for runs in self._runs.values())
@@ -122,6 +181,6 @@ def _delete(runs: Sequence[Kept]) -> None:
     """Deletes traces that no session can open any more; one that stays is logged, and swept away later."""
     for kept in runs:
         try:
-            delete(kept.path)
+            store().delete(kept.path)
         except OSError as problem:
             log.warning("A trace could not be deleted: %s", problem)

@@ -1,195 +1,60 @@
 """The Inspect and Compare pages from the outside in: a run's id in, a value for the page out."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from PIL import Image
-
-from app.asking import first_view, folded, method_label, run_name, save_trace, unsaved
-from app.companions import Companions
+from app import traces
+from app.asking import first_view, folded, save_trace, unsaved
 from app.components import as_file
-from app.fold import View
+from app.formulas import all_formulas
 from app.history import History, Kept
-from app.inspection import Reread, inspection, view_of
-from app.payload import payload
+from app.inspection import Reread
+from app.names import run_name
 from app.runner import Ask, Runner
-from latent_core.analysis import regions
-from latent_core.analysis.similarity import nearest_patch
-from latent_core.events import Event, LatentEvent
+from app.workers import TRACES
+from latent_core.events import Event
 from latent_core.trace import Trace
 
 MOST_STEPS = 600
 """Steps of a run that can be read by a model again for the page."""
-LISTED = 16
-"""Words and latents that a painted region lists."""
 
 
-def inspected(
-    runner: Runner, history: History, companions: Companions, session: str, id: object, *, model: bool = False
-) -> dict[str, Any]:
+def inspected(runner: Runner, history: History, session: str, id: object, *, model: bool = False) -> dict[str, Any]:
     """The Inspect view of a run; `model` loads its model where that is not loaded yet, to read latents by layer.
 
     Raises ValueError for a run that is not kept, a broken file, or a model that does not fit.
     """
     kept = history.find(session, id)
-    trace = Trace.load(kept.path)
-    checkpoint = trace.source.checkpoint
-    ready = checkpoint in runner.known and (model or checkpoint in runner.loaded)
-    replayed = _reread(runner, trace) if ready else None
+    heading = TRACES.run(runner.limits, traces.heading, str(kept.path))
+    known = heading.checkpoint in runner.known
+    ready = known and (model or heading.checkpoint in runner.loaded)
     own = not kept.id.startswith("recorded:")
-    value = figures(trace, companions, run=kept.id, name=kept.name, own=own, replayed=replayed)
-    return value | {"known": checkpoint in runner.known, "trace": as_file(str(kept.path)) if own else None}
-
-
-def figures(
-    trace: Trace, companions: Companions, *, run: str, name: str, own: bool, replayed: Reread | None = None
-) -> dict[str, Any]:
-    """`inspection` with what lies beside the run's checkpoint. Raises ValueError for a broken file."""
-    checkpoint = trace.source.checkpoint
-    return inspection(
-        trace,
-        run=run,
-        name=name,
-        label=method_label(checkpoint),
+    value = TRACES.run(
+        runner.limits,
+        traces.figures,
+        str(kept.path),
+        runner.companions,
+        run=kept.id,
+        name=kept.name,
         own=own,
-        bank=companions.bank(checkpoint),
-        depicter=companions.depicter(checkpoint),
-        measured=companions.measured(checkpoint),
-        replayed=replayed,
+        replayed=_reread(runner, kept, heading) if ready else None,
     )
+    return value | {"formulas": all_formulas(), "known": known, "trace": as_file(str(kept.path)) if own else None}
 
 
-def _reread(runner: Runner, trace: Trace) -> Reread | None:
+def _reread(runner: Runner, kept: Kept, heading: traces.Heading) -> Reread | None:
     """The run once more through its model; None where it has no vectors or is too long for that."""
-    vectors = [step.hidden for step in trace.steps]
-    if any(vector is None for vector in vectors) or len(trace.steps) > MOST_STEPS:
+    if not heading.whole or heading.steps > MOST_STEPS:
         return None
-    return runner.reread(trace)
+    return runner.reread(Trace.load(kept.path))
 
 
-def region_ranks(
-    trace: Trace,
-    *,
-    image: int,
-    box: tuple[float, float, float, float],
-    level: int,
-    centred: bool,
-    layer: int,
-    head: int,
-) -> dict[str, Any]:
-    """Who looks into a painted region: words and latents by attention and by similarity, and enrichment by layer.
-
-    Args:
-        box: (x0, y0, x1, y1) as shares of the image, in 0…1.
-        level: a recorded level of the image states; layer: a recorded decoder block; head: 1-based, 0 their mean.
-
-    Raises ValueError for an image, level, layer or head that the run does not have.
-    """
-    start = trace.start
-    if not 0 <= image < len(start.grids) or level not in start.levels:
-        raise ValueError(f"The run has no image {image + 1} with states of level {level}.")
-    grid = start.grids[image]
-    first = sum(rows * columns for rows, columns in start.grids[:image])
-    own = slice(first, first + grid[0] * grid[1])
-    inside = regions.tokens_in(box, grid)
-    whole = torch.zeros(start.image_states.shape[1], dtype=torch.bool)
-    whole[own] = inside
-    steps = [
-        (n, step, step.fed if isinstance(step, LatentEvent) else step.hidden)
-        for n, step in enumerate(trace.steps)
-        if isinstance(step, LatentEvent) or step.kind == "text"
-    ]
-    steps = [(n, step, vector) for n, step, vector in steps if vector is not None]
-    if not steps:
-        raise ValueError("The run has no words or latents whose states were recorded.")
-    states = start.image_states[start.levels.index(level)][None]
-    vectors = torch.stack([vector for *_, vector in steps])
-    cosines = nearest_patch(vectors, states, centred=centred, reference=start.image_states[-1])[:, 0]
-    rows = {
-        n: {"n": n, "latent": isinstance(step, LatentEvent), "cosine": round(c, 3)}
-        for (n, step, _), c in zip(steps, cosines[:, whole].mean(1).tolist(), strict=True)
-    }
-    found: dict[str, Any] = {"tokens": int(inside.sum()), "of": len(inside), "enrichment": None}
-    recorded = trace.attention
-    if recorded is not None:
-        if layer not in recorded.layers or not 0 <= head <= recorded.image.shape[2]:
-            raise ValueError(f"The run recorded no attention of block {layer + 1}, head {head}.")
-        weights = recorded.image  # (Q, E, H, N)
-        chosen = weights[:, recorded.layers.index(layer)]
-        chosen = chosen[:, head - 1] if head else chosen.mean(1)
-        for step, mass in zip(recorded.steps, chosen[:, whole].sum(1).tolist(), strict=True):
-            if step in rows:
-                rows[step]["attention"] = round(mass, 4)
-        by_layer = regions.enrichment(weights.mean(2)[..., own], box, grid)  # (Q, E)
-        kinds = {
-            "latents": [q for q, step in enumerate(recorded.steps) if isinstance(trace.steps[step], LatentEvent)],
-            "words": [q for q, step in enumerate(recorded.steps) if step in rows and not rows[step]["latent"]],
-        }
-        found["enrichment"] = {
-            "layers": list(recorded.layers),
-            **{kind: _listed(by_layer[at].mean(0)) for kind, at in kinds.items() if at},
-        }
-    order = sorted(rows.values(), key=lambda row: (-row.get("attention", 0.0), -row["cosine"]))
-    nearest = sorted(rows.values(), key=lambda row: -row["cosine"])
-    return found | {"by_attention": order[:LISTED] if recorded else [], "by_cosine": nearest[:LISTED]}
-
-
-def _listed(values: torch.Tensor) -> list[float]:
-    return [round(value, 3) for value in values.tolist()]
-
-
-def compared(history: History, companions: Companions, session: str, first: object, second: object) -> dict[str, Any]:
+def compared(runner: Runner, history: History, session: str, first: object, second: object) -> dict[str, Any]:
     """The Compare view of two runs. Raises ValueError for a run that is not kept or a broken file."""
     kept = [history.find(session, id) for id in (first, second)]
-    traces = [Trace.load(each.path) for each in kept]
-    views = [view_of(trace, companions.rules(trace.source.checkpoint)) for trace in traces]
-    return {
-        "sides": [_side(each, view) for each, view in zip(kept, views, strict=True)],
-        "same": traces[0].question == traces[1].question,
-        "words": difference(*(view.text for view in views)),
-        "pairs": pairs(*traces),
-    }
-
-
-def _side(kept: Kept, view: View) -> dict[str, Any]:
-    return {"id": kept.id, "name": kept.name, "view": payload(view, 0, label=method_label(view.checkpoint))}
-
-
-def difference(first: str, second: str) -> list[list[dict[str, Any]]]:
-    """Both texts as stretches {text, same}, word by word."""
-    words = [_words(first), _words(second)]
-    sides: list[list[dict[str, Any]]] = [[], []]
-    for tag, a0, a1, b0, b1 in difflib.SequenceMatcher(None, *words, autojunk=False).get_opcodes():
-        for side, part in enumerate((words[0][a0:a1], words[1][b0:b1])):
-            if part:
-                sides[side].append({"text": "".join(part), "same": tag == "equal"})
-    return sides
-
-
-def _words(text: str) -> list[str]:
-    """Words with the space before them."""
-    found: list[str] = []
-    for letter in text:
-        if not found or (letter.isspace() and not found[-1].isspace()):
-            found.append(letter)
-        else:
-            found[-1] += letter
-    return found
-
-
-def pairs(first: Trace, second: Trace) -> list[dict[str, Any]]:
-    """Cosine of the latents at the same place of both runs; none where their models are of different width."""
-    found = []
-    if first.start.image_states.shape[-1] != second.start.image_states.shape[-1]:
-        return found
-    for number, (a, b) in enumerate(zip(first.blocks, second.blocks, strict=False)):
-        count = min(len(a.latents), len(b.latents))
-        if count:
-            cosines = torch.cosine_similarity(a.latents[:count].float(), b.latents[:count].float(), dim=-1)
-            found += [{"block": number, "index": t, "cosine": round(c, 3)} for t, c in enumerate(cosines.tolist())]
-    return found
+    value = TRACES.run(runner.limits, traces.compared, *(str(each.path) for each in kept), runner.companions)
+    sides = [{"id": each.id, "name": each.name, "view": view} for each, view in zip(kept, value["views"], strict=True)]
+    return {"sides": sides, "same": value["same"], "words": value["words"], "pairs": value["pairs"]}
 
 
 CHANGES = {"latents": int, "mode": str, "checkpoint": str}
@@ -200,23 +65,23 @@ def run_again(runner: Runner, history: History, session: str, id: object, change
 
     Raises ValueError for a run that is not kept, for settings that do not exist, and where the disk is full.
     """
-    trace = history.open(session, id)
+    kept = history.find(session, id)
     wrong = [name for name, value in changes.items() if type(value) is not CHANGES.get(name)]
     if wrong:
         raise ValueError(f"{wrong[0]!r} cannot be changed to {changes[wrong[0]]!r}.")
-    checkpoint = changes.get("checkpoint", trace.source.checkpoint)
-    old = trace.settings
+    asked = TRACES.run(runner.limits, traces.asked, str(kept.path))
+    checkpoint = changes.get("checkpoint", asked.checkpoint)
+    old = asked.settings
     settings = {name: getattr(old, name) for name in old.__dataclass_fields__} | {"rule": None}
-    if checkpoint == trace.source.checkpoint:
+    if checkpoint == asked.checkpoint:
         settings["rule"] = old.rule
     else:
         settings["latents"] = runner.reasoner(checkpoint).config.latents.default  # what it was taught with
     settings |= {name: value for name, value in changes.items() if name != "checkpoint"}
-    images = [Image.fromarray(image.numpy()) for image in trace.images]
     runner.limits.check_settings(settings)
-    runner.limits.check_images(len(images))
-    question = runner.limits.check_question(trace.question)
-    ask = Ask(images=images, question=question, checkpoint=checkpoint, settings=settings)
+    runner.limits.check_images(len(asked.images))
+    question = runner.limits.check_question(asked.question)
+    ask = Ask(images=asked.images, question=question, checkpoint=checkpoint, settings=settings)
     view, events = first_view(runner, ask), list[Event]()
     for view in folded(view, runner.stream(session, ask), events):  # noqa: B007, B020, the last view is the whole run
         pass

@@ -1,27 +1,27 @@
 """A recorded run → what the Inspect page is sent: places, matrices, shares, readings, pictures. All of it once.
 
-Everything is computed by latent_core.analysis; here it is put into a shape that the browser can draw.
+No more than app/budget.py says; what is left out is named. Everything is computed by latent_core.analysis; here it is
+put into a shape that the browser can draw.
 """
 
 import base64
-import inspect as python
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from itertools import starmap, zip_longest
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
-from app.fold import View, fold
-from app.payload import data_url, payload
-from latent_core.analysis import attention, geometry, lens, plane, regions, similarity
+from app.budget import ANSWER, FIGURE, leading, size
+from app.fold import View, fold_all
+from app.payload import NUMBER, as_bytes, data_url, payload, spread
+from latent_core.analysis import geometry, lens, plane
 from latent_core.analysis.reported import REPORTED
-from latent_core.attention import Rollout
 from latent_core.bank import AXES, KINDS, Bank
 from latent_core.depict import Depicter
 from latent_core.events import SEGMENTS, LatentEvent, TokenEvent
 from latent_core.grounding import LookRule, measured_rules
-from latent_core.replay import Replay
 from latent_core.trace import Trace
 
 GRID = 32_000
@@ -29,24 +29,15 @@ GRID = 32_000
 SHOWN_STEPS = 600
 """Steps of a run that figures draw; a longer run is cut there, and says so."""
 
-Reread = tuple[Replay, dict[int, list[list[tuple[str, float]]]]]
-"""A replay, and for every latent by its step: per layer the likeliest words with their probabilities."""
 
-FORMULAS: dict[str, tuple[Callable[..., object], ...]] = {
-    "space": (geometry.principal_axes, plane.place_by_neighbours, plane.umap_layout, plane.unit),
-    "homogeneity": (geometry.cosine_matrix, geometry.adjacent_cosine, geometry.effective_rank, geometry.rank_at),
-    "shares": (attention.shares, attention.entropy, Rollout),
-    "norms": (geometry.norm_ratio,),
-    "lens": (lens.neighbours, lens.logit_lens),
-    "depict": (Depicter,),
-    "region": (regions.mass, regions.enrichment, similarity.nearest_patch),
-}
-"""What each figure is computed by: the page shows the docstrings."""
+@dataclass(frozen=True)
+class Reread:
+    """A run once more through its model, as far as figures show it; Q steps, N image tokens."""
 
-
-def formulas(name: str) -> list[dict[str, str]]:
-    """Name and docstring of every function behind a figure."""
-    return [{"name": f.__name__, "text": python.getdoc(f) or ""} for f in FORMULAS[name]]
+    rollout: np.ndarray
+    """(Q, N) attention rollout on the image tokens, in 0…1."""
+    words: dict[int, list[list[tuple[str, float]]]]
+    """For every latent by its step: per layer the likeliest words with their probabilities."""
 
 
 def view_of(trace: Trace, measured: tuple[LookRule, ...] = ()) -> View:
@@ -59,9 +50,7 @@ def view_of(trace: Trace, measured: tuple[LookRule, ...] = ()) -> View:
         opens=opens,
         measured=measured,
     )
-    for event in trace.events():
-        view = fold(view, event)
-    return view
+    return fold_all(view, trace.events())
 
 
 def inspection(
@@ -82,40 +71,43 @@ def inspection(
         run: the run's id in the history.
         own: whether it may be renamed and deleted.
         measured: what was measured of the checkpoint, by name: `grounding`, `depict`.
-        replayed: a replay with the lens of its latents by layer; None where no model is at hand.
+        replayed: the run once more through its model; None where no model is at hand.
 
     Raises ValueError for a run whose states are not finite.
     """
     rules = measured_rules(measured["grounding"]) if "grounding" in measured else ()
     steps = trace.steps[:SHOWN_STEPS]
+    whole, trace = trace, replace(trace, steps=steps)
     vectors = [step.hidden if isinstance(step, TokenEvent) else step.fed for step in steps]
     chosen = [n for n, vector in enumerate(vectors) if vector is not None and _is_shown(steps[n])]
     value = {
         "id": run,
         "name": name,
         "own": own,
-        "cut": max(0, len(trace.steps) - len(steps)),
-        "view": payload(view_of(trace, rules), 0, label=label),
-        "blind": not chosen or not len(trace.start.image_states),
+        "cut": len(whole.steps) - len(steps),
+        "blind": not chosen or not trace.start.image_states.numel(),
     }
     if value["blind"]:
-        return value
+        return value | {"view": payload(view_of(whole, rules), 0, label=label)}
     states = torch.stack([vectors[n] for n in chosen])
     if not (states.isfinite().all() and trace.start.image_states.isfinite().all()):
         raise ValueError("The run holds numbers that are not finite, so its states cannot be laid out.")
     bank = bank if bank is not None and bank.vectors.shape[1] == states.shape[1] else None
-    return value | {
+    left: dict[str, int] = {}
+    value |= {
         "of": chosen,
         "space": _space(trace, states, bank),
-        "homogeneity": _homogeneity(trace, bank),
+        "homogeneity": _homogeneity(trace, bank, left),
         "norms": _norms(trace, states),
-        "shares": _shares(trace),
-        "lens": _lens(states, bank, replayed),
-        "rollout": _rollout(replayed, chosen),
-        "depict": _depict(trace, depicter),
+        "shares": _shares(trace, left),
+        "lens": _lens(states, bank, replayed, left),
+        "rollout": _rollout(replayed, chosen, left),
+        "depict": _depict(trace, depicter, left),
         "measured": measured,
-        "formulas": {figure: formulas(figure) for figure in FORMULAS},
     }
+    missing = [f"{count:,} {what}" for what, count in left.items() if count]
+    value["left"] = f"The run is too long to send everything; left out: {', '.join(missing)}." if missing else None
+    return value | {"view": payload(view_of(whole, rules), 0, label=label, budget=ANSWER - size(value))}
 
 
 def _is_shown(step: TokenEvent | LatentEvent) -> bool:
@@ -174,8 +166,12 @@ def _places(bank: torch.Tensor | None, items: torch.Tensor, patches: torch.Tenso
     return {**coded, "middle": middle.tolist(), "unit": unit.item()}
 
 
-def _homogeneity(trace: Trace, bank: Bank | None) -> dict[str, Any]:
-    blocks = [block.latents for block in trace.blocks if len(block.latents)]
+def _homogeneity(trace: Trace, bank: Bank | None, left: dict[str, int]) -> dict[str, Any]:
+    """Of blocks whose matrices do not fit, only the mean cosine of neighbours; counted in `left`."""
+    numbered = [(number, block.latents) for number, block in enumerate(trace.blocks) if len(block.latents)]
+    blocks = [latents for _, latents in numbered]
+    matrices = leading((_rounded(geometry.cosine_matrix(latents)) for latents in blocks), 2 * FIGURE)
+    left["matrices of blocks"] = len(blocks) - len(matrices)
     measured = [] if bank is None else bank.notes["measured"]
     words = [step.hidden for step in trace.tokens if step.kind == "text" and step.hidden is not None]
     latents = torch.cat(blocks) if blocks else torch.empty(0, 1)
@@ -183,11 +179,10 @@ def _homogeneity(trace: Trace, bank: Bank | None) -> dict[str, Any]:
         "blocks": [
             {
                 "number": number,
-                "matrix": _rounded(geometry.cosine_matrix(block.latents)),
-                "adjacent": geometry.adjacent_cosine(block.latents),
+                "matrix": matrix,
+                "adjacent": geometry.adjacent_cosine(latents),
             }
-            for number, block in enumerate(trace.blocks)
-            if len(block.latents)
+            for (number, latents), matrix in zip_longest(numbered, matrices)
         ],
         "words": geometry.adjacent_cosine(torch.stack(words)) if len(words) > 1 else None,
         "rank": geometry.effective_rank(latents) if len(latents) > 1 else None,
@@ -215,22 +210,24 @@ def _norms(trace: Trace, states: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def _shares(trace: Trace) -> dict[str, Any] | None:
-    """Attention by segment, mean of the heads, per recorded layer and position."""
+def _shares(trace: Trace, left: dict[str, int]) -> dict[str, Any] | None:
+    """Attention by segment, mean of the heads, per recorded layer and position; layers thinned out where need be."""
     recorded = trace.attention
     if recorded is None:
         return None
-    kept = [row for row, step in enumerate(recorded.steps) if step < SHOWN_STEPS and _is_shown(trace.steps[step])]
+    kept = [row for row, step in enumerate(recorded.steps) if _is_shown(trace.steps[step])]
+    layers = spread(len(recorded.layers), max(2, FIGURE // (NUMBER * (1 + len(SEGMENTS)) * max(1, len(kept)))))
+    left["layers of attention"] = len(recorded.layers) - len(layers)
     return {
         "of": [recorded.steps[row] for row in kept],
-        "layers": list(recorded.layers),
+        "layers": [recorded.layers[layer] for layer in layers],
         "segments": list(SEGMENTS),
-        "shares": _rounded(recorded.shares[kept].mean(2), 3),
-        "entropy": _rounded(recorded.entropy[kept].mean(2), 2),
+        "shares": _rounded(recorded.shares[kept][:, layers].mean(2), 3),
+        "entropy": _rounded(recorded.entropy[kept][:, layers].mean(2), 2),
     }
 
 
-def _lens(states: torch.Tensor, bank: Bank | None, replayed: Reread | None) -> dict[str, Any]:
+def _lens(states: torch.Tensor, bank: Bank | None, replayed: Reread | None, left: dict[str, int]) -> dict[str, Any]:
     """Nearest words of the bank for every state; the vocabulary by layer for latents, where a model read them."""
     found: dict[str, Any] = {"nearest": None, "layers": None}
     if bank is not None:
@@ -241,7 +238,9 @@ def _lens(states: torch.Tensor, bank: Bank | None, replayed: Reread | None) -> d
             for values, these in zip(cosines.tolist(), places.tolist(), strict=True)
         ]
     if replayed is not None:
-        found["layers"] = {str(step): layers for step, layers in replayed[1].items()}
+        read = [(str(step), layers) for step, layers in replayed.words.items()]
+        found["layers"] = dict(leading(read, FIGURE))
+        left["latents read by layer"] = len(read) - len(found["layers"])
     return found
 
 
@@ -253,21 +252,30 @@ def _distinct(words: list[tuple[str, float]], count: int = 5) -> list[tuple[str,
     return list(best.items())[:count]
 
 
-def _rollout(replayed: Reread | None, chosen: list[int]) -> list[list[float]] | None:
-    return None if replayed is None else _rounded(replayed[0].rollout[chosen], 5)
+def _rollout(replayed: Reread | None, chosen: list[int], left: dict[str, int]) -> dict[str, Any] | None:
+    """`maps` is base64 of uint8 (Q, N), 255 for the largest of each row in `peaks` (Q,)."""
+    if replayed is None:
+        return None
+    rows = torch.from_numpy(replayed.rollout[chosen])
+    kept = rows[: 2 * FIGURE // (2 * rows.shape[1] + NUMBER)]
+    left["rollouts"] = len(rows) - len(kept)
+    return dict(zip(("maps", "peaks"), as_bytes(kept.float()), strict=True))
 
 
-def _depict(trace: Trace, depicter: Depicter | None) -> list[dict[str, Any]] | None:
+def _depict(trace: Trace, depicter: Depicter | None, left: dict[str, int]) -> list[dict[str, Any]] | None:
     """What each block depicts, whole and latent by latent, as pictures."""
     if depicter is None or any(
         len(block.latents) and block.latents.shape[1] != depicter.width for block in trace.blocks
     ):
         return None
-    found = []
-    for number, block in enumerate(trace.blocks):
-        if 0 < len(block.latents) <= 16:
-            whole, *each = [data_url(Image.fromarray(p.numpy())) for p in depicter.pictures(block.latents)]
-            found.append({"number": number, "whole": whole, "each": each})
+    blocks = [(number, block.latents) for number, block in enumerate(trace.blocks) if 0 < len(block.latents) <= 16]
+
+    def painted(number: int, latents: torch.Tensor) -> dict[str, Any]:
+        whole, *each = [data_url(Image.fromarray(picture.numpy())) for picture in depicter.pictures(latents)]
+        return {"number": number, "whole": whole, "each": each}
+
+    found = leading(starmap(painted, blocks), FIGURE)
+    left["pictures of blocks"] = len(blocks) - len(found)
     return found
 
 

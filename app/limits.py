@@ -15,6 +15,10 @@ MAX_NAME = 64
 """Characters of a session's name, which the visitor's program chooses; Gradio's own have 11."""
 MAX_BODY = 2_000_000
 """Bytes of a request that is no upload. The largest that the page sends, a question with four images, has 20,000."""
+MAX_BODIES = 50_000_000
+"""Bytes of all such requests that are being read at one time."""
+MAX_STREAMS = 4
+"""Answers of one session that last: the heartbeat of a tab, what is said to it, and a little more."""
 MAX_NESTING = 64
 """Depth of lists and objects in a request; the page sends at most 6."""
 MAX_UPLOADS = 4
@@ -40,27 +44,49 @@ class Limits:
     latents: int = MAX_LATENTS
     """K, latents of a block."""
     queue: int = 32
-    """Questions that wait; the next one is refused with a sentence."""
+    """Questions that wait, and as many looks; the next one is refused with a sentence."""
     at_once: int = 4
-    """Runs and inspections under way at once, those of all visitors together."""
+    """Models at work at once, for the runs and inspections of all visitors together."""
+    looks_at_once: int = 2
+    """Inspections, comparisons, regions and opened traces at once; nobody's question waits for them."""
+    light_at_once: int = 8
+    """Of what takes a moment: scenes, checks of images."""
     run_seconds: float = 1800.0
     """Seconds of a run, waiting at the speed `slow` included. Checked between tokens, so one forward may exceed it."""
     runs_a_minute: int | None = None
     """Runs that one session may start in a minute; None: as many as it likes."""
     looks_a_minute: int | None = None
     """Inspections, comparisons and regions of one session in a minute, which cost about as much as a short run."""
+    look_seconds: float = 60.0
+    """Seconds of CPU that reading one picture or one run may take, and its figures."""
+    look_bytes: int = 8_000_000_000
+    """Memory that it may take."""
     session_runs: int = 20
     """Runs kept per session; the oldest goes with its trace."""
     all_runs: int = 10_000
     """Runs kept of all sessions together; the oldest go with their traces."""
     sessions: int = 500
-    """Sessions that are remembered; those not heard of for longest are forgotten."""
+    """Sessions that are remembered; those whose page is not open make room, those not heard of for longest first."""
+    connections: int = 2000
+    """Open connections, a few of every tab; fewer where the process may not open twice as many files."""
     states: int = 100
-    """Sessions whose fields Gradio remembers, 0.2 MB each; in one forgotten the scene in view has no known answer."""
+    """Sessions whose fields Gradio remembers; in one forgotten the scene in view has no known answer."""
+    away_seconds: float = 40.0
+    """Seconds for which the runs of a session outlast its page, or the connection to it."""
+    waiting_bytes: int = 16_000_000
+    """Bytes of answers that wait for one session to listen; above it the answers on their way there are dropped."""
+    all_waiting_bytes: int = 256_000_000
+    """Bytes of answers that wait for all sessions together."""
     keep_seconds: float = 86_400.0
     """Age at which uploads and traces are deleted, whether or not their tab is still open."""
     disk_bytes: int = 20_000_000_000
-    """Bytes of all uploads and traces; above it nothing more is taken until the oldest are deleted."""
+    """Bytes of all uploads and traces; above it the oldest make room, of the address that has most."""
+    disk_files: int = 200_000
+    """Uploads and traces, as `disk_bytes`."""
+    share: float = 1.0
+    """Part of the bytes, files and sessions that one address may have: what is above it is refused with a sentence."""
+    settled_seconds: float = 600.0
+    """Age at which a file makes room for others of the same address."""
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raises ValueError for settings above what this instance gives; the checkpoint checks the rest."""
@@ -83,12 +109,17 @@ class Limits:
         check(count <= self.images, f"There are {count} images; a question may carry at most {self.images}.")
 
     @property
+    def places(self) -> int:
+        """Events under way at once."""
+        return self.at_once + self.looks_at_once + self.light_at_once + 1
+
+    @property
     def kept(self) -> str:
         """What becomes of a visitor's data, in a sentence for the page."""
         return (
             "What you upload and your runs stay on this server, are shown to nobody else and are not used for "
-            "training. Runs are deleted when you close or reload the page; images, and whatever else is left, "
-            f"{_span(self.keep_seconds)} after they arrived."
+            "training. Runs are deleted within a minute after you close or reload the page; images, and whatever else "
+            f"is left, {_span(self.keep_seconds)} after they arrived, or earlier where space runs out."
         )
 
 
@@ -104,9 +135,13 @@ PUBLIC = Limits(
     run_seconds=60.0,  # 512 tokens at the slow speed take 21 s, the most latents 41 s
     runs_a_minute=30,  # a run at the slow speed takes 2 s, and dragging K starts a few
     looks_a_minute=60,
+    look_seconds=10.0,  # the largest picture takes 1, the figures of the longest run 5
+    look_bytes=1_500_000_000,
     all_runs=2000,
     keep_seconds=3600.0,
     disk_bytes=2_000_000_000,  # a Space has 50 GB, and shares them with the packages
+    disk_files=20_000,
+    share=0.25,  # a class behind one address has room for 50 camera images, and 125 open pages
 )
 """A page for everybody. Queue, runs at once and sessions as above: 36 visitors are served or told to wait."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from app.api import add_endpoints
-from app.asking import OWN_RULE, k_label, method_label, new_scene, opening
+from app.asking import OWN_RULE, new_scene, opening
 from app.choosing import Choosing
 from app.components import (
     Files,
@@ -22,8 +22,11 @@ from app.components import (
 )
 from app.handlers import SAMPLING, Comparing, Handlers, Inspecting, loaded
 from app.history import History
+from app.limits import Limits
+from app.names import k_label, method_label
 from app.payload import data_url
 from app.runner import Runner
+from app.waiting import bound
 from latent_core.settings import Rule
 
 FAMILIES = {"find": "find: visual search", "relate": "relate: two hops", "count": "count", "trace": "trace: a line"}
@@ -31,28 +34,25 @@ MODES = [("Latent", "latent"), ("Text only", "text"), ("Forced", "forced"), ("Ma
 RULES = [("the checkpoint’s own", OWN_RULE), *((rule, rule) for rule in Rule.__args__)]
 FIRST_SEED = 22
 """Seed of the scene in view when the page opens, and of the examples: the embedded glyph-monet gets all four right."""
-MODEL = {"concurrency_id": "model"}
-"""Shared by everything that runs a model: `Limits.at_once` sessions at once, the others queue."""
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 
-def build(runner: Runner) -> gr.Blocks:
+def build(runner: Runner, history: History) -> gr.Blocks:
     """The whole page. Models are not loaded here."""
-    history, limits = History(limits=runner.limits), runner.limits
+    limits = runner.limits
     handlers = Handlers(runner, history)
     cache = (60, round(limits.keep_seconds))  # Gradio's own sweep, which also clears its lists of files
     with gr.Blocks(title="Inscape", fill_width=True, analytics_enabled=False, delete_cache=cache) as page:
         static(read("header.html"), read("header.js", "offline.js"))
-        add_endpoints(
-            runner, {**MODEL, "concurrency_limit": limits.at_once}
-        )  # before the page's own events, which would take the names
+        places = groups(limits)
+        add_endpoints(runner, **places)  # before the page's own events, which would take the names
         with gr.Tabs(elem_id="ins-tabs"):
             with gr.Tab("Ask", id="ask"):
                 _ask(runner, handlers, Choosing(history, limits, handlers.photo_notice))
             with gr.Tab("Inspect", id="inspect") as tab:
-                _inspect(tab, Inspecting(runner, history, runner.companions))
+                _inspect(tab, Inspecting(runner, history), {**places["look"], **QUIET})
             with gr.Tab("Compare", id="compare") as tab:
-                _compare(tab, Comparing(runner, history))
+                _compare(tab, Comparing(runner, history), *({**places[name], **QUIET} for name in ("look", "model")))
         static(f'<p class="ins-small ins-kept">{escape(limits.kept)}</p>')
         page.unload(handlers.forget)
 
@@ -65,7 +65,19 @@ def build(runner: Runner) -> gr.Blocks:
                     await page._queue.clean_events(event_id=event._id)
 
         page.unload(leave)
-    return page.queue(max_size=limits.queue)
+    # what queues is only taken from the queue: Gradio's other routes would run any number at once
+    page.queue(api_open=False)
+    bound(page._queue, limits.queue)
+    return page
+
+
+def groups(limits: Limits) -> dict[str, dict[str, Any]]:
+    """Whose places an event takes: `model`, those of questions; `look`, of what is made of runs; `light`, the rest's.
+
+    A group's limit is the lowest that any of its events gives, and who gives none gives 1: every event names both.
+    """
+    most = {"model": limits.at_once, "look": limits.looks_at_once, "light": limits.light_at_once}
+    return {name: {"concurrency_id": name, "concurrency_limit": count} for name, count in most.items()}
 
 
 def first_files() -> Files:
@@ -75,6 +87,7 @@ def first_files() -> Files:
 
 def _ask(runner: Runner, handlers: Handlers, choosing: Choosing) -> None:
     files, _, asked, first_scene, _ = loaded("find", FIRST_SEED)
+    model, look, quick = ({**places, **QUIET} for places in groups(runner.limits).values())
     scene = gr.State(first_scene)
     kept = gr.State(files)  # images that could be used, for when new ones cannot
     with gr.Row(elem_classes="ins-ask"):
@@ -93,12 +106,12 @@ def _ask(runner: Runner, handlers: Handlers, choosing: Choosing) -> None:
     # An event goes through its handlers one after the other. What makes room comes first and does not queue. What runs
     # is sent even while it answers to an earlier event: then it only hands over, and one dropped would be a lost run.
     room = {"fn": handlers.interrupt, "inputs": at, "queue": False, **QUIET}
-    running = {"fn": handlers.ask, "inputs": inputs, "outputs": view, "js": page_tells("again"), **MODEL, **QUIET}
+    running = {"fn": handlers.ask, "inputs": inputs, "outputs": view, "js": page_tells("again"), **model}
     run.click(trigger_mode="multiple", js=page_tells("run"), **room)
     run.click(trigger_mode="multiple", **running)
-    view.region(handlers.region, outputs=looking, **QUIET)
+    view.region(handlers.region, outputs=looking, **look)
     stop.click(handlers.stop, at, queue=False, trigger_mode="multiple", js=page_tells("stop"), **QUIET)
-    view.force(lambda: "forced", outputs=mode, **QUIET).then(trigger_mode="multiple", **running)
+    view.force(lambda: "forced", outputs=mode, **quick).then(trigger_mode="multiple", **running)
     changed = [field.input for name, field in settings.items() if name != "checkpoint"]
     gr.on(changed, trigger_mode="always_last", **room | {"js": page_tells("change")})
     gr.on(changed, trigger_mode="always_last", **running | {"js": page_tells("changed")})
@@ -109,26 +122,28 @@ def _ask(runner: Runner, handlers: Handlers, choosing: Choosing) -> None:
         [latents, chosen],
         trigger_mode="always_last",
         js="(...values) => { inscape.change(); return values; }",  # though the run may end before all is settled
-        **QUIET,
+        **quick,
     )
     sampling = [settings[name] for name in SAMPLING]
     own = gr.State({name: settings[name].value for name in SAMPLING})  # the chosen checkpoint's sampling
     settled = settled.then(
-        handlers.sample, [method, own, *sampling], [*sampling, own], trigger_mode="always_last", **QUIET
+        handlers.sample, [method, own, *sampling], [*sampling, own], trigger_mode="always_last", **quick
     )
     settled = settled.then(trigger_mode="multiple", js=page_tells("again"), **room)
     settled.then(trigger_mode="multiple", **running)
 
     fresh = [well, kept, question, scene, notice]
-    another.click(handlers.scene, inputs=family, outputs=fresh, **QUIET)
-    examples.pick(handlers.example, outputs=[*fresh, family], **QUIET)
+    another.click(handlers.scene, inputs=family, outputs=fresh, **quick)
+    examples.pick(handlers.example, outputs=[*fresh, family], **quick)
     drafts = gr.State([])  # what was being written when an earlier run was chosen
-    filled = {"outputs": [*fresh, family, drafts, back], **QUIET}
+    # one after the other, for each puts aside what the one before filled in
+    filled = {"outputs": [*fresh, family, drafts, back], "concurrency_id": "choose", "concurrency_limit": 1, **QUIET}
     view.choose(choosing.choose, [well, question, scene, drafts, method], trigger_mode="multiple", **filled)
     back.click(choosing.resume, [drafts, method], **filled)
-    well.input(handlers.check, inputs=[well, kept, method], outputs=[well, kept, notice], **QUIET)
+    checked = {"inputs": [well, kept, method], "outputs": [well, kept, notice], **quick}
+    well.input(handlers.check, trigger_mode="multiple", **checked)  # one dropped would be files that nobody looked at
     # a refused image is no news any more once the run is about the ones that were kept
-    gr.on([run.click, method.change], handlers.photo_notice, inputs=[well, method], outputs=notice, **QUIET)
+    gr.on([run.click, method.change], handlers.photo_notice, inputs=[well, method], outputs=notice, **quick)
 
 
 def page_tells(what: str) -> str:
@@ -141,10 +156,10 @@ def _told_by_page(kind: type[gr.components.Component]) -> gr.components.Componen
     return kind(visible=False)
 
 
-def _inspect(tab: gr.Tab, handlers: Inspecting) -> None:
+def _inspect(tab: gr.Tab, handlers: Inspecting, quiet: dict[str, Any]) -> None:
     view = inspect_view(elem_id="ins-inspect-view", elem_classes="ins-page")
     shown, entered = _told_by_page(gr.JSON), gr.State("")  # the run that Ask shows, and the one last opened from there
-    tab.select(handlers.enter, [shown, entered], [view, entered], js=page_tells("shown"), **MODEL, **QUIET)
+    tab.select(handlers.enter, [shown, entered], [view, entered], js=page_tells("shown"), **quiet)
     for event, handler in (
         (view.open, handlers.open),
         (view.read, handlers.read),
@@ -152,15 +167,15 @@ def _inspect(tab: gr.Tab, handlers: Inspecting) -> None:
         (view.remove, handlers.remove),
         (view.upload, handlers.upload),
     ):
-        event(handler, outputs=view, **MODEL, **QUIET)
+        event(handler, outputs=view, **quiet)
 
 
-def _compare(tab: gr.Tab, handlers: Comparing) -> None:
+def _compare(tab: gr.Tab, handlers: Comparing, look: dict[str, Any], model: dict[str, Any]) -> None:
     view = compare_view(elem_id="ins-compare-view", elem_classes="ins-page")
     shown, entered = _told_by_page(gr.JSON), gr.State("")
-    tab.select(handlers.enter, [shown, entered], [view, entered], js=page_tells("shown"), **QUIET)
-    view.pair(handlers.pair, outputs=view, **QUIET)
-    view.again(handlers.again, outputs=view, **MODEL, **QUIET)
+    tab.select(handlers.enter, [shown, entered], [view, entered], js=page_tells("shown"), **look)
+    view.pair(handlers.pair, outputs=view, **look)
+    view.again(handlers.again, outputs=view, **model)
 
 
 def _image_column(files: Files) -> tuple[gr.components.Component, ...]:

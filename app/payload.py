@@ -1,20 +1,26 @@
 """View → what the browser is sent. While a run streams: the last items. At its end: all items and all maps, once.
 
+No more than app/budget.py says, however long the run and large its images.
+
 Shapes: Q items with a vector, S levels, N image tokens, D model width.
 """
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from PIL import Image
 
+from app.budget import ANSWER, PICTURES, UPDATE, size
 from app.fold import Item, View, answer
-from app.runner import spread
 from latent_core.analysis.similarity import nearest_patch
+from latent_core.events import StartEvent
 
 LAST = 64
 """Items in a streamed update. At ten updates a second none is missed below 640 items/s, and the end sends all."""
@@ -22,14 +28,22 @@ MAP_BUDGET = 1_000_000
 """Numbers in the maps of one run (2 bytes each); above it levels are thinned out."""
 ATTENTION_BUDGET = 1_500_000
 """Bytes of attention maps of one run; 16 latents and 50 words of the embedded models need 60,000."""
-SHOWN_SIDE = 768
-"""Pixels of the longer side of an image in the browser."""
+SHOWN_SIDES = (768, 512, 384, 256, 128)
+"""Pixels of the longer side of an image in the browser: the first with which all of a run are within their budget."""
+NUMBER = 9
+"""Bytes of a number with four decimals in JSON, at most."""
 UNITS = 10_000
 """Cosines travel as int16 of this many units per 1."""
 
 
 def payload(
-    view: View, run: int, *, label: str, truth: str | None = None, problem: str | None = None
+    view: View,
+    run: int,
+    *,
+    label: str,
+    truth: str | None = None,
+    problem: str | None = None,
+    budget: int = ANSWER,
 ) -> dict[str, Any]:
     """The value of the run view component.
 
@@ -38,8 +52,10 @@ def payload(
         label: the method's name for the list of earlier runs.
         truth: the scene's own answer where the image is a generated scene.
         problem: a sentence that says why the run could not be made or finished.
+        budget: bytes of the value of a finished run.
     """
     items = view.items if view.finish else view.items[-LAST:]
+    budget = budget if view.finish else UPDATE
     value: dict[str, Any] = {
         "run": run,
         "label": label,
@@ -55,12 +71,15 @@ def payload(
         "items": [_item(item) for item in items],
     }
     if view.start:
-        value["images"] = [image_url(image) for image in view.start.images]
+        value["images"] = pictures(view.start)
         value["sizes"] = [[image.shape[1], image.shape[0]] for image in view.start.images]
         value["grids"] = [list(grid) for grid in view.start.grids]
         value["looks"] = [asdict(rule) | {"measured": rule in view.measured} for rule in view.rules]
     if view.finish:
-        value |= {"finish": summary(view), "truth": truth, "maps": maps(view)}
+        value |= {"finish": summary(view), "truth": truth}
+        value["maps"] = maps(view, budget - size(value))
+    if not value.get("maps"):  # they hold what the glows do
+        _add_glows(value["items"], items, budget - size(value))
     return value
 
 
@@ -86,24 +105,38 @@ def summary(view: View) -> dict[str, Any]:
     }
 
 
-def maps(view: View) -> dict[str, Any] | None:
+def maps(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
     """Similarity of every item with every image token, by level, raw and centred; norms; cosine to the latent before.
 
-    None where the run recorded no states. Maps are base64 of int16 (Q, S, N), little-endian, `UNITS` per 1.
+    None where the run recorded no states. Maps are base64 of int16 (Q, S, N), little-endian, `UNITS` per 1. In a long
+    run levels are thinned out (`MAP_BUDGET`); what does not fit into `budget` bytes even so loses all levels but the
+    best, and then items, words first; `left` is the sentence that says so.
     """
-    chosen = [n for n, item in enumerate(view.items) if item.vector is not None]
-    if not chosen or view.start is None or not len(view.start.image_states):
+    every = [n for n, item in enumerate(view.items) if item.vector is not None]
+    if not every or view.start is None or not view.start.image_states.numel():
+        return None
+    look = attention(view, budget // 2)
+    budget -= size(look)
+    tokens = view.start.image_states.shape[1]
+    levels = _levels(len(every), *view.start.image_states.shape[:2])
+    rules = [rule for rule in view.rules if rule.kind == "similarity"]
+    best = [view.start.levels.index(rule.level) for rule in rules]
+    levels = sorted({*levels, *(best[:1] if rules[0] in view.measured else [])})  # never left out
+
+    def most(levels: list[int]) -> int:
+        """Items whose maps fit, each with its place, norm and cosine."""
+        return budget // (2 * _coded(2 * len(levels) * tokens) + 3 * NUMBER)
+
+    levels = levels if most(levels) >= len(every) else best[:1]
+    chosen = _first(view.items, every, most(levels))
+    if not chosen:
         return None
     vectors = torch.stack([view.items[n].vector for n in chosen])  # (Q, D)
-    levels = _levels(len(chosen), *view.start.image_states.shape[:2])
-    best = [
-        view.start.levels.index(rule.level)
-        for rule in view.rules
-        if rule.kind == "similarity" and rule in view.measured
-    ]
-    levels = sorted({*levels, *best[:1]})  # never left out
     states = view.start.image_states[levels]  # (S, N, D)
-    text = [view.items[n].vector for n in chosen if view.items[n].kind == "text"]
+    text = [view.items[n].vector for n in every if view.items[n].kind == "text"]
+    looked = [n for n, item in enumerate(view.items) if item.look is not None] if look else []
+    whole = set(every).union(looked)
+    left = whole.difference(chosen).intersection(every).union(set(looked).difference(look["of"] if look else ()))
     return {
         "of": chosen,
         "levels": [view.start.levels[level] for level in levels],
@@ -113,31 +146,42 @@ def maps(view: View) -> dict[str, Any] | None:
         "text_norm": _rounded(torch.stack(text).norm(dim=-1).mean()) if text else None,
         "image_norms": _rounded(states.norm(dim=-1).mean(dim=-1)),
         "previous": [_to_previous(view.items, n) for n in chosen],
-        "attention": attention(view),
+        "attention": look,
+        "left": f"The run is too long to send all maps: {len(left):,} of its {len(whole):,} words and latents lack "
+        "some, late words first."
+        if left
+        else None,
     }
 
 
-def attention(view: View) -> dict[str, Any] | None:
+def attention(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
     """Attention on every image token by layer, for the mean of all heads and each head; None where not recorded.
 
     `maps` is base64 of uint8 (Q, E, 1 + H, N), 255 for the largest of each row in `peaks` (Q, E, 1 + H); `baseline`
     (E, 1 + H, N) is the mean of the run's words, None where it has none (see analysis.attention.minus_baseline). Above
-    `ATTENTION_BUDGET` single heads are left out, then layers thinned out.
+    `ATTENTION_BUDGET` single heads are left out, then layers thinned out; above `budget` bytes items, words first.
     """
-    chosen = [n for n, item in enumerate(view.items) if item.look is not None]
-    if not chosen or view.start is None:
+    every = [n for n, item in enumerate(view.items) if item.look is not None]
+    if not every or view.start is None:
         return None
-    looks = [view.items[n].look for n in chosen]
-    layers, heads, tokens = looks[0].image.shape
-    size = len(chosen) * tokens
-    single = layers * (1 + heads) * size <= ATTENTION_BUDGET
-    kept = spread(layers, max(2, ATTENTION_BUDGET // max(1, (1 + heads if single else 1) * size)))
-    weights = torch.stack([look.image[kept].float() for look in looks])  # (Q, E, H, N)
-    mean = weights.mean(2, keepdim=True)
-    weights = torch.cat([mean, weights], 2) if single else mean
-    maps, peaks = _bytes(weights)
+    layers, heads, tokens = view.items[every[0]].look.image.shape
+    numbers = len(every) * (tokens + NUMBER)
+    single = layers * (1 + heads) * numbers <= ATTENTION_BUDGET
+    kept = spread(layers, max(2, ATTENTION_BUDGET // max(1, (1 + heads if single else 1) * numbers)))
+    row = len(kept) * (1 + heads if single else 1) * (_coded(tokens) + NUMBER)
+    chosen = _first(view.items, every, (budget - row) // (row + NUMBER))  # the baseline takes a row
+    if not chosen:
+        return None
+
+    def shown(n: int) -> torch.Tensor:
+        weights = view.items[n].look.image[kept].float()  # (E, H, N)
+        mean = weights.mean(1, keepdim=True)
+        return torch.cat([mean, weights], 1) if single else mean
+
+    weights = torch.stack([shown(n) for n in chosen])  # (Q, E, 1 + H, N)
+    maps, peaks = as_bytes(weights)
     words = weights[[view.items[n].kind == "text" for n in chosen]]
-    baseline, base_peaks = _bytes(words.mean(0)) if len(words) else (None, None)
+    baseline, base_peaks = as_bytes(words.mean(0)) if len(words) else (None, None)
     return {
         "of": chosen,
         "layers": [view.start.layers[layer] for layer in kept],
@@ -149,18 +193,40 @@ def attention(view: View) -> dict[str, Any] | None:
     }
 
 
-def _bytes(weights: torch.Tensor) -> tuple[str, list[float]]:
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` ≥ 2 of the numbers 0…count−1, evenly spaced, first and last included."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
+
+
+def as_bytes(weights: torch.Tensor) -> tuple[str, list[float]]:
     """Weights (…, N) as base64 of uint8, 255 for the largest of each row, and those largest, flat."""
     peaks = weights.amax(-1)
     units = (weights * (255 / peaks.clamp(min=1e-12))[..., None]).round().to(torch.uint8)
     return base64.b64encode(units.numpy().tobytes()).decode(), _rounded(peaks.flatten(), 5)
 
 
-def image_url(image: torch.Tensor) -> str:
-    """A data URL of an uint8 (H, W, 3) image: exact for small ones, JPEG of at most 768 pixels a side above."""
+_shown: WeakKeyDictionary[StartEvent, list[str]] = WeakKeyDictionary()
+
+
+def pictures(start: StartEvent) -> list[str]:
+    """Data URLs of what the model saw, made once a run; smaller than usual where that many are that large."""
+    if start not in _shown:
+        for side in SHOWN_SIDES:
+            urls = [image_url(image, side) for image in start.images]
+            if size(urls) <= PICTURES:
+                break
+        _shown[start] = urls
+    return _shown[start]
+
+
+def image_url(image: torch.Tensor, side: int = SHOWN_SIDES[0]) -> str:
+    """A data URL of an uint8 (H, W, 3) image of at most `side` pixels a side: JPEG, but exact for small ones that need
+    not be made smaller."""
     picture = Image.fromarray(image.numpy())
-    small = max(picture.size) <= 256
-    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    small = max(picture.size) <= 256 and side == SHOWN_SIDES[0]
+    picture.thumbnail((side, side))
     return data_url(picture, "PNG" if small else "JPEG")
 
 
@@ -172,16 +238,37 @@ def data_url(picture: Image.Image, format: str = "PNG") -> str:
 
 
 def _item(item: Item) -> dict[str, Any]:
-    """Short names, because hundreds of these travel: k kind, t text, b block, i index, p probability, o p_open."""
+    """Short names, because hundreds of these travel: k kind, t text, b block, i index, p probability, o p_open, m glow
+    (added where there is room, see `_add_glows`)."""
     if item.kind == "latent":
-        glow = None if item.glow is None else _rounded(item.glow)
         grid = {"c": item.columns} if item.columns else {}
-        return {"k": "latent", "b": item.block, "i": item.index, "m": glow, **grid}
+        return {"k": "latent", "b": item.block, "i": item.index, "m": None, **grid}
     probability = float(np.exp(item.logprob))
     short = {"k": item.kind, "t": item.text, "p": round(probability, 4), "o": round(item.p_open, 4)}
     if item.kind != "text":
         short |= {"b": item.block, "f": item.forced}
     return short | ({"a": True} if item.after_block else {})
+
+
+def _add_glows(values: list[dict[str, Any]], items: Sequence[Item], budget: int) -> None:
+    """The newest latents' first: those before came with an earlier update, and all maps come with the last."""
+    for value, item in zip(reversed(values), reversed(items), strict=True):
+        if item.glow is not None:
+            budget -= NUMBER * len(item.glow)
+            if budget < 0:
+                return
+            value["m"] = _rounded(item.glow)
+
+
+def _first(items: Sequence[Item], chosen: list[int], most: int) -> list[int]:
+    """At most `most` of the chosen items, in their order: latents before words, early ones before late ones."""
+    ranked = sorted(chosen, key=lambda n: items[n].kind != "latent")
+    return sorted(ranked[: max(0, most)])
+
+
+def _coded(count: int) -> int:
+    """Bytes of so many in base64, within a longer one."""
+    return math.ceil(4 * count / 3)
 
 
 def _levels(items: int, levels: int, tokens: int) -> list[int]:

@@ -37,7 +37,8 @@ class Rate:
             allowed = left >= 1
             self._left[session] = (left - allowed, now)
             self._left.move_to_end(session)
-            while len(self._left) > self.most:
+            # one that is full again is as if it had never been asked for
+            while len(self._left) > self.most or now - next(iter(self._left.values()))[1] >= 60:
                 self._left.popitem(last=False)
         if not allowed:
             seconds = max(1, math.ceil((1 - left) * 60 / self.a_minute))
@@ -45,8 +46,3 @@ class Rate:
                 f"That is more than {self.a_minute} {self.what} in a minute; wait {seconds} "
                 f"{'second' if seconds == 1 else 'seconds'} and try again."
             )
-
-    def forget(self, session: str) -> None:
-        """The session has ended."""
-        with self._lock:
-            self._left.pop(session, None)

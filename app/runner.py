@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL import Image
 
 from app.companions import Companions
+from app.inspection import Reread
 from app.limits import OWN, Limits
+from app.listening import Listening
+from app.payload import spread
 from app.rate import Rate
-from app.turns import Session, Turn
+from app.turns import InOrder, Session, Turn
 from app.zero import Lend, Work, lent, seconds_for
 from latent_core.config import MethodConfig
 from latent_core.embedded import beside
@@ -25,13 +28,15 @@ from latent_core.registry import PUBLISHED
 from latent_core.trace import Trace
 
 if TYPE_CHECKING:
-    from app.inspection import Reread
     from latent_core.reasoner import Reasoner  # brings transformers, which the page does not wait for
 
 SLOW = 25.0
 """Events per second at the speed `slow`."""
 LAYERS = 8
 """Decoder blocks of a run whose attention is recorded, at most, beside the one that was measured to be best."""
+PATIENCE = 5.0
+"""Seconds that a run waits for a place: one that was cancelled ends with its next event, after Gradio's queue has let
+the next one in."""
 REFRESH = 0.1
 """Seconds between updates of the page."""
 T = TypeVar("T")
@@ -40,6 +45,10 @@ log = logging.getLogger("inscape")
 
 class Overtime(ValueError):
     """A run that took longer than the instance allows; what came until then is a run all the same."""
+
+
+class Closed(Overtime):
+    """A run that the server's end cut short; likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +92,15 @@ class Runner:
         self.known = (*self.names, *(name for name in others if name not in names))
         self.folders = dict(folders or {})
         self.companions = Companions(self.known, self.folders)
+        self.in_order = InOrder()
         self._load = load
         self._reasoners: dict[str, Reasoner] = {}
         self._loading = threading.Lock()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._running = 0
+        self._closed = False
         self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
         self._numbers = itertools.count(time.time_ns() // 1_000_000)  # later than those of a server before this one
         self._borrowers = frozenset(borrowers) if lend else frozenset()
         self._answer_there, self._reread_there = self._answer, self._reread
@@ -99,6 +111,7 @@ class Runner:
     def limit(self, limits: Limits) -> None:
         """Allows what `limits` say from now on."""
         self.limits = limits
+        self.listening = Listening(limits.sessions, limits.share)
         self.starts = Rate(limits.runs_a_minute, "runs", most=limits.sessions)
         self.looks = Rate(limits.looks_a_minute, "inspections", most=limits.sessions)
 
@@ -137,7 +150,7 @@ class Runner:
 
     @property
     def running(self) -> int:
-        """Runs whose engine is not closed yet, in all sessions."""
+        """Models at work, for runs and inspections of all sessions: at most `Limits.at_once`, whoever called."""
         return self._running
 
     @property
@@ -148,29 +161,31 @@ class Runner:
         """The events of a run, without a FinishEvent where it was stopped; a new run of a session ends the one before.
 
         `cancelled` is that of the turn in which it runs, if it is one of `turns`. Closing the iterator closes the
-        engine's. Raises ValueError for what the model cannot read and for a session that starts too many runs,
-        Overtime where the run took too long.
+        engine's. Raises ValueError for what the model cannot read, for a session that starts too many runs and where
+        no place is free; Overtime where the run took too long.
         """
         self.starts.take(session)
-        cancelled = self._begin(session, cancelled or threading.Event())
-        try:
+        cancelled = cancelled or threading.Event()
+        with self._under_way(session, cancelled), self._place(cancelled):
             self.reasoner(ask.checkpoint)
             answer: Work = self._answer_there if ask.checkpoint in self._borrowers else self._answer
             with contextlib.closing(answer(ask)) as events:
                 yield from paced(timely(events, self.limits.run_seconds), SLOW if ask.slow else None, cancelled)
-        finally:
-            self._end(session)
+            if self._closed:
+                raise Closed("The server is going down; what came until then is shown. Ask again in a few minutes.")
 
-    def reread(self, trace: Trace) -> "Reread":
-        """A run once more through its model: its states by layer, and what its latents read as.
+    def reread(self, trace: Trace) -> Reread:
+        """A run once more through its model: where its attention came from, and what its latents read as.
 
-        Raises ValueError for a trace whose vectors were not recorded or that another model made.
+        Raises ValueError for a trace whose vectors were not recorded or that another model made, and where no place is
+        free.
         """
         checkpoint = trace.source.checkpoint
-        self.reasoner(checkpoint)
-        reread: Work = self._reread_there if checkpoint in self._borrowers else self._reread
-        (found,) = reread(trace)
-        return found
+        with self._place(threading.Event()):
+            self.reasoner(checkpoint)
+            reread: Work = self._reread_there if checkpoint in self._borrowers else self._reread
+            (found,) = reread(trace)
+            return found
 
     # The two that need the GPU. They take no lock: where they run in a copy of this process, another thread may have
     # held it when the copy was made, and nobody there will release it.
@@ -183,7 +198,7 @@ class Runner:
         with contextlib.closing(events):
             yield from events
 
-    def _reread(self, trace: Trace) -> "Iterator[Reread]":
+    def _reread(self, trace: Trace) -> Iterator[Reread]:
         from latent_core.replay import lens_by_layer, replay
 
         reasoner = self._reasoners[trace.source.checkpoint]
@@ -198,7 +213,7 @@ class Runner:
             [[(decode([reading.id]).strip(), round(reading.probability, 3)) for reading in layer] for layer in layers]
             for layers in readings
         ]
-        yield found, dict(zip(latents, words, strict=True))
+        yield Reread(found.rollout.numpy(), dict(zip(latents, words, strict=True)))
 
     def _seconds_of_answer(self, ask: Ask) -> int:
         """Raises ValueError for settings out of range, before a GPU is asked for."""
@@ -250,33 +265,67 @@ class Runner:
             state = self._sessions.pop(session, None)
         if state is not None:
             state.stop()
-        self.starts.forget(session)
-        self.looks.forget(session)
+
+    def close(self, seconds: float) -> None:
+        """The server goes down: ends what runs, tells it so, and waits for that as long as `seconds`. Nothing more is
+        begun."""
+        with self._ended:
+            self._closed = True
+            for state in self._sessions.values():
+                state.stop()
+            self._ended.wait_for(lambda: not self._running, seconds)
 
     def _session(self, name: str) -> Session:
-        """The session of this name. Idle ones that were not heard of for longest make room for a new one."""
+        """The session of this name. Idle ones that were not heard of for longest make room for a new one, those whose
+        page is not open first."""
         state = self._sessions.setdefault(name, Session())
         self._sessions.move_to_end(name)
         idle = [other for other, known in self._sessions.items() if known.idle and other != name]
+        idle.sort(key=self.listening.__contains__)
         for other in idle[: max(0, len(self._sessions) - self.limits.sessions)]:
             del self._sessions[other]
         return state
 
-    def _begin(self, name: str, cancelled: threading.Event) -> threading.Event:
+    @contextlib.contextmanager
+    def _under_way(self, name: str, cancelled: threading.Event) -> Iterator[None]:
+        """While a run of this session waits for its place or goes on."""
         with self._lock:
             self._session(name).begin(cancelled)
-            self._running += 1
-            return cancelled
+        try:
+            yield
+        finally:
+            with self._lock:
+                state = self._sessions.get(name)
+                if state is not None:
+                    state.end()
+                    if state.idle and not state.asked:
+                        # a program's: it never says that its session has ended, so nothing of it is kept between runs
+                        del self._sessions[name]
 
-    def _end(self, name: str) -> None:
-        with self._lock:
-            self._running -= 1
-            state = self._sessions.get(name)
-            if state is not None:
-                state.end()
-                if state.idle and not state.asked:
-                    # a program's: it never says that its session has ended, so nothing of it is kept between runs
-                    del self._sessions[name]
+    @contextlib.contextmanager
+    def _place(self, cancelled: threading.Event) -> Iterator[None]:
+        """One of the `at_once` places, while a model is at work; none for what is `cancelled` before it begins.
+
+        Waits for it as long as PATIENCE. Raises ValueError where none has become free by then.
+        """
+        most = self.limits.at_once
+        with self._ended:
+            self._ended.wait_for(lambda: cancelled.is_set() or self._running < most, PATIENCE)
+            counted = not cancelled.is_set()
+            if counted and (self._closed or self._running >= most):
+                under_way = "One question is" if most == 1 else f"{most} questions are"
+                raise ValueError(
+                    "The server is going down; ask again in a few minutes."
+                    if self._closed
+                    else f"{under_way} being answered, as many as this instance answers at once; try again soon."
+                )
+            self._running += counted
+        try:
+            yield
+        finally:
+            with self._ended:
+                self._running -= counted
+                self._ended.notify_all()
 
 
 def own_config(checkpoint: str, folder: str | None = None) -> MethodConfig | None:
@@ -287,13 +336,6 @@ def own_config(checkpoint: str, folder: str | None = None) -> MethodConfig | Non
     if path := beside(folder or checkpoint, "method.json"):
         return MethodConfig.read(path.parent)
     return PUBLISHED[checkpoint].config if checkpoint in PUBLISHED else None
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most `most` ≥ 2 of the numbers 0…count−1, evenly spaced, first and last included."""
-    if count <= most:
-        return list(range(count))
-    return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
 
 
 def timely(events: Iterable[T], seconds: float, clock: Callable[[], float] = time.monotonic) -> Iterator[T]:

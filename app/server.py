@@ -1,24 +1,39 @@
 """Starts the page with safe settings, and says how it is doing at /health."""
 
+import time
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import plotly
-from gradio.utils import LRUCache, get_upload_folder
+from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
 from starlette.routing import Route
 
+from app import workers
+from app.address import listen, ours
 from app.components import paths, read
+from app.folder import claim
 from app.guard import Guard
+from app.headers import Pages
+from app.history import History
 from app.limits import OWN, PUBLIC
+from app.listening import Attending, States
 from app.page import build, first_files
-from app.retention import sweeper
+from app.retention import SWEEP_SECONDS, every, give_back
 from app.runner import Runner
+from app.serving import files, serving
+from app.store import store
 from app.theme import make_theme
+from app.uploads import Uploads
+from app.waiting import AllWaiting
 
+TOLD_SECONDS = 3.0
+"""For a run under way to hear of the server's end."""
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
@@ -35,37 +50,53 @@ def serve(
     wait: bool = True,
     open_browser: bool = False,
     public: bool = False,
+    allowed_hosts: Collection[str] = (),
 ) -> gr.Blocks:
-    """Serves the page; returns at once unless `wait`. `port` None: the first free one from 7860.
+    """Serves the page; returns at once unless `wait`, and else when it is interrupted. Raises OSError with a sentence.
 
+    `port` None: the first free one from 7860. `allowed_hosts`: further names to be asked for by, see `address.ours`.
     `public`: for visitors whom nobody knows. The limits are PUBLIC's unless the runner was given others, routes that
     the page does not need are closed, and no file is fetched from an address. Nothing is shared, looked up or recorded
-    outside this machine.
+    outside this machine. Raises OSError where the port or the folder for visitors' files cannot be had.
     """
+    if public and not workers.FORKS:
+        raise OSError(
+            "this system cannot stop what a visitor starts (Python has no fork server here); use Linux or macOS."
+        )
+    workers.prepare()
     if public and runner.limits is OWN:
         runner.limit(PUBLIC)
-    Path(get_upload_folder()).mkdir(mode=0o700, parents=True, exist_ok=True)
+    claim(get_upload_folder())
+    limits, listening = runner.limits, runner.listening
+    history = History(limits=limits, listening=listening)
+    known, listener = ours(host, allowed_hosts, public=public), listen(host, port)
+    connections = min(limits.connections, files() // 2)
 
-    def health(_: Request) -> JSONResponse:
+    async def health(_: Request) -> JSONResponse:
+        # async, for the threads may all be taken
         return JSONResponse(
             {"status": "ok", "checkpoints": runner.names, "loaded": runner.loaded, "running": runner.running}
         )
 
-    page = build(runner)
-    # what Gradio has to say to tabs that do not listen, up to a megabyte each, it would keep for 2,000 of them
-    page._queue.pending_messages_per_session = LRUCache(runner.limits.sessions)
+    page = build(runner, history)
+    queue = page._queue
+    queue.pending_messages_per_session = AllWaiting(limits, listening, queue.pending_event_ids_session)
     options: dict[str, Any] = {
         "routes": [Route("/health", health), Route("/plotly.min.js", drawing_library)],
-        "middleware": [Middleware(Guard, limits=runner.limits, public=public)],
+        "middleware": [
+            Middleware(Attending, listening=listening),
+            Middleware(Uploads, limits=limits),
+            Middleware(Pages),
+        ],
     }
-    page.launch(
-        server_name=host,
-        server_port=port,
+    guard = partial(Guard, limits=limits, public=public, ours=known, connections=connections)
+    launch = partial(
+        page.launch,
         prevent_thread_lock=True,
         inbrowser=open_browser,
         share=False,
-        max_file_size=runner.limits.file_bytes,
-        state_session_capacity=runner.limits.states,
+        max_file_size=limits.file_bytes,
+        state_session_capacity=limits.states,
         run_history=False,
         enable_monitoring=False,
         strict_cors=True,
@@ -78,8 +109,35 @@ def serve(
         theme=make_theme(),
         css=read("app.css", "run.css", "inspect.css"),
     )
-    keep = runner.limits.keep_seconds
-    sweeper(get_upload_folder(), keep, paths(first_files()), lambda: page.is_running)
+    with serving(listener, connections, guard):
+        launch()
+    page.app.state_holder.session_data = States(listening)
+    stored, first = store(), {*paths(first_files())}
+    stored.kept = lambda: first | history.held()
+
+    def sweep() -> None:
+        stored.sweep(limits)
+        for known in page.temp_file_sets:  # Gradio's own lists, in which what it did not delete itself would stay
+            known.difference_update([path for path in list(known) if path not in stored])
+        give_back()
+
+    every(min(SWEEP_SECONDS, limits.keep_seconds / 4), sweep, lambda: page.is_running)
+    every(limits.away_seconds / 4, history.expire, lambda: page.is_running)
     if wait:
-        page.block_thread()
+        try:
+            while page.is_running:
+                time.sleep(0.1)
+        except KeyboardInterrupt:
+            farewell(page, runner)
     return page
+
+
+def farewell(page: gr.Blocks, runner: Runner) -> None:
+    """Ends the server: runs under way are told, then the connections close."""
+    print("The page is closed.", flush=True)
+    runner.close(TOLD_SECONDS)
+    end = time.monotonic() + 1
+    while any(page._queue.active_jobs) and time.monotonic() < end:  # what they were told is on its way
+        time.sleep(0.05)
+    time.sleep(0.2)
+    page.close(verbose=False)

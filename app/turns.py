@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+from weakref import WeakValueDictionary
 
 SETTLE = 0.2
 """Seconds without a further change after which an interrupted run starts again: a dragged slider changes on and on."""
@@ -109,3 +111,24 @@ class Session:
         """A run has ended."""
         with self._changed:
             self._active -= 1
+
+
+class InOrder:
+    """What one session asks for is done one after the other, and no answer overtakes a later one's."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, _Lock] = WeakValueDictionary()  # gone with who last waits
+
+    @contextmanager
+    def __call__(self, session: str) -> Iterator[None]:
+        """Waits until what the session asked for before is done."""
+        lock = self._locks.setdefault(session, _Lock())
+        with lock.lock:
+            yield
+
+
+class _Lock:
+    """A lock that can be referred to weakly."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()

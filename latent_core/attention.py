@@ -16,31 +16,29 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from latent_core.kinds import (
+    AFTER,
+    AUX,
+    AUX_END,
+    CLASSES,
+    CLOSE,
+    CONTROL,
+    LATENT,
+    OPEN,
+    PAD,
+    PROMPT,
+    SEALED,
+    TEXT,
+    kind_class,
+)
 from latent_core.settings import Rule
 
-PAD, PROMPT, IMAGE, AUX, OPEN, CONTROL, LATENT, SEALED, CLOSE, TEXT, AFTER, AUX_START, AUX_END = range(13)
-"""Kinds of slots. TEXT is response text before any block has closed, AFTER response text since the first closing
-token. SEALED slots exist under the rule `sealed` only: a block's vectors, fed once more at its close. AUX slots are
-the tokens of an auxiliary image, which only training shows, between their markers AUX_START and AUX_END.
-Kinds that belong to a block (or an auxiliary image) carry its number, see `numbered`."""
-
-_CLASSES = 16
 _RULES: tuple[Rule, ...] = get_args(Rule)
-
-
-def numbered(kind: int, number: int) -> int:
-    """The kind of a slot of block (or auxiliary image) `number`, e.g. numbered(LATENT, 2)."""
-    return kind + _CLASSES * number
-
-
-def kind_class(kinds: torch.Tensor | int) -> torch.Tensor | int:
-    """PAD … AFTER without the block's number; one kind or a tensor of any shape."""
-    return kinds & (_CLASSES - 1)
 
 
 def _allowed() -> torch.Tensor:
     """(rules, query kind, key kind) bool."""
-    table = torch.zeros(len(_RULES), _CLASSES, _CLASSES, dtype=torch.bool)
+    table = torch.zeros(len(_RULES), CLASSES, CLASSES, dtype=torch.bool)
     table[:, PROMPT:, PROMPT:] = True
     table[:, PAD, PAD] = True  # a row that sees nothing would be NaN
     reads = {
@@ -90,7 +88,7 @@ def _directed(kinds: torch.Tensor, queries: torch.Tensor, flow: Flow) -> tuple[t
     """Where `flow` allows a query (B, Q) to see a slot (B, S), and which queries (B, Q, 1) escape the rules."""
     keys, queries = kinds[:, None], queries[..., None]
     key, query = kind_class(keys), kind_class(queries)
-    same = keys // _CLASSES == queries // _CLASSES
+    same = keys // CLASSES == queries // CLASSES
     thinks = (query == LATENT) | (query == CONTROL)
     if flow.readers == "open+latents":
         thinks = thinks | (query == OPEN)

@@ -19,10 +19,13 @@ from safetensors.torch import save
 from latent_core.analysis.geometry import Axes, principal_axes
 from latent_core.analysis.plane import NEIGHBOURS, place_by_neighbours, umap_layout, unit
 from latent_core.files import write_file
+from latent_core.finite import not_finite
 
 FILE = "bank.safetensors"
 """Its name in a checkpoint's folder."""
 KINDS = ("patch", "word", "latent")
+MOST = 50_000
+"""Vectors of a bank; those that ship have 2,100."""
 AXES = 3
 """Principal axes; a plane takes the first two."""
 
@@ -74,7 +77,7 @@ class Bank:
                 content = json.loads((file.metadata() or {}).get("bank", "null"))
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
             return cls._checked(content, stored)
-        except (ValueError, SafetensorError, OSError) as error:
+        except (ValueError, RecursionError, SafetensorError, OSError) as error:
             raise ValueError(f"{Path(path).name} is no reference bank that can be read: {error}") from error
 
     @classmethod
@@ -91,11 +94,15 @@ class Bank:
         count = len(labels)
         vectors, kinds = stored["vectors"].float(), stored["kinds"]
         layouts = {name.removeprefix("layout."): stored[name].float() for name in sorted(names)}
-        fits = vectors.dim() == 2 and len(vectors) == count > NEIGHBOURS and kinds.shape == (count,)
+        fits = vectors.dim() == 2 and len(vectors) == count and NEIGHBOURS < count <= MOST and kinds.shape == (count,)
         fits = fits and kinds.dtype == torch.uint8 and int(kinds.max()) < len(KINDS)
         fits = fits and all(tuple(layout.shape) == (count, int(name[4])) for name, layout in layouts.items())
         if not fits or not all(isinstance(label, str) for label in labels):
             raise ValueError("its parts do not fit together.")
+        if not_finite([("vectors", vectors), *layouts.items()]):
+            raise ValueError("it has numbers that are nan or infinite.")
+        if not isinstance(notes.get("measured"), list) or not isinstance(notes.get("command"), str):
+            raise ValueError("its notes do not say what was measured, and by which command.")
         return cls(vectors, kinds, tuple(labels), layouts, notes)
 
 

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -24,15 +25,19 @@ from latent_core.backbone import Backbone
 from latent_core.config import MethodConfig
 from latent_core.files import write_folder
 from latent_core.finite import not_finite, shortened
-from latent_core.hub import INDEX, fetch, shards
+from latent_core.hub import INDEX, TENSORS, TEXT, fetch, shards
 from latent_core.methods import LatentMethod, build_method
-from latent_core.model_config import check_fit, read_model_config
+from latent_core.model_config import check_buildable, check_fit, read_model_config, read_object
 from latent_core.placement import Placement
 from latent_core.processor import Processor
 from latent_core.reasoner import Reasoner
 from latent_core.records import nearest, to_json
 from latent_core.registry import FINAL, PUBLISHED, full_name
+from latent_core.settings import check, short
 
+NUMBERS = ("BF16", "F16", "F32", "F64")
+MOST_TEXT = 64_000_000
+"""Bytes of a file that is not of tensors; Qwen's tokenizer.json has 11 million."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _EMBEDDINGS = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight")
 """The embedding's name in older and newer checkpoints."""
@@ -51,7 +56,7 @@ def load(
     folder, called = find(name), full_name(name)
     config, processor = read_parts(folder, called)
     if device is None and dtype is None:
-        chosen = placement.choose(called, _parameters(folder), placement.machine())
+        chosen = placement.choose(called, stored_parameters(folder), placement.machine())
         device, dtype = chosen.device, chosen.dtype
         log.info("%s", chosen.reason)
     device, dtype = device or "cpu", dtype or torch.float32
@@ -72,9 +77,9 @@ def read_parts(folder: Path, name: str) -> tuple[MethodConfig, Processor]:
 
     Raises ValueError for what is missing, corrupt or does not fit together.
     """
+    _check_files(folder)
     config = read_config(folder, name)
     processor = Processor.load(folder, min_pixels=config.image.min_pixels, max_pixels=config.image.max_pixels)
-    _check_files(folder)
     rows = _embedding_rows(folder)
     if name in PUBLISHED:
         PUBLISHED[name].check_vocabulary(processor.token_id, rows)
@@ -91,7 +96,7 @@ def planned(name: str | os.PathLike[str]) -> Placement:
     """
     called = full_name(name)
     published = called in PUBLISHED and not Path(name).is_dir()
-    parameters = PUBLISHED[called].parameters if published else _parameters(find(name))
+    parameters = PUBLISHED[called].parameters if published else stored_parameters(find(name))
     return placement.choose(called, parameters, placement.machine())
 
 
@@ -125,6 +130,7 @@ def load_model(
     try:
         config = read_model_config(folder)
         config.text_config.vocab_size = _embedding_rows(folder)
+        check_buildable(config, stored_parameters(folder), folder.name)
         model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             folder,
             config=config,
@@ -137,6 +143,8 @@ def load_model(
         )
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder.name} cannot be read: {error}") from error
+    except (TypeError, AttributeError, KeyError) as error:  # of generation_config.json, which transformers trusts
+        raise ValueError(f"{folder.name} cannot be loaded: {' '.join(str(error).split())}.") from error
     problems = [
         f"{len(info[kind])} {word} ({', '.join(str(key) for key in sorted(info[kind])[:3])}, …)"
         for kind, word in (
@@ -149,6 +157,9 @@ def load_model(
     if problems:
         raise ValueError(f"The tensors of {folder.name} do not fit its config.json: {'; '.join(problems)}.")
     _check_finite(folder, model.named_parameters())
+    ends = model.generation_config.eos_token_id
+    known = all(type(end) is int and 0 <= end < config.text_config.vocab_size for end in _listed(ends))
+    check(known, f"generation_config.json of {folder.name} has eos_token_id {short(ends)}; ids of tokens are needed.")
     return model.eval()
 
 
@@ -196,7 +207,20 @@ def read_config(folder: Path, name: str) -> MethodConfig:
 
 
 def _check_files(folder: Path) -> None:
-    """Raises ValueError where config.json or a file of tensors is not there."""
+    """Raises ValueError where config.json or a file of tensors is not there, or where one is what nobody should open.
+
+    What reads them afterwards may wait for a pipe for ever, take a list for an object or nest without bounds.
+    """
+    for path in folder.iterdir():
+        if any(fnmatch(path.name, pattern) for pattern in (*TEXT, *TENSORS)):
+            check(path.is_file(), f"{path.name} of {folder.name} is no file that can be read.")
+        if path.name in TEXT:
+            size = path.stat().st_size
+            check(
+                size <= MOST_TEXT, f"{path.name} of {folder.name} has {size:,} bytes; at most {MOST_TEXT:,} are read."
+            )
+        if path.name in TEXT and path.suffix == ".json":
+            read_object(path)
     for needed in ["config.json", *_tensor_files(folder)]:
         if not (folder / needed).is_file():
             raise ValueError(f"{folder.name} has no {needed}.")
@@ -207,13 +231,20 @@ def _tensor_files(folder: Path) -> dict[str, list[str]]:
     return shards(folder, folder.name) if (folder / INDEX).exists() else {"model.safetensors": []}
 
 
-def _parameters(folder: Path) -> int:
+def stored_parameters(folder: Path) -> int:
     """Numbers in the backbone's stored tensors, from the headers of their files."""
     _check_files(folder)
     count = 0
     for name in _tensor_files(folder):
         with _opened(folder, name) as tensors:
-            count += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())
+            for key in tensors.keys():  # noqa: SIM118, not a dict
+                stored = tensors.get_slice(key)
+                kind = stored.get_dtype()
+                check(
+                    kind in NUMBERS,
+                    f"{key} of {folder.name} is stored in {kind}; only {', '.join(NUMBERS)} can be loaded.",
+                )
+                count += math.prod(stored.get_shape())
     return count
 
 
@@ -224,8 +255,16 @@ def _embedding_rows(folder: Path) -> int:
             continue
         with _opened(folder, name) as tensors:
             for stored in set(tensors.keys()) & set(_EMBEDDINGS):
-                return tensors.get_slice(stored).get_shape()[0]
+                shape = tensors.get_slice(stored).get_shape()
+                check(
+                    len(shape) == 2, f"{stored} of {folder.name} has shape {short(shape)}; rows of numbers are needed."
+                )
+                return shape[0]
     raise ValueError(f"{folder.name} has no input embedding ({' or '.join(_EMBEDDINGS)}).")
+
+
+def _listed(value: object) -> list[object]:
+    return [] if value is None else value if isinstance(value, list) else [value]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from latent_core.records import from_json
 from latent_core.settings import MAX_LATENTS, Rule, Settings, check
 
 FORMAT_VERSION = 1
+MOST_SYSTEM = 20_000
+"""Characters of a system prompt."""
 
 Convention = Literal["start_fed", "start_overwritten"]
 """start_fed: the opening token keeps its embedding, its output state is latent 1. start_overwritten: the state that
@@ -103,11 +105,19 @@ class MethodConfig:
             (self.open_token is None) == (self.close_token is None),
             f"open_token is {self.open_token}, close_token {self.close_token}; give both or neither.",
         )
+        check(
+            self.open_token is None or self.open_token != self.close_token,
+            f"open_token and close_token are both {self.open_token}; a block could never end.",
+        )
+        check(
+            self.system is None or len(self.system) <= MOST_SYSTEM,
+            f"system has {len(self.system or ''):,} characters; at most {MOST_SYSTEM:,} are taken.",
+        )
 
     @classmethod
     def read(cls, folder: Path) -> "MethodConfig":
         """What method.json in a checkpoint's folder says. Raises ValueError for one that cannot be used."""
         try:
             return from_json(cls, json.loads((folder / "method.json").read_text()), "method.json")
-        except ValueError as error:
+        except (ValueError, RecursionError, OSError) as error:
             raise ValueError(f"method.json of {folder.name} cannot be used: {error}") from error

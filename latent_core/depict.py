@@ -6,6 +6,7 @@ Shapes: B blocks, K latents of a block, D width of the model that is read, W wid
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,6 +14,9 @@ from safetensors.torch import save
 from torch import nn
 
 from latent_core.files import write_file
+from latent_core.finite import not_finite
+from latent_core.grounding import is_share
+from latent_core.settings import check
 
 SIDE = 48
 """Pixels along each side of a picture."""
@@ -20,6 +24,10 @@ MOST = 16
 """Latents of a block that can be read."""
 FILE = "depict.safetensors"
 """Its name in a checkpoint's folder."""
+REPORT = "depict.json"
+"""Beside it: what `python -m trainers depict` measured."""
+MOST_BYTES = 1_000_000
+"""Of that report; those that ship have 6,000."""
 _START = 6
 _WIDTH = 128
 
@@ -99,8 +107,10 @@ class Depicter(nn.Module):
                     or not 0 < notes["width"] < 2**16
                 ):
                     raise ValueError("it does not say how wide the model is that it reads")
+                check(len(file.keys()) <= 100, "it has more than 100 tensors")
                 state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118, not a dict
-        except (ValueError, SafetensorError, OSError) as error:
+            check(not not_finite(state.items()), "it has numbers that are nan or infinite")
+        except (ValueError, RecursionError, SafetensorError, OSError) as error:
             raise ValueError(f"{name} is no decoder of latents that can be read: {error}.") from error
         decoder = cls(notes["width"])
         try:
@@ -110,3 +120,30 @@ class Depicter(nn.Module):
                 f"{name} does not fit this version's decoder: {str(error).splitlines()[-1].strip()}"
             ) from error
         return decoder.eval()
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What a depict.json says, for readers that trust it. Raises ValueError for one that cannot be used."""
+    try:
+        check(path.stat().st_size <= MOST_BYTES, f"it has more than {MOST_BYTES:,} bytes")
+        report = json.loads(path.read_text(encoding="utf-8"))
+        _check_report(report)
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"{path.parent.name}/{path.name} cannot be used: {problem}. Measure it again.") from problem
+    return report
+
+
+def _check_report(report: object) -> None:
+    check(isinstance(report, dict), "it is no object of named values")
+    assert isinstance(report, dict)
+    check(isinstance(report.get("command"), str) and len(report["command"]) <= 1000, "its command is no short text")
+    for name in ("latents", "train_samples", "steps"):
+        check(type(report.get(name)) is int, f"its {name} is not a whole number")
+    read, explained = report.get("read"), report.get("explained")
+    check(isinstance(read, dict) and isinstance(explained, dict), "it does not say what was read and explained")
+    assert isinstance(read, dict) and isinstance(explained, dict)
+    for shares in read.values():
+        check(isinstance(shares, dict) and all(map(is_share, shares.values())), "what was read is no share of runs")
+    check(
+        all(type(value) in (int, float) and abs(value) < 1e6 for value in explained.values()), "a share is no number"
+    )

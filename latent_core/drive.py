@@ -11,9 +11,9 @@ from typing import Protocol
 
 import torch
 
-from latent_core.attention import AFTER, AUX_END, AUX_START, CLOSE, CONTROL, LATENT, OPEN, SEALED, TEXT, numbered
 from latent_core.events import Reason
 from latent_core.feed import Context, Feed, Sample
+from latent_core.kinds import AFTER, AUX_END, AUX_START, CLOSE, CONTROL, LATENT, OPEN, SEALED, TEXT, numbered
 from latent_core.methods.base import LatentMethod
 from latent_core.settings import MAX_THOUGHT, Rule, Settings, check
 

@@ -32,7 +32,7 @@ class Look:
     """(E, H) of the weights over all slots, in nats."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
 class StartEvent:
     """The prompt has been read."""
 

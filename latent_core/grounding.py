@@ -133,7 +133,7 @@ def _hits(
             )
     attention = trace.attention
     place = {step: row for row, step in enumerate(attention.steps)}
-    image = attention.image[[place[n] for n in chosen]]  # (chosen, E, H, N)
+    image = attention.image[[place[n] for n in chosen]].float()  # (chosen, E, H, N)
     maps = torch.cat([image.mean(2, keepdim=True), image], 2).argmax(-1)
     for row, layer in enumerate(attention.layers):
         for column in range(maps.shape[2]):
@@ -236,16 +236,14 @@ def _check_report(report: object) -> None:
             f"{str(rule)[:80]} is no rule",
         )
         for name in ("latents", "words", "elsewhere"):
-            share = row.get(name)
-            check(
-                isinstance(share, dict)
-                and type(share.get("n")) is int
-                and all(
-                    type(share.get(edge)) in (int, float) and 0 <= share[edge] <= 1
-                    for edge in ("value", "low", "high")
-                ),
-                f"{name} of a row is no share of runs",
-            )
+            check(is_share(row.get(name)), f"{name} of a row is no share of runs")
+
+
+def is_share(value: object) -> bool:
+    """Whether a JSON value is a share with its interval and the number of runs, as reports hold them."""
+    if not isinstance(value, dict) or type(value.get("n")) is not int:
+        return False
+    return all(type(value.get(edge)) in (int, float) and 0 <= value[edge] <= 1 for edge in ("value", "low", "high"))
 
 
 def best(hits: Hits, kind: str) -> LookRule:

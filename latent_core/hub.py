@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
 )
 
 from latent_core.files import write_file
+from latent_core.settings import check, short
 
 TEXT = (
     "config.json",
@@ -177,8 +178,11 @@ def shards(folder: Path, name: str) -> dict[str, list[str]]:
     try:
         for tensor, file in json.loads((folder / INDEX).read_text())["weight_map"].items():
             found.setdefault(str(file), []).append(tensor)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{INDEX} of {name} cannot be read: {_first_line(error)}.") from error
+    for file in found:  # beside the index, and nothing that lies elsewhere
+        own = "/" not in file and any(fnmatch(file, pattern) for pattern in TENSORS)
+        check(own, f"{INDEX} of {name} names {short(file)}, which is no file of tensors in its folder.")
     return found
 
 

@@ -1,21 +1,31 @@
 """Any image file that a person may offer → an upright, opaque, 8-bit RGB image, or a sentence that says why not.
 
-The size is read from the header and checked before a pixel is decoded, so that a small file cannot claim gigabytes.
-What a file says beside its pixels (EXIF, text, profiles) turns the picture upright where it can be read, is never a
-reason to refuse the picture, and is not handed on.
+The size is read from the header and checked before a pixel is decoded, so that a small file cannot claim gigabytes;
+image_files.py says what else a file may not claim. What it says beside its pixels (EXIF, text, profiles) turns the
+picture upright where it can be read, is never a reason to refuse the picture, and is not handed on.
 """
 
 import io
 import os
 import struct
+import warnings
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from latent_core.image_files import ImageFile, ImageProblem, damaged, orientation, read_image_file
+
+__all__ = ["FORMATS", "MAX_ASPECT", "MAX_BYTES", "MAX_PIXELS", "ImageProblem", "load_image"]
+
 MAX_PIXELS = 64_000_000
 """Width × height that may be decoded: above the cameras of today, 192 MB as RGB."""
+
+MAX_BYTES = 1_000_000_000
+"""Memory that decoding may take: what MAX_PIXELS need in every format and mode but WebP and AVIF, which get to 50
+million of them."""
 
 MAX_ASPECT = 200
 """Longer side over shorter side; Qwen2-VL's resizing refuses more."""
@@ -29,6 +39,8 @@ DECODING_ERRORS = (
 )
 """What Pillow's readers raise on damaged files."""
 
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # sizes are checked here
+
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,17 +52,14 @@ TURNS = {
 }
 """EXIF's orientation → what turns the picture upright. 1 is upright; others do not exist."""
 
-PNG_PARTS = (b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"IDAT", b"fdAT", b"eXIf", b"IEND")
-"""Chunks of a PNG that make the picture."""
-JPEG_REMARKS = (*range(0xE2, 0xEE), 0xEF, 0xFE)
-"""Markers of a JPEG's segments that do not: APP2 to APP13, APP15, comments. APP0, APP1 and APP14 hold the orientation
-and what the colours mean."""
+STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
+"""Bytes of a pixel in Pillow's memory by its mode; 4 in all others."""
+DECODER = {"WEBP": 12, "AVIF": 12, "BMP": 2}
+"""Bytes of a pixel that a format's decoder holds beside them, measured."""
+STRIP = 1 << 18
+"""Pixels of the strips in which an image is converted, so that copies on the way cost little."""
 
 Ground = tuple[int, int, int]
-
-
-class ImageProblem(ValueError):
-    """An image that cannot be used; the message is for the person who offered it."""
 
 
 def load_image(
@@ -58,46 +67,74 @@ def load_image(
     *,
     max_pixels: int = MAX_PIXELS,
     ground: Ground = (255, 255, 255),
+    fit: Callable[[Image.Image], Image.Image] | None = None,
 ) -> Image.Image:
     """An upright RGB image of `source`: a path, the bytes of a file, or a Pillow image of any mode.
 
     Transparent parts show `ground`; an animation gives its first frame; 16-bit values keep their high bits. `format`
-    of the result is the file's.
-    Raises ImageProblem for a file that is missing, empty, no image, damaged, above `max_pixels` or longer than
-    200 times its width.
+    of the result is the file's. `fit`, a checkpoint's (fitting.py), makes of it what its model sees of the whole,
+    which is less to keep and to send to another process.
+    Raises ImageProblem for a file that is missing, empty, no image, damaged, above `max_pixels`, longer than 200 times
+    its width, or would take above MAX_BYTES or too much time to decode.
     """
     if isinstance(source, Image.Image):
-        return _decoded("The image", source, max_pixels, ground)
-    name, data = _read(source)
+        name, file, image = "The image", None, source
+    else:
+        name, data = _read(source)
+        file = read_image_file(name, data)
+        del data
+        if file.size:
+            _check_size(name, file.size, max_pixels)
+        image = _opened(name, file.data)
+    _check_size(name, image.size, max_pixels)
+    if file:
+        _check_bytes(name, image, file)
     try:
-        return _decoded(name, _opened(name, data), max_pixels, ground)
-    except ImageProblem:
-        bare = _bare(data)
-        if bare == data:
-            raise
-    return _decoded(name, _opened(name, bare), max_pixels, ground)
+        format = image.format
+        image.load()
+        turn = TURNS.get(file.orientation or _said_inside(image) if file else _said_by(image))
+        if turn is not None:
+            image = image.transpose(turn)
+        image = _to_rgb(image, ground)
+        if fit:
+            image = fit(image)
+        elif type(image) is not Image.Image or image is source:  # neither a file's reader nor what was given
+            image = image.copy()
+    except DECODING_ERRORS as error:
+        raise damaged(name, _said(error)) from error
+    except MemoryError as error:
+        raise _too_large(name) from error
+    if not fit:
+        image.info.clear()
+    image.format = format  # as Pillow's own readers say it
+    return image
 
 
-def _decoded(name: str, image: Image.Image, max_pixels: int, ground: Ground) -> Image.Image:
-    """The pixels of an opened image, after its size is checked."""
-    width, height = image.size
+def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
+    """Raises ImageProblem for too many pixels, and for a shape that no model takes."""
+    width, height = size
     if width * height > max_pixels:
         raise ImageProblem(
             f"{name} has {width:,} × {height:,} pixels; at most {max_pixels / 1e6:g} million are accepted. "
             "Scale it down or crop it."
         )
-    if min(width, height) == 0 or max(width, height) > MAX_ASPECT * min(width, height):
+    if min(width, height) <= 0 or max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageProblem(
             f"{name} has {width} × {height} pixels; one side may be at most {MAX_ASPECT} times the other. Crop it."
         )
-    try:
-        image.load()
-        rgb = _to_rgb(_upright(image), ground)
-    except DECODING_ERRORS as error:
-        raise _damaged(name, error) from error
-    rgb.info.clear()
-    rgb.format = image.format  # as Pillow's own readers say it
-    return rgb
+
+
+def _check_bytes(name: str, image: Image.Image, file: ImageFile) -> None:
+    """Raises ImageProblem for an image whose decoding would take more memory than it may."""
+    width, height = image.size
+    pixel = STORED.get(image.mode, 4) + DECODER.get(image.format or "", 0) + 4  # turned, or as RGB
+    needed = width * height * pixel + file.working
+    if needed > MAX_BYTES:
+        raise ImageProblem(
+            f"{name} has {width:,} × {height:,} pixels, and decoding them takes {needed / 1e6:,.0f} MB as "
+            f"{image.format} of the mode {image.mode}; at most {MAX_BYTES / 1e6:,.0f} MB are spent on an image. "
+            "Scale it down, crop it, or save it as a JPEG of 8 bits."
+        )
 
 
 def _read(source: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:
@@ -123,75 +160,78 @@ def _opened(name: str, data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
+        begun = [format for format in formats if Image.OPEN[format][1](data[:16]) is True]
+        if begun and data[8:12] not in (b"mif1", b"msf1"):  # HEIF's, of which AVIF is one of many kinds
+            raise damaged(name, f"it begins as {begun[0]}, but what follows is none") from error
         raise ImageProblem(f"{name} is not an image that can be read here; use {', '.join(formats)}.") from error
     except Image.DecompressionBombError as error:
         raise ImageProblem(
             f"{name} has more than {MAX_PIXELS / 1e6:g} million pixels. Scale it down or crop it."
         ) from error
     except DECODING_ERRORS as error:
-        raise _damaged(name, error) from error
+        raise damaged(name, _said(error)) from error
+    except MemoryError as error:
+        raise _too_large(name) from error
 
 
-def _damaged(name: str, error: Exception) -> ImageProblem:
-    return ImageProblem(f"{name} is damaged ({str(error) or type(error).__name__}). Save it again as PNG or JPEG.")
+def _too_large(name: str) -> ImageProblem:
+    return ImageProblem(f"{name} takes more memory than there is. Scale it down or crop it.")
 
 
-def _bare(data: bytes) -> bytes:
-    """The file without what it says beside its pixels, as far as that can keep a reader from them.
-
-    The orientation of a PNG or JPEG stays, for it can do no harm; so does that of an AVIF, apart from its EXIF.
-    """
-    kept = []
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        at = 8
-        while at + 12 <= len(data):
-            length, kind = struct.unpack_from(">I4s", data, at)
-            if kind in PNG_PARTS:
-                kept.append(data[at : at + 12 + length])
-            at += 12 + length
-        return data[:8] + b"".join(kept)
-    if data.startswith(b"\xff\xd8"):
-        at = 2
-        while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:  # the pixels begin
-            length = 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-            if data[at + 1] not in JPEG_REMARKS:
-                kept.append(data[at : at + length])
-            at += length
-        return data[:2] + b"".join(kept) + data[at:]
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
-        return data.replace(b"Exif", b"skip")  # the item's type: of one that is not known nothing is read
-    return data
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image as its orientation says that it is to be held; one that cannot be read says nothing."""
+def _said_inside(image: Image.Image) -> int | None:
+    """The orientation of an opened file, from what its format keeps in pieces of its own."""
+    exif, xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
+    return orientation(exif, xmp if isinstance(xmp, bytes) else b"")
+
+
+def _said_by(image: Image.Image) -> object:
+    """The orientation of a Pillow image; one that cannot be read says nothing."""
     try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        return image.getexif().get(ExifTags.Base.Orientation)
     except DECODING_ERRORS:
-        return image
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def _to_rgb(image: Image.Image, ground: Ground) -> Image.Image:
     """Every Pillow mode → RGB. Pillow itself clips the deep greyscale modes (I;16, I, F) and drops alpha."""
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image.copy()
-    if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    canvas = Image.new("RGBA", rgba.size, (*ground, 255))
-    return Image.alpha_composite(canvas, rgba).convert("RGB")
+    deep = image.mode.startswith(("I", "F"))
+    if not deep and not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    rgb = Image.new("RGB", image.size)
+    scale = _full_scale(image) if deep else None
+    for top, strip in _strips(image):
+        if scale is not None:
+            strip = Image.fromarray(_to_8_bit(np.asarray(strip), scale))
+        else:
+            rgba = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
+            strip = Image.alpha_composite(Image.new("RGBA", rgba.size, (*ground, 255)), rgba)
+        rgb.paste(strip.convert("RGB"), (0, top))
+    return rgb
 
 
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Deep grey values (H, W) → uint8, taking full scale as 1 for floats up to 1, else the 8, 16 or 32 bits in use."""
-    finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-    peak = finite.max(initial=0)
-    if values.dtype == np.uint16:
-        scale = 65535
-    else:
-        unit = 1 if np.issubdtype(values.dtype, np.floating) else 255
-        scale = next((full for full in (unit, 255, 65535) if peak <= full), peak)
-    return np.round(finite * (255 / scale)).astype(np.uint8)
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Each strip of rows with the number of its first."""
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+
+
+def _full_scale(image: Image.Image) -> float:
+    """White of a deep image: 1 for floats up to 1, else the largest number of the 8, 16 or 32 bits in use."""
+    if image.mode.startswith("I;16"):
+        return 65535
+    peak = max(_finite(np.asarray(strip)).max(initial=0) for _, strip in _strips(image))
+    return next((full for full in (1 if image.mode == "F" else 255, 255, 65535) if peak <= full), peak)
+
+
+def _to_8_bit(values: np.ndarray, scale: float) -> np.ndarray:
+    """Deep grey values (H, W) → uint8, white at `scale`."""
+    return np.round(_finite(values) * (255 / scale)).astype(np.uint8)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from latent_core.attention import (
+from latent_core.backbone import Backbone
+from latent_core.drive import Picture, Segment, Tokens, count
+from latent_core.kinds import (
     AFTER,
     AUX,
     AUX_END,
@@ -24,8 +26,6 @@ from latent_core.attention import (
     TEXT,
     numbered,
 )
-from latent_core.backbone import Backbone
-from latent_core.drive import Picture, Segment, Tokens, count
 from latent_core.methods.base import LatentMethod
 from latent_core.processor import Prompt
 from latent_core.settings import Rule

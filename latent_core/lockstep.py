@@ -10,24 +10,12 @@ from collections.abc import Sequence
 
 import torch
 
-from latent_core.attention import (
-    AUX,
-    CLOSE,
-    IMAGE,
-    PAD,
-    PLAIN,
-    PROMPT,
-    Flow,
-    Recorder,
-    attend,
-    kind_class,
-    numbered,
-    tables,
-)
+from latent_core.attention import PLAIN, Flow, Recorder, attend, tables
 from latent_core.backbone import Backbone, Rotary
 from latent_core.cache import Cache, GradientCache
 from latent_core.drive import Picture
 from latent_core.feed import Feed
+from latent_core.kinds import AUX, CLOSE, IMAGE, PAD, PROMPT, kind_class, numbered
 from latent_core.processor import Prompt
 from latent_core.settings import Rule
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import Qwen2_5_VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from latent_core.processor import Processor
-from latent_core.settings import check
+from latent_core.settings import check, short
 
 MODEL_TYPE = "qwen2_5_vl"
 PARTS = ("text_config", "vision_config")
@@ -22,24 +22,39 @@ STOCK = (None, "eager", "sdpa")
 """Attention that gives what the program's own gives."""
 QUANTIZED = ("quantization_config", "compression_config")
 DTYPES = ("dtype", "torch_dtype")
+_WIDE, _DEEP, _SMALL = 1 << 20, 1000, 1000
 SIZES = {
-    "text_config": ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-    "vision_config": ("patch_size", "temporal_patch_size", "spatial_merge_size", "num_heads", "depth"),
+    "text_config": {
+        "hidden_size": _WIDE,
+        "intermediate_size": _WIDE,
+        "num_hidden_layers": _DEEP,
+        "num_attention_heads": _SMALL,
+        "num_key_value_heads": _SMALL,
+    },
+    "vision_config": {
+        "hidden_size": _WIDE,
+        "intermediate_size": _WIDE,
+        "depth": _DEEP,
+        "num_heads": _SMALL,
+        "patch_size": _SMALL,
+        "temporal_patch_size": _SMALL,
+        "spatial_merge_size": _SMALL,
+        "window_size": 1 << 16,
+        "in_channels": 3,
+    },
 }
+"""Part → size → the most of it that a model may have: far above what is published."""
 
 
 def read_model_config(folder: Path) -> Qwen2_5_VLConfig:
     """The backbone's configuration. Raises ValueError that names what in config.json cannot be used, and why."""
     where = f"config.json of {folder.name}"
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON: {error}.") from error
-    check(isinstance(values, dict), f"{where} is not a JSON object of named fields.")
+    values = read_object(folder / "config.json")
     kind = values.get("model_type") or MODEL_TYPE
     check(kind == MODEL_TYPE, f"{where} is that of a {kind!r}; only Qwen2.5-VL ({MODEL_TYPE}) can be loaded.")
     for part, fields in _parts(values, where):
         _check_weights(fields, f"{where}{part}")
+        _check_sizes(fields, f"{where}{part}")
         for name in DTYPES:
             fields.pop(name, None)
     try:
@@ -48,6 +63,40 @@ def read_model_config(folder: Path) -> Qwen2_5_VLConfig:
         raise ValueError(f"{where} cannot be used: {' '.join(str(error).split())[:300]}") from error
     _check_shape(config, where)
     return config
+
+
+def read_object(path: Path) -> dict[str, object]:
+    """The JSON object in a checkpoint's file. Raises ValueError for anything else, nan and infinity included."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number")
+
+    where = f"{path.name} of {path.parent.name}"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {error}.") from error
+    check(isinstance(values, dict), f"{where} is not a JSON object of named fields.")
+    return values
+
+
+def check_buildable(config: Qwen2_5_VLConfig, stored: int, name: str) -> None:
+    """Raises ValueError where no model can be built of a configuration, or only one with far more parameters than the
+    `stored` ones of checkpoint `name`: what is missing in its files would be made up, in gigabytes.
+    """
+    try:
+        with torch.device("meta"):
+            model = Qwen2_5_VLForConditionalGeneration(config)
+    except (ArithmeticError, LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"No model can be built of config.json of {name}: {type(error).__name__}, {reason}."
+        ) from error
+    needed = sum(parameter.numel() for parameter in model.parameters())
+    check(
+        needed <= 4 * stored + 1_000_000,
+        f"config.json of {name} is that of a model with {needed:,} parameters, but its files hold {stored:,}.",
+    )
 
 
 def check_fit(config: Qwen2_5_VLConfig, processor: Processor, name: str) -> None:
@@ -64,6 +113,12 @@ def check_fit(config: Qwen2_5_VLConfig, processor: Processor, name: str) -> None
             f"The image processor of {name} has {theirs} {cut}, but its config.json has {own} {expected}; one of the "
             "files belongs to another checkpoint, so take both from the same one.",
         )
+    side = vision.patch_size * vision.spatial_merge_size
+    check(
+        vision.window_size >= side,
+        f"config.json of {name} (vision_config) has window_size {vision.window_size}, less than the {side} pixels of "
+        "an image token.",
+    )
     for token, own in (
         ("<|image_pad|>", "image_token_id"),
         ("<|vision_start|>", "vision_start_token_id"),
@@ -111,14 +166,33 @@ def _check_weights(fields: dict[str, object], where: str) -> None:
         check(known, f"{where} has {name} {str(value)[:40]!r}; write bfloat16, float16 or float32, or delete it.")
 
 
+def _check_sizes(fields: dict[str, object], where: str) -> None:
+    """Refuses what would be too large a model, before transformers lays out as much as a list of its blocks."""
+    for names in SIZES.values():
+        for name, most in names.items():
+            value = fields.get(name)
+            fits = type(value) not in (int, float) or value <= most
+            check(fits, f"{where} has {name} {short(value)}; at most {most:,} can be loaded.")
+
+
 def _check_shape(config: Qwen2_5_VLConfig, where: str) -> None:
     """Refuses sizes that no model has, and those of parts that do not fit together."""
     for part, names in SIZES.items():
         for name in names:
             value = getattr(getattr(config, part), name)
             fits = type(value) is int and value > 0
-            check(fits, f"{where} ({part}) has {name} {value!r}; it must be a whole number above 0.")
+            check(fits, f"{where} ({part}) has {name} {short(value)}; it must be a whole number above 0.")
     text, vision = config.text_config, config.vision_config
+    for width, heads, names in (
+        (vision.hidden_size, vision.num_heads, "vision_config: hidden_size and num_heads"),
+        (text.hidden_size, text.num_attention_heads, "text_config: hidden_size and num_attention_heads"),
+        (
+            text.num_attention_heads,
+            text.num_key_value_heads,
+            "text_config: num_attention_heads and num_key_value_heads",
+        ),
+    ):
+        check(width % heads == 0, f"{where} has {width} and {heads} ({names}); the first must be a multiple.")
     check(
         vision.out_hidden_size == text.hidden_size,
         f"{where} has images of width {vision.out_hidden_size} (vision_config.out_hidden_size) for words of width "

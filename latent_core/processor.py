@@ -13,22 +13,29 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer, decoders, normalizers
 from transformers import PreTrainedTokenizerFast
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from latent_core.fitting import Fit
 from latent_core.images import load_image
 from latent_core.settings import check
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
 """What Qwen's chat template inserts when a conversation has no system message."""
+
+MOST_LEAST = 1 << 24
+"""Pixels that a small image may be enlarged to; the published checkpoints ask for 200,704."""
+MOST_ID = 1 << 22
+"""Above the ids of all vocabularies: Qwen's ends at 151,665."""
+_FORMS = (normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,6 +64,11 @@ class Processor:
         backend = tokenizer.backend_tokenizer
         if not isinstance(backend.decoder, decoders.ByteLevel):
             raise ValueError(f"The tokenizer decodes with {backend.decoder}; a byte-level BPE tokenizer is needed.")
+        if backend.normalizer is not None and not isinstance(backend.normalizer, _FORMS):
+            raise ValueError(
+                f"The tokenizer changes text by {type(backend.normalizer).__name__}; only Unicode's forms, such as "
+                "NFC, can be used."
+            )
         self._added = dict(tokenizer.added_tokens_decoder)
         self._plain = _without_added_tokens(backend)
         for token in self._added.values():
@@ -73,6 +85,8 @@ class Processor:
         mean, std = np.array(image_processor.image_mean), np.array(image_processor.image_std)
         self._scale = torch.tensor(image_processor.rescale_factor / std, dtype=torch.float32)
         self._shift = torch.tensor(-mean / std, dtype=torch.float32)
+        if not all(bool(values.isfinite().all()) for values in (self._scale, self._shift)):
+            raise ValueError("The image processor's rescale_factor, image_mean and image_std make pixels infinite.")
 
     @classmethod
     def load(
@@ -82,18 +96,13 @@ class Processor:
 
         Raises ValueError that names a missing or corrupt file.
         """
-        limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        given = {name: value for name, value in limits.items() if value is not None}
         name = Path(folder).name  # the rest of the path tells strangers too much
         if not Path(folder, "tokenizer.json").is_file():
             raise ValueError(f"{name} has no tokenizer.json.")
         with _named(ValueError, f"The tokenizer in {name} cannot be read"):
+            _check_ids(json.loads(Path(folder, "tokenizer.json").read_text(encoding="utf-8")))
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        file, settings = _image_settings(Path(folder))
-        with _named(ValueError, f"{file} in {name} cannot be read"):
-            images = Qwen2VLImageProcessorPil.from_dict(settings, **given)
-        _check_images(images, f"{file} in {name}")
-        return cls(tokenizer, images)
+        return cls(tokenizer, _image_processor(Path(folder), min_pixels, max_pixels))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes tokenizer, chat template and preprocessor_config.json into an existing folder."""
@@ -108,7 +117,7 @@ class Processor:
         """
         patches, grids, shown = [], [], []
         for image in images:
-            pixels = self._fit(load_image(image))
+            pixels = self._pixels(image, self.fit)
             shown.append(pixels)
             patches.append(self._patchify(pixels))
             grids.append((1, pixels.shape[0] // self._patch, pixels.shape[1] // self._patch))
@@ -135,8 +144,7 @@ class Processor:
 
         Auxiliary images may be smaller than questions' images: down to 2 × 2 merged tokens.
         """
-        smallest = 4 * (self._patch * self.merge_size) ** 2
-        pixels = self._fit(load_image(image), min_pixels=smallest)
+        pixels = self._pixels(image, replace(self.fit, min_pixels=4 * self.token_side**2))
         rows, columns = pixels.shape[0] // self._patch, pixels.shape[1] // self._patch
         return self._patchify(pixels), torch.tensor([[1, rows, columns]])
 
@@ -183,6 +191,11 @@ class Processor:
         return image.shape[0] // side, image.shape[1] // side
 
     @property
+    def fit(self) -> Fit:
+        """The size at which the model sees an image."""
+        return _fit(self.image_processor)
+
+    @property
     def _patch(self) -> int:
         return self.image_processor.patch_size
 
@@ -198,19 +211,9 @@ class Processor:
     def _turn(self, role: str, text: str) -> list[int]:
         return [self.turn_start_id, *self.encode(f"{role}\n{text}"), self.eos_id, *self.encode("\n")]
 
-    def _fit(self, image: Image.Image, min_pixels: int | None = None) -> torch.Tensor:
-        """Resized to whole merged tokens within the pixel limits: uint8 (H, W, 3)."""
-        size = self.image_processor.size
-        height, width = smart_resize(
-            image.height,
-            image.width,
-            factor=self._patch * self.merge_size,
-            min_pixels=size["shortest_edge"] if min_pixels is None else min_pixels,
-            max_pixels=size["longest_edge"],
-        )
-        if (width, height) != image.size:
-            image = image.resize((width, height), self.image_processor.resample)
-        return torch.from_numpy(np.array(image))
+    def _pixels(self, image: Image.Image, fit: Fit) -> torch.Tensor:
+        """What the model sees of an image of any mode, unless it is that already: uint8 (H, W, 3)."""
+        return torch.from_numpy(np.array(image if fit.has_fitted(image) else fit(load_image(image))))
 
     def _patchify(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (H, W, 3) → float32 (P, C) in merge order: the patches of one merged token are neighbours."""
@@ -245,6 +248,26 @@ class Detokenizer:
         return self._utf8.decode(b"", final=True)
 
 
+def _fit(images: Qwen2VLImageProcessorPil) -> Fit:
+    return Fit(
+        side=images.patch_size * images.merge_size,
+        min_pixels=images.size["shortest_edge"],
+        max_pixels=images.size["longest_edge"],
+        resample=int(images.resample),
+    )
+
+
+def _image_processor(folder: Path, min_pixels: int | None, max_pixels: int | None) -> Qwen2VLImageProcessorPil:
+    """A checkpoint's image processor, with the limits that are given in place of its own."""
+    limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    given = {name: value for name, value in limits.items() if value is not None}
+    file, settings = _image_settings(folder)
+    with _named(ValueError, f"{file} in {folder.name} cannot be read"):
+        images = Qwen2VLImageProcessorPil.from_dict(settings, **given)
+    _check_images(images, f"{file} in {folder.name}")
+    return images
+
+
 def _image_settings(folder: Path) -> tuple[str, dict[str, object]]:
     """The image processor's file and its fields, as transformers 5 saves them (inside processor_config.json) or as
     earlier versions did."""
@@ -261,6 +284,12 @@ def _image_settings(folder: Path) -> tuple[str, dict[str, object]]:
             check(isinstance(nested, dict), f"{inside} of {file} in {folder.name} is not an object of named fields.")
             return file, nested
     raise ValueError(f"{folder.name} has no preprocessor_config.json, and no processor_config.json in its place.")
+
+
+def _check_ids(tokenizer: dict[str, dict]) -> None:
+    """Raises ValueError for a token's id for which tables of gigabytes would be laid out."""
+    ids = [*tokenizer["model"]["vocab"].values(), *(added["id"] for added in tokenizer.get("added_tokens") or ())]
+    check(all(0 <= id <= MOST_ID for id in ids), f"a token has an id below 0 or above {MOST_ID:,}.")
 
 
 def _check_images(images: Qwen2VLImageProcessorPil, where: str) -> None:
@@ -283,8 +312,15 @@ def _check_images(images: Qwen2VLImageProcessorPil, where: str) -> None:
     fits = type(least) is int and type(most) is int and 0 < least <= most
     check(fits, f"{where}: size is {least!r} to {most!r} pixels; 0 < shortest_edge ≤ longest_edge must hold.")
     check(
+        least <= MOST_LEAST, f"{where}: images would be enlarged to {least:,} pixels; at most {MOST_LEAST:,} can be."
+    )
+    check(
         images.resample in range(6), f"{where}: resample is {images.resample!r}; it must be one of Pillow's, 0 to 5."
     )
+
+
+_OF_FILES = (OSError, ValueError, RecursionError, AttributeError, LookupError, TypeError)
+"""What transformers raises where a file has a list in place of an object, or a number in place of a text."""
 
 
 @contextlib.contextmanager
@@ -293,7 +329,7 @@ def _named(kind: type[Exception], what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error) is Exception or isinstance(error, (OSError, ValueError, RecursionError)):
+        if type(error) is Exception or isinstance(error, _OF_FILES):
             raise kind(f"{what}: {error}") from error
         raise
 

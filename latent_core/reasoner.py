@@ -17,6 +17,7 @@ from latent_core.backbone import Backbone
 from latent_core.config import MethodConfig
 from latent_core.events import Event, TokenEvent
 from latent_core.feed import Feed
+from latent_core.fitting import Fit
 from latent_core.methods import LatentMethod
 from latent_core.processor import DEFAULT_SYSTEM, Detokenizer, Processor, Prompt
 from latent_core.records import nearest
@@ -64,6 +65,11 @@ class Reasoner:
     def num_layers(self) -> int:
         """Decoder blocks, whose attention can be recorded."""
         return self.backbone.num_layers
+
+    @property
+    def fit(self) -> Fit:
+        """What makes of an image what the model sees; one that it has made already is left alone."""
+        return self.processor.fit
 
     def stream(
         self,

@@ -4,9 +4,12 @@ import difflib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
+
+from latent_core.settings import short
 
 Record = TypeVar("Record")
 
@@ -22,11 +25,11 @@ def from_json(cls: type[Record], data: object, where: str, given: Mapping[str, o
     known = {field.name: field for field in fields(cls) if field.name not in given}
     for name in data:
         if name not in known:
-            raise ValueError(f"{where} has an unknown field {name!r}{nearest(name, known)}")
+            raise ValueError(f"{where} has an unknown field {short(name)}{nearest(name, known)}")
     missing = [name for name, field in known.items() if name not in data and _required(field)]
     if missing:
         raise ValueError(f"{where} lacks the field {', '.join(missing)}.")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     return cls(**{name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}, **given)
 
 
@@ -47,6 +50,11 @@ def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
     return f"{guess} Known: {', '.join(known)}."
 
 
+@cache  # they are worked out anew otherwise, for each of thousands of steps
+def _hints(cls: type) -> dict[str, object]:
+    return get_type_hints(cls)
+
+
 def _required(field: Field) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
@@ -64,17 +72,20 @@ def _convert(hint: object, value: object, where: str) -> object:
     if origin is Literal:
         if value in arguments:
             return value
-        raise ValueError(f"{where} is {value!r}{nearest(str(value), [str(argument) for argument in arguments])}")
+        known = [str(argument) for argument in arguments]
+        raise ValueError(f"{where} is {short(value)}{nearest(str(value)[:80], known)}")
     if origin is tuple and isinstance(value, list):
         inners = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(inners) == len(value):
             pairs = zip(inners, value, strict=True)
             return tuple(_convert(inner, item, f"{where}[{n}]") for n, (inner, item) in enumerate(pairs))
     if origin is dict and isinstance(value, dict):
+        if arguments == (str, object):
+            return value
         return {str(name): _convert(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
     if is_dataclass(hint):
         return from_json(hint, value, where)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value

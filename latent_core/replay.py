@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from latent_core.analysis.lens import Reading, logit_lens
-from latent_core.attention import IMAGE, SEALED, Rollout, kind_class
+from latent_core.attention import Rollout
 from latent_core.drive import Block, Segment, Tokens
 from latent_core.events import LatentEvent, TokenEvent
+from latent_core.kinds import IMAGE, SEALED, kind_class
 from latent_core.layout import Row
 from latent_core.reasoner import Reasoner
 from latent_core.trace import Trace

@@ -8,7 +8,7 @@ Shapes: S recorded levels, N image tokens, D model width, K latents of a block.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,16 @@ from latent_core import answers
 from latent_core.events import SEGMENTS, Event, FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
 from latent_core.files import write_file
 from latent_core.records import from_json, to_json
-from latent_core.settings import MAX_THOUGHT, MAX_TOKENS, Settings
+from latent_core.settings import MAX_THOUGHT, MAX_TOKENS, Settings, short
+from latent_core.stored import Tensors, check_header, whole
 
 VERSION = 2
 MAX_STEPS = MAX_TOKENS + MAX_THOUGHT
 """Tokens and latents of a run that is read: what Settings allow."""
+MAX_HEADER = 512 * MAX_STEPS
+"""Bytes of a file before its tensors; a step takes about 300, its text included."""
+PIECE = 1_000_000
+"""Numbers that are tried in 16 bits at once."""
 Step = TokenEvent | LatentEvent
 _STEPS: dict[str, type[Step]] = {"token": TokenEvent, "latent": LatentEvent}
 _VECTORS = {"token": ("hidden",), "latent": ("fed", "hidden")}
@@ -43,7 +48,7 @@ class Block:
     """The K latents one by one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Attention:
     """Recorded attention of a run; Q positions that recorded it, E layers, H heads."""
 
@@ -51,12 +56,23 @@ class Attention:
     """Decoder blocks, 0-based."""
     steps: tuple[int, ...]
     """(Q,) numbers in `Trace.steps`: a latent's own position, a token's the one whose state produced it."""
-    image: torch.Tensor
-    """(Q, E, H, N) weights on the image tokens, in 0…1."""
-    shares: torch.Tensor
-    """(Q, E, H, 5) by segment, in the order of events.SEGMENTS."""
-    entropy: torch.Tensor
-    """(Q, E, H) over all slots, in nats."""
+    looks: tuple[Look, ...]
+    """(Q,) what each of them recorded. Where that is large, it is better read one by one."""
+
+    @cached_property
+    def image(self) -> torch.Tensor:
+        """(Q, E, H, N) float16: the weights on the image tokens, in 0…1."""
+        return torch.stack([look.image for look in self.looks])
+
+    @cached_property
+    def shares(self) -> torch.Tensor:
+        """(Q, E, H, 5) by segment, in the order of events.SEGMENTS."""
+        return torch.stack([look.shares for look in self.looks])
+
+    @cached_property
+    def entropy(self) -> torch.Tensor:
+        """(Q, E, H) over all slots, in nats."""
+        return torch.stack([look.entropy for look in self.looks])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +169,7 @@ class Trace:
         return Attention(
             layers=self.start.layers,
             steps=tuple(number for number, _ in looks),
-            image=torch.stack([look.image.float() for _, look in looks]),
-            shares=torch.stack([look.shares for _, look in looks]),
-            entropy=torch.stack([look.entropy for _, look in looks]),
+            looks=tuple(look for _, look in looks),
         )
 
     @cached_property
@@ -203,27 +217,36 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Trace":
-        """Reads what `save` wrote. Raises ValueError that names the file and what is wrong with it."""
+        """Reads what `save` wrote, in about twice the memory of a file of 16-bit numbers: its vectors share theirs.
+
+        Raises ValueError that names the file and what is wrong with it.
+        """
         try:
             return cls._load(Path(path))
-        except (ValueError, SafetensorError, OSError, RecursionError) as error:
+        except RecursionError as error:
+            raise ValueError(f"{Path(path).name} is not a trace that can be read: it is nested too deeply.") from error
+        except OSError as error:  # which may name the whole path
+            reason = error.strerror or "there is no such file"  # safetensors' own says no more
+            raise ValueError(f"{Path(path).name} is not a trace that can be read: {reason}.") from error
+        except (ValueError, SafetensorError) as error:
             raise ValueError(f"{Path(path).name} is not a trace that can be read: {error}") from error
 
     @classmethod
     def _load(cls, path: Path) -> "Trace":
+        check_header(path, MAX_HEADER)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if "trace" not in metadata:
                 raise ValueError("it has no `trace` entry in its metadata.")
-            content = json.loads(metadata["trace"])
+            content = json.loads(metadata["trace"], parse_int=whole)
             version = content.get("version") if isinstance(content, dict) else None
             if version != VERSION:
-                raise ValueError(f"its format version is {version!r}; this program reads version {VERSION}.")
+                raise ValueError(f"its format version is {short(version)}; this program reads version {VERSION}.")
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
         parts = from_json(_File, content, "trace")
         if len(parts.steps) > MAX_STEPS:
             raise ValueError(f"it has {len(parts.steps):,} words and latents; a run has at most {MAX_STEPS:,}.")
-        tensors = _Tensors(stored)
+        tensors = Tensors(stored)
         start = _start(parts.start, tensors)
         # a run that was stopped at once recorded attention nowhere
         looks = _looks(start, tensors) if any(record.get("look") for record in parts.steps) else iter(())
@@ -258,39 +281,6 @@ class _File:
     finish: FinishEvent
 
 
-class _Tensors:
-    """The tensors of a file; remembers which were asked for."""
-
-    def __init__(self, stored: Mapping[str, torch.Tensor]) -> None:
-        self._stored, self._used = stored, set()
-
-    def take(self, name: str, dims: int, dtype: torch.dtype) -> torch.Tensor:
-        if name not in self._stored:
-            raise ValueError(f"the tensor {name} is missing.")
-        self._used.add(name)
-        tensor = self._stored[name]
-        tensor = tensor.to(dtype) if dtype.is_floating_point and tensor.is_floating_point() else tensor
-        if tensor.dim() != dims or tensor.dtype != dtype:
-            shape = tuple(tensor.shape)
-            raise ValueError(f"the tensor {name} is {tensor.dtype} {shape}; {dims} dimensions of {dtype} are needed.")
-        return tensor
-
-    def row(self, name: str, index: object) -> torch.Tensor:
-        """Row `index` of a stack of vectors, which are as wide as the image states."""
-        stack = self.take(name, 2, torch.float32)
-        if type(index) is not int or not 0 <= index < len(stack):
-            raise ValueError(f"row {index!r} of the tensor {name} is asked for; it has {len(stack)}.")
-        width = self.take("image_states", 3, torch.float32).shape[-1]
-        if stack.shape[1] != width:
-            raise ValueError(f"the tensor {name} is {stack.shape[1]} wide, the image states {width}.")
-        return stack[index]
-
-    def check_all_used(self) -> None:
-        unused = sorted(self._stored.keys() - self._used)
-        if unused:
-            raise ValueError(f"it holds tensors that belong to no event: {', '.join(unused)}.")
-
-
 def _pack(steps: Iterable[Step]) -> tuple[list[dict[str, object]], dict[str, list[torch.Tensor]]]:
     """JSON records, and per vector field the vectors; a record's `rows` says where its vectors lie in these stacks."""
     records, columns = [], {}
@@ -307,7 +297,7 @@ def _pack(steps: Iterable[Step]) -> tuple[list[dict[str, object]], dict[str, lis
     return records, columns
 
 
-def _looks(start: StartEvent, tensors: _Tensors) -> Iterator[Look]:
+def _looks(start: StartEvent, tensors: Tensors) -> Iterator[Look]:
     """Recorded attention, in the order of the steps that have it."""
     if not start.layers:
         return
@@ -316,14 +306,15 @@ def _looks(start: StartEvent, tensors: _Tensors) -> Iterator[Look]:
     if image.shape != expected or rest.shape[1] != len(start.layers) or rest.shape[3] != 1 + len(SEGMENTS):
         shapes = f"{tuple(image.shape)} and {tuple(rest.shape)}"
         raise ValueError(f"its recorded attention is {shapes}, which fits neither its layers nor its images.")
-    for weights, (entropy, *shares) in zip(image, rest.movedim(-1, 1), strict=True):
-        yield Look(image=weights, entropy=entropy, shares=torch.stack(shares, -1))
+    for weights, other in zip(image, rest, strict=True):
+        yield Look(image=weights, entropy=other[..., 0], shares=other[..., 1:])
 
 
-def _unpack(record: dict[str, object], where: str, tensors: _Tensors, looks: Iterator[Look]) -> Step:
+def _unpack(record: dict[str, object], where: str, tensors: Tensors, looks: Iterator[Look]) -> Step:
     values = dict(record)
     kind, rows, looked = values.pop("event", None), values.pop("rows", None), values.pop("look", False)
-    if kind not in _STEPS or not isinstance(rows, dict) or not rows.keys() <= set(_VECTORS[kind]):
+    known = isinstance(kind, str) and kind in _STEPS
+    if not known or not isinstance(rows, dict) or not rows.keys() <= set(_VECTORS[kind]):
         raise ValueError(f"{where} is neither a token nor a latent.")
     vectors = {name: tensors.row(f"{kind}.{name}", index) for name, index in rows.items()}
     if looked:
@@ -333,7 +324,7 @@ def _unpack(record: dict[str, object], where: str, tensors: _Tensors, looks: Ite
     return from_json(_STEPS[kind], values, where, vectors)
 
 
-def _start(record: dict[str, object], tensors: _Tensors) -> StartEvent:
+def _start(record: dict[str, object], tensors: Tensors) -> StartEvent:
     grids = record.get("grids")
     count = len(grids) if isinstance(grids, list) else 0
     images = tuple(tensors.take(f"image.{number}", 3, torch.uint8) for number in range(count))
@@ -344,7 +335,7 @@ def _start(record: dict[str, object], tensors: _Tensors) -> StartEvent:
     if len(states) != len(start.levels):
         raise ValueError(f"it names {len(start.levels)} levels, but holds image states of {len(states)}.")
     if any(min(grid) < 1 for grid in start.grids):
-        raise ValueError(f"its grids are {start.grids}; an image has at least one row and one column.")
+        raise ValueError(f"its grids are {short(start.grids)}; an image has at least one row and one column.")
     patches = sum(rows * columns for rows, columns in start.grids)
     if states.shape[1] != patches:
         raise ValueError(f"its grids have {patches} image tokens, but it holds the states of {states.shape[1]}.")
@@ -353,10 +344,12 @@ def _start(record: dict[str, object], tensors: _Tensors) -> StartEvent:
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:
     """In 16 bits where that loses nothing, which halves the file of a model that ran in 16 bits."""
-    for dtype in (torch.bfloat16, torch.float16):
-        if tensor.is_floating_point() and torch.equal(tensor.to(dtype).float(), tensor):
-            return tensor.to(dtype).contiguous()
-    return tensor.contiguous()
+    tensor = tensor.contiguous()
+    pieces = tensor.flatten().split(PIECE)
+    for dtype in (torch.bfloat16, torch.float16) if tensor.dtype == torch.float32 else ():
+        if all(torch.equal(piece.to(dtype).float(), piece) for piece in pieces):
+            return tensor.to(dtype)
+    return tensor
 
 
 def _cancelled(row: int, steps: list[Step]) -> FinishEvent:

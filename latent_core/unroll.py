@@ -17,24 +17,12 @@ from dataclasses import dataclass
 
 import torch
 
-from latent_core.attention import (
-    AUX,
-    CONTROL,
-    IMAGE,
-    LATENT,
-    PLAIN,
-    PROMPT,
-    SEALED,
-    Flow,
-    Rollout,
-    attend,
-    kind_class,
-    tables,
-)
+from latent_core.attention import PLAIN, Flow, Rollout, attend, tables
 from latent_core.backbone import Backbone
 from latent_core.cache import GradientCache
 from latent_core.drive import Block, Forced, Intervention, Run, drive
 from latent_core.feed import Feed
+from latent_core.kinds import AUX, CONTROL, IMAGE, LATENT, PROMPT, SEALED, kind_class
 from latent_core.layout import NO_LABEL, Layout, Row, lay_out
 from latent_core.lockstep import Lockstep, picture_feed, prompt_feeds, see, split
 from latent_core.methods.base import LatentMethod

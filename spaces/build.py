@@ -20,6 +20,8 @@ from latent_core.embedded import offered  # noqa: E402
 from latent_core.files import write_folder  # noqa: E402
 
 TREE = ROOT / "build" / "space"
+LOCK = ROOT / "spaces" / "web.lock"
+"""A Space installs its pre-requirements.txt first and by itself: pip refuses files there whose hash is another."""
 
 PAGE = (
     "app/*.py",
@@ -55,6 +57,24 @@ SECTIONS = ("latent_core", "app")
 """Parts of requirements.txt that the page needs at run time."""
 PROVIDED = ("gradio", "spaces", "huggingface_hub")
 """Brought by the Space itself; to list them would fight with its own."""
+WEB = (
+    "anyio",
+    "brotli",
+    "fastapi",
+    "gradio-client",
+    "h11",
+    "httpcore",
+    "httpx",
+    "jinja2",
+    "markupsafe",
+    "orjson",
+    "python-multipart",
+    "starlette",
+    "uvicorn",
+)
+"""What reads requests and writes answers: web.lock's versions, so that nothing installed later changes them.
+
+Not pydantic: what a Space adds to Gradio (`mcp`) wants an older one than the tests run with."""
 BENEATH = ("scipy", "numba", "llvmlite", "pynndescent")
 """What the layouts stand on: other versions draw other pictures."""
 
@@ -82,6 +102,7 @@ def fill(tree: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     shutil.copyfile(ROOT / "spaces" / "space_app.py", tree / "app.py")
+    shutil.copyfile(LOCK, tree / "pre-requirements.txt")
     (tree / "requirements.txt").write_text(requirements(), encoding="utf-8")
     (tree / "README.md").write_text(readme(), encoding="utf-8")
 
@@ -113,7 +134,8 @@ def requirements() -> str:
             lines.append(f"{given},<={pin.partition('==')[2]}")
         elif name not in PROVIDED:
             lines += pins[name]
-    return "\n".join([*lines, *(line for name in BENEATH for line in pins[name])]) + "\n"
+    beneath, web = (line for name in BENEATH for line in pins[name]), locked()
+    return "\n".join([*lines, *beneath, *(line for name in WEB for line in web[name])]) + "\n"
 
 
 def wanted() -> dict[str, str]:
@@ -133,6 +155,15 @@ def tested() -> dict[str, list[str]]:
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             found.setdefault(_name(line), []).append(line)
+    return found
+
+
+def locked() -> dict[str, list[str]]:
+    """Package → its lines in web.lock, one per range of Python versions, without the hashes."""
+    found: dict[str, list[str]] = {}
+    for line in LOCK.read_text(encoding="utf-8").splitlines():
+        if line[0] not in " #":
+            found.setdefault(_name(line), []).append(line.rstrip(" \\"))
     return found
 
 

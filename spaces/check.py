@@ -1,7 +1,8 @@
 """Starts a Space's tree as a Space would, in a fresh environment, and asks it a question in a headless browser.
 
-The environment is made from the tree's own requirements.txt and what every Gradio Space brings, by this interpreter's
-version of Python and pip as it is configured here: where that finds PyTorch's CPU build, the CPU build it is.
+The environment is made from the tree's two lists of requirements and what every Gradio Space brings, by this
+interpreter's version of Python and pip as it is configured here: where that finds PyTorch's CPU build, the CPU build
+it is.
 """
 
 import argparse
@@ -66,11 +67,11 @@ def install(tree: Path, environment: Path) -> Path:
     python = environment / "bin" / "python"
     version = sdk_version(tree)
     brought = [package.format(gradio=version) for package in BROUGHT]
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["-r", str(tree / "requirements.txt"), *brought]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise RuntimeError(f"pip could not install its requirements: {_last_line(done.stderr)}")
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]
+    for given in ([str(tree / "pre-requirements.txt")], [str(tree / "requirements.txt"), *brought]):
+        done = subprocess.run([*command, *given], stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise RuntimeError(f"pip could not install its requirements: {_last_line(done.stderr)}")
     return python
 
 

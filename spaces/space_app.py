@@ -5,6 +5,8 @@ are offered behind them, in bfloat16; on ZeroGPU they borrow it for every answer
 
     INSCAPE_CHECKPOINTS                      Hub ids to offer on a GPU, separated by spaces; empty for none
     GRADIO_SERVER_NAME, GRADIO_SERVER_PORT   where to serve
+    FORWARDED_ALLOW_IPS                      proxies whose word is taken for where a visitor comes from
+    INSCAPE_HOSTS                            names that the page may be opened by, separated by spaces; any without it
 """
 
 import os
@@ -12,6 +14,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import app  # noqa: F401, its environment must be set before gradio is imported
+from app.address import PORT, named_port
+from app.signals import ended_by_signals
 
 if TYPE_CHECKING:
     from app.zero import Lend
@@ -19,10 +23,29 @@ if TYPE_CHECKING:
 
 PUBLISHED = ("NOVAglow646/Monet-7B",)
 """Offered on a GPU unless the environment names others: each takes 17 GB."""
+PROXIES = "127.0.0.1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
+"""The platform's: private networks, from which no visitor comes."""
 
 
 def main() -> int:
-    """Serves until the Space is stopped; 2 where a checkpoint that a visitor could choose cannot be had."""
+    """Serves until the Space is stopped; 2 where the environment names what cannot be had, 1 where it cannot serve."""
+    try:
+        with ended_by_signals():
+            return _main()
+    except KeyboardInterrupt:
+        return 0
+    except OSError as problem:
+        print(f"The page cannot be served: {problem}", file=sys.stderr)
+        return 1
+
+
+def _main() -> int:
+    try:
+        port = named_port() or PORT
+    except ValueError as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    trust_proxies()
     lend = lender()  # before anything that brings CUDA
 
     import torch
@@ -42,9 +65,15 @@ def main() -> int:
         print(problem, file=sys.stderr)
         return 2
     runner.preload(runner.names[0])
-    host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), os.environ.get("GRADIO_SERVER_PORT", "7860")
-    serve(runner, host=host, port=int(port), public=True)
+    host = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0")
+    serve(runner, host=host, port=port, public=True, allowed_hosts=os.environ.get("INSCAPE_HOSTS", "").split())
     return 0
+
+
+def trust_proxies() -> None:
+    """On a Space all requests come through the platform: the visitor's address is the last that it has not added."""
+    if os.environ.get("SPACE_ID"):
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", PROXIES)
 
 
 def lender() -> "Lend | None":

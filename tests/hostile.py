@@ -63,7 +63,7 @@ def disguised(canary: Path) -> list[str]:
 def images(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     """(name, bytes): bombs, cut and damaged files, polyglots, and things that are no image."""
     picture = Image.effect_noise((48, 48), 80).convert("RGB")
-    for format in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+    for format in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"):
         whole = written(picture, format)
         suffix = format.lower()
         for cut in sorted(rng.sample(range(1, len(whole)), 4)):
@@ -96,10 +96,6 @@ def images(rng: random.Random) -> Iterator[tuple[str, bytes]]:
 
 def bombs() -> Iterator[tuple[str, bytes]]:
     """Small files that claim to be huge."""
-
-    def chunk(body: bytes) -> bytes:
-        return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-
     for side in (9_000, 60_000, 2**31 - 1):
         header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
         pixels = chunk(b"IDAT" + zlib.compress(bytes(10_000_000)))
@@ -115,6 +111,27 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     zipped = b"zTXt" + b"Comment\x00\x00" + zlib.compress(bytes(50_000_000))  # text of 50 MB in a picture of one pixel
     one = written(Image.new("RGB", (1, 1)), "PNG")
     yield "text.png", one[:33] + chunk(zipped) + one[33:]
+
+
+def slow_jpeg(scans: int = 3170, side: int = 5000) -> bytes:
+    """A progressive JPEG of one grey, 231 kB, whose last scan, in which nothing changes, comes `scans` times."""
+    buffer = io.BytesIO()
+    Image.new("L", (side, side), 128).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    last = whole.rindex(b"\xff\xda")
+    return whole[:-2] + whole[last:-2] * (scans - whole.count(b"\xff\xda")) + whole[-2:]
+
+
+def deep_png(side: int = 5000) -> bytes:
+    """A black PNG of 16-bit greys: 49 kB for 25 million pixels."""
+    rows = zlib.compress(bytes(side * (1 + 2 * side)), 9)
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(header) + chunk(b"IDAT" + rows) + chunk(b"IEND")
+
+
+def chunk(body: bytes) -> bytes:
+    """A PNG's chunk of a kind and its content."""
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def traces(good: Path, rng: random.Random) -> Iterator[tuple[str, bytes]]:
@@ -158,6 +175,11 @@ def traces(good: Path, rng: random.Random) -> Iterator[tuple[str, bytes]]:
     latents = [{**step, "look": False} for step in steps if step["event"] == "latent"]
     yield "a latent 50,000 times", lied(steps=[*steps, *latents[:1] * 50_000])
     yield "a latent 5,000 times", lied(steps=[*steps, *latents[:1] * 5000])
+    yield "a text of 60,000 words", lied(steps=[{**steps[0], "text": " a" * 60_000}, *steps[1:]])
+    yield "a method that does not exist", lied(source={**content["source"], "method": "nothing"})
+    for value in ([], {}, None, 7):
+        yield f"the event {value}", lied(steps=[{**steps[0], "event": value}, *steps[1:]])
+        yield f"the mode {value}", lied(settings={**content["settings"], "mode": value, "rule": value})
     yield "a block of a billion", lied(steps=[*steps, {**latents[0], "block": 10**9}])
     yield "a block of -1", lied(steps=[*steps, {**latents[0], "block": -1}])
     for field, value in (

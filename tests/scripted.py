@@ -23,6 +23,7 @@ class ScriptedReasoner:
     """Says SCRIPT around one block of K random latents; `none` as the question opens no block."""
 
     num_layers = len(LAYERS)
+    fit = None  # it sees images as they are
     method = Monet  # its class says all that the page asks of it
 
     def __init__(self, name: str = "scripted", *, delay: float = 0.0) -> None:

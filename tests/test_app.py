@@ -16,10 +16,11 @@ from PIL import Image
 
 from app import components
 from app.__main__ import main
-from app.asking import answer_stream, method_label, new_scene, true_answer
+from app.asking import answer_stream, new_scene, true_answer
 from app.components import as_files, paths
 from app.handlers import PHOTO, Handlers
 from app.history import History
+from app.names import method_label
 from app.page import build
 from app.runner import Ask, Runner, paced, throttled
 from app.server import serve
@@ -28,6 +29,8 @@ from latent_core.config import LatentRange
 from latent_core.registry import PUBLISHED
 from latent_core.trace import Trace
 from tests.scripted import ScriptedReasoner
+
+TAB = SimpleNamespace(session_hash="tab")
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def test_another_question_has_no_truth(runner, scene):
 
 def test_another_image_has_no_truth(scene):
     ask = Ask(images=[Image.new("RGB", (96, 96))], question=scene.question, checkpoint="scripted", settings={})
-    assert true_answer(scene.identity, ask) is None
+    assert true_answer(scene.identity, ask, None) is None
 
 
 @pytest.mark.parametrize(
@@ -169,11 +172,11 @@ def test_check_keeps_the_former_image_when_the_new_one_is_bad(runner, scene, tmp
     Image.effect_noise((64, 64), 80).save(tmp_path / "photo.png")
     bad, photo = {"path": str(tmp_path / "letter.png")}, {"path": str(tmp_path / "photo.png")}
     handlers = Handlers(runner, History())
-    use, kept, notice = handlers.check([bad], [photo], "scripted")
+    use, kept, notice = handlers.check([bad], [photo], "scripted", TAB)
     assert use == kept == [photo] and "letter.png is not an image" in notice
-    use, _, notice = handlers.check([photo, bad], [], "scripted")
+    use, _, notice = handlers.check([photo, bad], [], "scripted", TAB)
     assert use == [photo] and PHOTO in notice
-    assert handlers.check([], [photo], "scripted") == ([], [], "")
+    assert handlers.check([], [photo], "scripted", TAB) == ([], [], "")
 
 
 def test_scenes_need_no_notice(runner, scene):
@@ -194,7 +197,7 @@ def test_an_unknown_checkpoint_is_a_sentence_on_the_command_line(capsys):
 
 
 def test_the_page_is_built_and_its_state_can_be_copied(runner):
-    page = build(runner)
+    page = build(runner, History())
     assert isinstance(page, gr.Blocks)
     for block in page.blocks.values():
         if isinstance(block, gr.State):

@@ -1,5 +1,7 @@
 """Pictures between the page, its endpoints and the browser: what is taken, what is shown, what is given out."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -14,6 +16,8 @@ from latent_core import checkpoints, glyphs
 from latent_core.images import load_image
 from tests.scripted import ScriptedReasoner
 
+TAB = SimpleNamespace(session_hash="tab")
+
 
 @pytest.fixture
 def runner(tmp_path, monkeypatch) -> Runner:
@@ -25,7 +29,7 @@ def runner(tmp_path, monkeypatch) -> Runner:
 def test_a_file_that_no_browser_shows_is_kept_as_one_that_it_does(runner, tmp_path, mode):
     Image.linear_gradient("L").convert(mode).save(tmp_path / "scan.tif")
     file = {"path": str(tmp_path / "scan.tif"), "orig_name": "scan.tif"}
-    (shown,), (kept,), _ = Handlers(runner, History()).check([file], [], "scripted")
+    (shown,), (kept,), _ = Handlers(runner, History()).check([file], [], "scripted", TAB)
     assert shown == kept and shown["orig_name"] == "scan.tif"
     assert Image.open(shown["path"]).format == "PNG"
     assert np.array_equal(load_image(shown["path"]), load_image(file["path"]))
@@ -35,7 +39,7 @@ def test_a_file_that_no_browser_shows_is_kept_as_one_that_it_does(runner, tmp_pa
 def test_a_file_that_browsers_show_stays_as_it_is(runner, tmp_path, format):
     Image.new("RGB", (32, 32)).save(tmp_path / "photo", format)
     file = {"path": str(tmp_path / "photo")}
-    assert Handlers(runner, History()).check([file], [], "scripted")[0] == [file]
+    assert Handlers(runner, History()).check([file], [], "scripted", TAB)[0] == [file]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +48,7 @@ def test_a_file_that_browsers_show_stays_as_it_is(runner, tmp_path, format):
 def test_what_the_upload_accepts_a_run_accepts(runner, tmp_path, exif):
     real = Runner(["glyph-monet"], checkpoints.load)
     Image.new("RGB", (112, 112)).save(tmp_path / "photo.jpg", exif=exif)
-    files, _, notice = Handlers(real, History()).check([{"path": str(tmp_path / "photo.jpg")}], [], "glyph-monet")
+    files, _, notice = Handlers(real, History()).check([{"path": str(tmp_path / "photo.jpg")}], [], "glyph-monet", TAB)
     assert files and "damaged" not in notice
     values = answer_stream(real, "tab", files, "What?", "glyph-monet", None, max_new_tokens=2, mode="text")
     assert list(values)[-1][0]["problem"] is None

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from app.asking import method_label, opening
+from app.asking import opening
 from app.components import as_files
 from app.handlers import SAMPLING, Handlers
 from app.history import History
+from app.names import method_label
 from app.page import build
 from app.runner import Runner
 from latent_core import embedded
@@ -39,7 +40,7 @@ def fields(runner) -> dict[str, object]:
     """The values of the page's settings when it opens, by label."""
     return {
         block.label: block.value
-        for block in build(runner).blocks.values()
+        for block in build(runner, History()).blocks.values()
         if getattr(block, "visible", True) is True and hasattr(block, "label") and hasattr(block, "value")
     }
 

@@ -19,7 +19,7 @@ from app.history import History
 from app.limits import OWN
 from app.runner import Runner
 from app.server import serve
-from app.turns import Session
+from app.turns import InOrder, Session
 from latent_core.trace import Trace
 from tests.scripted import ScriptedReasoner
 
@@ -139,7 +139,7 @@ def test_a_restart_can_be_restarted_stopped_and_closed(page, change):
     run, values = restarting()
     assert list(page.ask(page.handlers.clock - 1, **change)) == []
     values += run
-    trace = page.handlers.history.open("tab", str(values[-1]["run"]))
+    trace = Trace.load(page.handlers.history.find("tab", str(values[-1]["run"])).path)
     assert {name: getattr(trace.settings, name) for name in change} == change
     run, values = restarting()
     page.handlers.stop(page.handlers.clock, TAB)
@@ -330,3 +330,25 @@ def test_a_run_whose_image_was_swept_away_shows_what_the_model_saw(page, choosin
     (file,), _, question, scene, *_ = choosing.choose(str(value["run"]), "?", files=[])
     assert question == page.question and scene is None
     assert Image.open(file["path"]).size == (96, 96)  # as the scripted model sees everything
+
+
+def test_a_later_answer_is_not_overtaken_by_an_earlier_one():
+    """Of one session; another's is not held up."""
+    in_order, begun, go, done = InOrder(), threading.Event(), threading.Event(), []
+
+    def work(name: str, session: str) -> None:
+        with in_order(session):
+            begun.set()
+            assert name != "first" or go.wait(10)
+            done.append(name)
+
+    first = threading.Thread(target=work, args=("first", "tab"))
+    first.start()
+    assert begun.wait(10)
+    second = threading.Thread(target=work, args=("second", "tab"))
+    second.start()
+    work("another's", "another tab")
+    go.set()
+    first.join()
+    second.join()
+    assert done == ["another's", "first", "second"] and not in_order._locks

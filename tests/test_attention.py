@@ -5,7 +5,8 @@ from typing import get_args
 import pytest
 import torch
 
-from latent_core.attention import (
+from latent_core.attention import Flow, attend, tables
+from latent_core.kinds import (
     AFTER,
     AUX,
     AUX_END,
@@ -18,11 +19,8 @@ from latent_core.attention import (
     PROMPT,
     SEALED,
     TEXT,
-    Flow,
-    attend,
     kind_class,
     numbered,
-    tables,
 )
 from latent_core.settings import Rule
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from latent_core.attention import TEXT
 from latent_core.backbone import Backbone
 from latent_core.cache import GradientCache
 from latent_core.engine import decode
 from latent_core.feed import Feed
+from latent_core.kinds import TEXT
 from latent_core.lockstep import Lockstep, prompt_feeds
 from latent_core.settings import Settings
 from tests.tiny import IMAGE, tiny_method, tiny_model, tiny_prompt

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from latent_core import glyphs
-from latent_core.attention import AUX, CONTROL, LATENT, kind_class
 from latent_core.backbone import Backbone
 from latent_core.drive import Block, Picture, Tokens
 from latent_core.example import Example, Step
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
+from latent_core.kinds import AUX, CONTROL, LATENT, kind_class
 from latent_core.layout import Row
 from latent_core.processor import Processor
 from latent_core.unroll import look, splice

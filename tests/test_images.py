@@ -179,8 +179,10 @@ def test_truncated(tmp_path, suffix):
     refused(path, f"photo.{suffix}")
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tiff", "bmp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tiff", "bmp", "avif"])
 def test_damaged_anywhere_is_an_image_or_a_sentence(tmp_path, suffix):
+    if suffix == "avif":
+        pytest.importorskip("PIL._avif")
     path = saved(colours().resize((32, 32)), tmp_path / f"a.{suffix}")
     data = path.read_bytes()
     generator = np.random.default_rng(0)

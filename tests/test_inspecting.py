@@ -3,7 +3,9 @@
 import base64
 import json
 import os
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,14 +15,16 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from app.companions import Companions
-from app.fold import fold
+from app.fold import Item, fold
+from app.formulas import FORMULAS, formulas
 from app.handlers import Comparing, Handlers, Inspecting
 from app.history import RECORDED, History
-from app.inspecting import compared, difference, inspected, pairs, region_ranks, run_again
-from app.inspection import FORMULAS, formulas, inspection, view_of
+from app.inspecting import compared, inspected, run_again
+from app.inspection import inspection, view_of
 from app.limits import OWN
 from app.payload import maps
 from app.runner import Runner
+from app.traces import difference, pairs, region
 from latent_core import glyphs, load
 from latent_core.bank import Bank
 from latent_core.embedded import available, beside, offered
@@ -134,6 +138,34 @@ def test_what_is_sent_is_json_of_moderate_size(value):
     assert "NaN" not in json.dumps(value) and "Infinity" not in json.dumps(value)
 
 
+HELD = """
+import sys
+from app import traces
+from app.companions import Companions
+def most():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1])
+before, own = most(), Companions(("glyph-monet",))
+traces.heading(sys.argv[1])
+traces.figures(sys.argv[1], own, run="", name="", own=True)
+traces.compared(sys.argv[1], sys.argv[1], own)
+print(most() - before)
+"""
+
+
+def test_a_long_run_of_16_bits_opens_inspects_and_compares_within_200_mb(tmp_path):
+    """What comes on top of what the imports take, in a process of its own."""
+    example = glyphs.sample("relate", 22, "test")
+    reasoner = load("glyph-monet", device="cpu", dtype=torch.bfloat16)
+    run = reasoner.run(example.images, example.question, attention=True)
+    steps = tuple(step for step in run.steps if hasattr(step, "text")) * 40
+    replace(run, steps=steps[:600]).save(tmp_path / "run.safetensors")
+    held = subprocess.run(
+        [sys.executable, "-c", HELD, tmp_path / "run.safetensors"], capture_output=True, text=True, check=True
+    )
+    assert int(held.stdout) < 200_000  # kB
+
+
 def test_attention_of_sixteen_latents_takes_less_than_2_mb(trace):
     """In memory, in the file and in what the browser is sent; the bound of a 7B model is that of the docstring."""
     latents = [s.look for block in trace.blocks for s in block.events]
@@ -174,7 +206,7 @@ def test_a_run_with_broken_numbers_is_refused(runner, history, companions, trace
     broken = replace(trace, start=replace(trace.start, image_states=trace.start.image_states * float("nan")))
     broken.save(tmp_path / "nan.safetensors")
     history.add("tab", 9, "nan", tmp_path / "nan.safetensors")
-    value = Inspecting(runner, history, companions).open(event(id="9"), TAB)
+    value = Inspecting(runner, history).open(event(id="9"), TAB)
     assert "not finite" in value["problem"] and "view" not in value
 
 
@@ -191,11 +223,12 @@ def test_region_against_counting_by_hand(trace):
     """The lower right quarter of a 6 × 6 grid: sums of attention, mean cosines, ratio to all other quarters."""
     inside = np.zeros((6, 6), bool)
     inside[3:, 3:] = True
-    found = region_ranks(trace, image=0, box=(0.5, 0.5, 1, 1), level=0, centred=False, layer=4, head=2)
+    found = region(str(RELATE), image=0, box=(0.5, 0.5, 1, 1), level=0, centred=False, layer=4, head=2)
     assert (found["tokens"], found["of"]) == (9, 36)
-    recorded, of, patches = trace.attention, trace.attention.steps, trace.start.image_states[0].numpy()
+    of, patches = trace.attention.steps, trace.start.image_states[0].numpy()
+    image = trace.attention.image.float()
     for row in found["by_attention"]:
-        weights = recorded.image[of.index(row["n"]), 4, 1].numpy().reshape(6, 6)
+        weights = image[of.index(row["n"]), 4, 1].numpy().reshape(6, 6)
         assert row["attention"] == pytest.approx(weights[inside].sum(), abs=1e-3)
     for row in found["by_cosine"]:
         step = trace.steps[row["n"]]
@@ -207,7 +240,7 @@ def test_region_against_counting_by_hand(trace):
     latents = [q for q, step in enumerate(of) if hasattr(trace.steps[step], "fed")]
     ratios = []
     for q in latents:
-        weights = recorded.image[q, 4].mean(0).numpy().reshape(6, 6)
+        weights = image[q, 4].mean(0).numpy().reshape(6, 6)
         elsewhere = np.mean([weights[r : r + 3, c : c + 3].sum() for r, c in others])
         ratios.append(weights[inside].sum() / elsewhere)
     assert found["enrichment"]["latents"][4] == pytest.approx(np.mean(ratios), abs=2e-3)
@@ -227,7 +260,7 @@ def test_region_against_counting_by_hand(trace):
 def test_regions_that_do_not_exist(trace, change, words):
     asked = {"image": 0, "box": (0.0, 0.0, 0.5, 0.5), "level": 0, "centred": True, "layer": 0, "head": 0} | change
     with pytest.raises(ValueError, match=words):
-        region_ranks(trace, **asked)
+        region(str(RELATE), **asked)
 
 
 def test_differences_word_by_word():
@@ -262,7 +295,7 @@ def test_history_keeps_names_and_forgets(history, tmp_path):
         with pytest.raises(ValueError):
             history.remove("tab", id)
     with pytest.raises(ValueError, match="no longer kept"):
-        history.open("another tab", "7")
+        Trace.load(history.find("another tab", "7").path)
     history.remove("tab", "7")
     assert not (tmp_path / "run.safetensors").exists() and history.runs("tab") == history.recorded
     for number in range(OWN.session_runs + 5):
@@ -282,27 +315,30 @@ def test_companions_are_looked_for_under_offered_names_only(tmp_path, companions
 
 
 def test_reading_by_layer_needs_the_model(runner, history, companions):
-    value = inspected(runner, history, companions, "tab", "7")
+    value = inspected(runner, history, "tab", "7")
     assert value["known"] and value["lens"]["layers"] is None and value["rollout"] is None
-    value = inspected(runner, history, companions, "tab", "7", model=True)
-    assert len(value["lens"]["layers"]) == 16 and np.array(value["rollout"]).shape == (len(value["of"]), 36)
-    assert inspected(runner, history, companions, "tab", "7")["lens"]["layers"] == value["lens"]["layers"]
+    value = inspected(runner, history, "tab", "7", model=True)
+    assert len(value["lens"]["layers"]) == 16 and value["left"] is None
+    assert (
+        len(base64.b64decode(value["rollout"]["maps"])) == 36 * len(value["of"]) == 36 * len(value["rollout"]["peaks"])
+    )
+    assert inspected(runner, history, "tab", "7")["lens"]["layers"] == value["lens"]["layers"]
 
 
 def test_the_same_question_again(companions, runner, history, trace):
     kept = run_again(runner, history, "tab", "7", {"latents": 2})
-    again = history.open("tab", kept.id)
+    again = Trace.load(kept.path)
     assert [len(block.latents) for block in again.blocks] == [2, 2] and again.question == trace.question
     assert all(torch.equal(a, b) for a, b in zip(again.images, trace.images, strict=True))
-    same = history.open("tab", run_again(runner, history, "tab", "7", {}).id)
+    same = Trace.load(run_again(runner, history, "tab", "7", {}).path)
     assert same.text == trace.text  # the picture that the model saw is the picture it is shown again
-    text = history.open("tab", run_again(runner, history, "tab", "7", {"checkpoint": "glyph-text"}).id)
+    text = Trace.load(run_again(runner, history, "tab", "7", {"checkpoint": "glyph-text"}).path)
     assert text.source.method == "text" and not text.blocks
-    other = history.open("tab", run_again(runner, history, "tab", "7", {"checkpoint": "glyph-lvr"}).id)
+    other = Trace.load(run_again(runner, history, "tab", "7", {"checkpoint": "glyph-lvr"}).path)
     assert other.settings.latents == 4  # K was the checkpoint's default, and is the other one's
     chosen = {"checkpoint": "glyph-lvr", "latents": 2}
-    assert history.open("tab", run_again(runner, history, "tab", "7", chosen).id).settings.latents == 2
-    sides = compared(history, companions, "tab", "7", kept.id)
+    assert Trace.load(run_again(runner, history, "tab", "7", chosen).path).settings.latents == 2
+    sides = compared(runner, history, "tab", "7", kept.id)
     assert sides["same"] and [side["id"] for side in sides["sides"]] == ["7", kept.id] and len(sides["pairs"]) == 4
 
 
@@ -317,7 +353,7 @@ def test_settings_that_do_not_exist(runner, history, changes):
 
 def test_pages_open_with_the_run_that_is_shown_and_keep_it(runner, history, companions):
     history.add("tab", 9, "nine", history.find("tab", "7").path)
-    page, compare = Inspecting(runner, history, companions), Comparing(runner, history)
+    page, compare = Inspecting(runner, history), Comparing(runner, history)
     shown = {"run": "7", "at": 1.5}
     value, entered = page.enter(shown, "", TAB)
     assert value["id"] == "7" and [run for _, run in value["runs"]][:2] == ["9", "7"]
@@ -334,7 +370,7 @@ def test_pages_open_with_the_run_that_is_shown_and_keep_it(runner, history, comp
 
 @pytest.mark.parametrize("shown", [None, {}, {"run": 7}, {"run": ["7"]}, {"run": "8", "at": 1}, "7", [1]])
 def test_pages_open_with_the_newest_run_where_none_is_shown(runner, history, companions, shown):
-    page = Inspecting(runner, history, companions)
+    page = Inspecting(runner, history)
     value, newest = page.enter(shown, "", TAB)
     assert newest == "7" and value["name"] == "seven" and value["runs"][0] == ("seven", "7")
     value, again = page.enter(shown, "7", TAB)
@@ -349,7 +385,7 @@ def test_pages_open_with_the_newest_run_where_none_is_shown(runner, history, com
     "data", [{}, {"id": None}, {"id": ["7"]}, {"id": {"x": 1}}, {"id": "../x"}, {"id": "7" * 10_000}]
 )
 def test_what_a_page_cannot_ask_for_becomes_a_sentence(runner, history, companions, data):
-    page, compare = Inspecting(runner, history, companions), Comparing(runner, history)
+    page, compare = Inspecting(runner, history), Comparing(runner, history)
     for handler in (page.open, page.read, page.rename, page.remove, page.upload, compare.pair, compare.again):
         value = handler(event(**data), TAB)
         assert "view" not in value and value["problem"].strip() and value["runs"]
@@ -359,7 +395,7 @@ def test_what_a_page_cannot_ask_for_becomes_a_sentence(runner, history, companio
 
 
 def test_a_trace_of_anybody_is_opened_as_a_run_of_this_session(runner, history, companions, tmp_path):
-    page = Inspecting(runner, history, companions)
+    page = Inspecting(runner, history)
     outside = tmp_path / "run.safetensors"
     assert "was not uploaded" in page.upload(event(path=str(outside)), TAB)["problem"]
     folder = f"{get_upload_folder()}/test"
@@ -373,5 +409,11 @@ def test_a_trace_of_anybody_is_opened_as_a_run_of_this_session(runner, history, 
 def test_view_of_a_trace_is_the_folded_run(trace):
     view = view_of(trace)
     assert view.finish is trace.finish and len(view.items) == len(trace.steps) and view.opens
-    assert fold(view, trace.finish).items == view.items
+    one_by_one = replace(view, start=None, items=(), opened=0, finish=None)
+    for event in trace.events():
+        one_by_one = fold(one_by_one, event)
+    assert one_by_one.opened == view.opened == len(trace.blocks)
+    for first, second in zip(view.items, one_by_one.items, strict=True):
+        assert all(getattr(first, f.name) is getattr(second, f.name) for f in fields(Item) if f.name != "glow")
+        assert first.glow is None and (second.glow is not None) == (first.kind == "latent")
     assert Image.fromarray(view.start.images[0].numpy()).size == (96, 96)

@@ -1,6 +1,7 @@
 """Limits, rates, retention and headers: what a visitor may ask, how often, and what stays of it."""
 
 import dataclasses
+import errno
 import os
 import re
 import threading
@@ -13,13 +14,13 @@ from gradio.utils import get_upload_folder
 from app.__main__ import main
 from app.asking import answer_stream, new_scene, save_trace
 from app.components import as_files, inside
-from app.guard import HEADERS, MAX_NESTING
+from app.headers import HEADERS
 from app.history import History
-from app.limits import OWN, PUBLIC
+from app.limits import MAX_NESTING, OWN, PUBLIC
 from app.rate import Rate
-from app.retention import check_room, stored_bytes, sweep
 from app.runner import Overtime, Runner, timely
 from app.server import serve
+from app.store import Store, store, stored_bytes
 from latent_core import images, reasoner, settings
 from tests import hostile
 from tests.scripted import ScriptedReasoner
@@ -117,11 +118,16 @@ def test_old_files_are_swept_and_new_ones_and_the_pages_own_stay(tmp_path):
         path.write_bytes(b"image")
     for path in (old, own, old.parent):
         os.utime(path, (time.time() - 7200,) * 2)
-    assert stored_bytes(tmp_path) == 15
-    assert sweep(tmp_path, 3600, [str(own)]) == 1
-    assert not old.exists() and new.exists() and own.exists()
-    os.utime(old.parent, (time.time() - 7200,) * 2)
-    assert sweep(tmp_path, 3600, [str(own)]) == 0 and not old.parent.exists() and new.parent.exists()
+    files, limits = Store(tmp_path), dataclasses.replace(OWN, keep_seconds=3600)
+    files.kept = lambda: {str(own)}
+    (tmp_path / "empty").mkdir()
+    os.utime(tmp_path / "empty", (time.time() - 7200,) * 2)
+    assert stored_bytes(tmp_path) == files.bytes == 15 and len(files) == 3
+    assert files.sweep(limits) == 1
+    assert not old.exists() and new.exists() and own.exists() and not (tmp_path / "empty").exists()
+    assert own.stat().st_mtime > time.time() - 60  # for another server that shares the folder
+    new.unlink()  # by that other server
+    assert files.sweep(limits) == 0 and files.bytes == 5
 
 
 def test_an_image_that_was_swept_away_is_asked_for_again():
@@ -131,12 +137,12 @@ def test_an_image_that_was_swept_away_is_asked_for_again():
     assert "no longer kept; upload it again" in run(files=files)[0]["problem"]
 
 
-def test_a_full_house_takes_no_more():
-    with pytest.raises(OSError, match="as many files as it may"):
-        check_room(0)
+def test_a_full_house_takes_no_more(tmp_path, monkeypatch):
+    files = Store(tmp_path)
+    monkeypatch.setattr("app.asking.store", lambda: files)
     value, path = run(dataclasses.replace(OWN, disk_bytes=0))
     assert path is None and value["finish"]["answer"] == "ring"
-    assert "could not be saved: this server holds as many files" in value["problem"]
+    assert "could not be saved: all files that this server has room for belong to pages" in value["problem"]
 
 
 def test_runs_go_with_their_traces(tmp_path):
@@ -154,7 +160,7 @@ def test_runs_go_with_their_traces(tmp_path):
     assert not paths[4].exists() and not paths[5].parent.exists() and paths[6].exists()
     paths[6].unlink()
     with pytest.raises(ValueError, match="no longer kept"):
-        history.open("c", "6")
+        history.find("c", "6")
 
 
 def test_an_idle_session_leaves_nothing_in_memory():
@@ -194,25 +200,30 @@ def test_the_pages_limits_are_those_of_the_instance(server):
     assert runner.limits is PUBLIC
     kept = PUBLIC.kept
     assert "an hour after" in kept and kept.split(".")[0] in httpx.get(f"{url}config").text
-    assert "24 hours after" in OWN.kept
+    assert "24 hours after" in OWN.kept and "within a minute after you close" in OWN.kept
 
 
 def test_what_gradio_keeps_for_sessions_is_bounded():
     page = serve(Runner(["scripted"], lambda name: ScriptedReasoner()), host="127.0.0.1", port=None, wait=False)
     try:
-        assert page._queue.pending_messages_per_session.max_size == OWN.sessions
-        assert page.app.state_holder.capacity == OWN.states and page._queue.max_size == OWN.queue
+        assert page._queue.pending_messages_per_session.max_size == OWN.sessions + 4 * OWN.queue + OWN.places
+        assert page._queue.ANALYTICS_MAX_EVENTS == 1
+        assert page.app.state_holder.capacity == OWN.states
     finally:
         page.close()
 
 
 def test_a_full_disk_refuses_uploads_with_a_sentence(server, monkeypatch):
-    def full(most):
-        raise OSError("this server holds as many files as it may; try again in a few minutes.")
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("app.guard.check_room", full)
-    said = Visitor(server[1]).upload(b"image")
-    assert said.status_code == 507 and "as many files as it may" in said.json()["detail"]
+    before = set(store().folder.iterdir())
+    monkeypatch.setattr("app.uploads.os.rename", full)
+    said = Visitor(server[1]).upload(b"image of nobody")
+    assert said.status_code == 507 and said.json()["detail"] == "The file cannot be taken: No space left on device."
+    assert [
+        path for path in set(store().folder.iterdir()) - before if path.is_file()
+    ] == []  # what had arrived is gone
 
 
 def test_requests_that_gradio_could_not_answer_are_refused(server):
@@ -256,3 +267,94 @@ def test_a_trace_has_a_folder_that_cannot_be_guessed():
     _, path = run()
     assert len(os.path.relpath(path, get_upload_folder()).split("/")[0]) == 32
     assert save_trace.__defaults__ == (OWN,)
+
+
+def test_no_more_runs_at_once_than_the_instance_gives_whoever_calls():
+    """39 calls past every queue, as many sessions, then again all in one session."""
+    reasoner, most, entered = ScriptedReasoner(delay=0.01), 0, threading.Lock()
+    limits = dataclasses.replace(PUBLIC, at_once=4, runs_a_minute=None)
+    runner = Runner(["scripted"], lambda name: reasoner, limits=limits)
+    play = reasoner._stream
+
+    def counted(*arguments):
+        nonlocal most
+        with entered:
+            most = max(most, runner.running)
+        yield from play(*arguments)
+
+    reasoner._stream = counted
+    for sessions in (39, 1):
+        said = []
+
+        def call(number: int) -> None:
+            said.append(run(runner=runner, session=str(number % sessions), latents=1)[0])  # noqa: B023
+
+        threads = [threading.Thread(target=call, args=(number,)) for number in range(39)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(said) == 39 and most <= 4 and runner.running == 0
+    assert not runner._sessions
+
+
+def test_who_finds_no_place_is_told_and_a_place_that_comes_free_is_taken(monkeypatch):
+    monkeypatch.setattr("app.runner.PATIENCE", 0.05)
+    runner = Runner(["scripted"], lambda name: ScriptedReasoner(), limits=dataclasses.replace(OWN, at_once=1))
+    pictures, asked, _ = new_scene("find", 7)
+    first = answer_stream(runner, "tab", as_files(pictures), asked, "scripted", None, speed="slow")
+    next(first), next(first)
+    problem = run(runner=runner, session="another")[0]["problem"]
+    assert problem.startswith("One question is being answered, as many as this instance answers at once")
+    assert runner.running == 1
+    first.close()
+    assert run(runner=runner, session="another")[0]["problem"] is None
+
+
+def test_who_waits_for_looks_refuses_no_question():
+    """Two scenes past those under way wait, the next is refused, and a question is answered meanwhile."""
+    limits = dataclasses.replace(PUBLIC, light_at_once=1, queue=2)
+    runner = Runner(["scripted"], lambda name: ScriptedReasoner(), limits=limits)
+    page = serve(runner, host="127.0.0.1", port=None, wait=False, public=True)
+    try:
+        line = page._queue.event_queue_per_concurrency_id
+        visitor = Visitor(page.local_url)
+        image = visitor.file(hostile.written(new_scene("find", 7)[0][0], "PNG"))
+        visitor.call("scene", ["find", 7])
+        line["light"].current_concurrency = 1  # as if one were under way that does not end
+        body = {"fn_index": next(f["id"] for f in visitor.functions if f["api_name"] == "scene"), "data": ["find", 7]}
+        said = [visitor.post("gradio_api/queue/join", {**body, "session_hash": f"s{number}"}) for number in range(3)]
+        assert [answer.status_code for answer in said] == [200, 200, 503]
+        assert said[2].json()["detail"].startswith("Queue is full. 2 wait already; try again")
+        assert visitor.ask("Which?", image)[0]
+    finally:
+        page.close()
+
+
+def test_every_event_names_its_group_and_the_groups_limit():
+    """An event that leaves the limit out would set its whole group to one at once, and the page's first Run did."""
+    page = serve(Runner(["scripted"], lambda name: ScriptedReasoner()), host="127.0.0.1", port=None, wait=False)
+    try:
+        queued = [fn for fn in page.fns.values() if fn.queue and not any(on == "unload" for _, on in fn.targets)]
+        for fn in queued:
+            page._queue.create_event_queue_for_fn(fn)
+        lines = {name: line.concurrency_limit for name, line in page._queue.event_queue_per_concurrency_id.items()}
+        assert lines == {"model": OWN.at_once, "look": OWN.looks_at_once, "light": OWN.light_at_once, "choose": 1}
+    finally:
+        page.close()
+
+
+def test_no_route_goes_past_the_queue(server):
+    """Plainly, by number, with slashes and encoded: nothing that queues is run by a direct call."""
+    runner, url = server
+    visitor = Visitor(url)
+    numbers = {function["api_name"]: function["id"] for function in visitor.functions}
+    body = {"data": ["find", 7], "session_hash": visitor.session}
+    for path in ("run/scene", "api/scene", "run/scene/", "%72un/scene", "run/%73cene", "run//scene", "/run/scene"):
+        assert visitor.post(f"gradio_api/{path}", body).status_code == 404, path
+    for name in ("scene", "ask", "ask_1", "region"):
+        for path in ("run/predict", "api/predict/", "run/stop"):
+            said = visitor.post(f"gradio_api/{path}", {**body, "fn_index": numbers[name]})
+            assert said.status_code == 404 and "join the queue" in said.json()["detail"], (name, path)
+    assert visitor.post("gradio_api/run/predict", {"data": [1.0], "fn_index": numbers["stop"]}).status_code == 200
+    assert visitor.call("scene", ["find", 7])[0]

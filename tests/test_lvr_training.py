@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from latent_core import glyphs
-from latent_core.attention import LATENT, kind_class
 from latent_core.drive import Block, Tokens
 from latent_core.engine import decode
 from latent_core.events import LatentEvent
 from latent_core.example import Step
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
+from latent_core.kinds import LATENT, kind_class
 from latent_core.layout import Row
 from latent_core.processor import Processor
 from latent_core.settings import Settings

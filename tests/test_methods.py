@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from latent_core.attention import PROMPT
 from latent_core.backbone import Backbone
 from latent_core.config import MethodConfig
 from latent_core.drive import Block, Tokens, count
 from latent_core.engine import decode
 from latent_core.events import FinishEvent, LatentEvent, TokenEvent
 from latent_core.feed import Context, Feed
+from latent_core.kinds import PROMPT
 from latent_core.layout import Row
 from latent_core.methods import METHODS, build_method
 from latent_core.settings import Settings

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from latent_core import glyphs
-from latent_core.attention import AUX, LATENT, kind_class
 from latent_core.drive import Block
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
+from latent_core.kinds import AUX, LATENT, kind_class
 from latent_core.processor import Processor
 from latent_core.unroll import look, splice
 from tests.test_parity_monet_training import build, rows_of

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import pytest
 
 from app.__main__ import main, prepared
-from app.asking import method_label, new_scene, opening
+from app.asking import new_scene, opening
 from app.companions import Companions
 from app.components import as_files
 from app.handlers import Handlers
 from app.history import History
 from app.inspecting import inspected, run_again
+from app.names import method_label
 from app.page import build
 from app.runner import Runner
 from latent_core import checkpoints, embedded
@@ -44,7 +45,7 @@ def test_it_is_called_by_its_run(folder, monkeypatch):
 
 
 def test_the_page_opens_with_its_own_settings_before_it_is_loaded(runner, folder):
-    blocks = build(runner).blocks.values()
+    blocks = build(runner, History()).blocks.values()
     (latents,) = [block.value for block in blocks if "K, latents" in str(getattr(block, "label", ""))]
     assert latents == 4 and not runner.loaded
     assert opening("mine", str(folder))[0].default == 4 and opening("mine")[0].default == 8
@@ -60,9 +61,9 @@ def test_its_runs_are_known_to_inspect_and_compare(runner, folder):
     (kept,) = [run for run in history.runs("tab") if not run.id.startswith("recorded")]
     assert Trace.load(kept.path).source.checkpoint == "mine"
     companions = Companions(runner.known, runner.folders)
-    shown = inspected(runner, history, companions, "tab", kept.id, model=True)
+    shown = inspected(runner, history, "tab", kept.id, model=True)
     assert shown["known"] and shown["lens"]["layers"] and "grounding" in companions.measured("mine")
-    again = history.open("tab", run_again(runner, history, "tab", kept.id, {"latents": 2}).id)
+    again = Trace.load(run_again(runner, history, "tab", kept.id, {"latents": 2}).path)
     assert again.source.checkpoint == "mine" and [len(block.latents) for block in again.blocks] == [2]
 
 

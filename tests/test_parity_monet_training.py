@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from latent_core.attention import PAD, Flow, attend, tables
+from latent_core.attention import Flow, attend, tables
 from latent_core.backbone import Backbone
 from latent_core.drive import Block, Picture, Tokens
+from latent_core.kinds import PAD
 from latent_core.layout import Row, lay_out
 from latent_core.processor import Prompt
 from tests.test_parity_monet import CASE, FOLDER, TENSORS, method

@@ -9,6 +9,7 @@ from sklearn.preprocessing import normalize
 from latent_core.analysis.plane import NEIGHBOURS, neighbour_weights, place_by_neighbours, umap_layout, unit
 from latent_core.bank import KINDS, Bank, lay_out, layout_name
 
+NOTES = {"seed": 0, "command": "", "measured": []}
 BANK = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)) + 4 * torch.eye(8)[torch.arange(60) % 3]
 NEW = BANK[:5] + 0.1 * torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
 
@@ -16,7 +17,7 @@ NEW = BANK[:5] + 0.1 * torch.randn(5, 8, generator=torch.Generator().manual_seed
 @pytest.fixture(scope="module")
 def bank():
     kinds = (torch.arange(60) % 3).to(torch.uint8)
-    return lay_out(BANK, kinds, tuple(f"v{i}" for i in range(60)), {"seed": 0})
+    return lay_out(BANK, kinds, tuple(f"v{i}" for i in range(60)), NOTES)
 
 
 def test_the_seed_is_umaps(bank):

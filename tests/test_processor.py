@@ -1,12 +1,17 @@
 """Processor: equal to transformers' template and image processor on harmless input, unmoved by hostile input."""
 
+import pickle
+import random
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tokenizers import decoders
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
+from latent_core.fitting import Fit
+from latent_core.images import load_image
 from latent_core.processor import Processor
 from tests.words import SPECIAL, words_processor, words_tokenizer
 
@@ -52,6 +57,44 @@ def test_pixels_equal_transformers(limits):
     prompt, expected = processor(pictures, QUESTION), images(pictures, return_tensors="pt")
     assert torch.equal(prompt.grid_thw, expected["image_grid_thw"])
     torch.testing.assert_close(prompt.pixel_values, expected["pixel_values"], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("limits", [(9216, 9216), (64, 500), (3136, 12_845_056)], ids=["ours", "small", "Qwen"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF"])
+def test_an_image_fitted_where_it_is_decoded_is_what_the_model_would_have_seen(tmp_path, limits, format):
+    images = Qwen2VLImageProcessorPil(patch_size=8, min_pixels=limits[0], max_pixels=limits[1])
+    processor = Processor(words_tokenizer(), images)
+    fit = processor.fit
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for size in [(24, 16), (3, 3), (300, 200), (200, 301), (7, 700), (96, 96)]:
+        picture(*size).save(tmp_path / "photo", format, exif=exif)
+        whole, fitted = load_image(tmp_path / "photo"), load_image(tmp_path / "photo", fit=fit)
+        sent = pickle.loads(pickle.dumps(fitted))  # from the process that decodes to the one that runs
+        prompt, expected = processor([sent], QUESTION), processor([whole], QUESTION)
+        assert torch.equal(prompt.pixel_values, expected.pixel_values)
+        assert torch.equal(prompt.input_ids, expected.input_ids)
+        assert torch.equal(prompt.images[0], expected.images[0]) and prompt.images[0].shape[1::-1] == fitted.size
+
+
+@pytest.mark.parametrize("limits", [(9216, 9216), (64, 500), (3136, 12_845_056)], ids=["ours", "small", "Qwen"])
+def test_sizes_are_those_of_transformers(limits):
+    least, most = limits
+    fit = Fit(side=16, min_pixels=least, max_pixels=most, resample=3)
+    draw = random.Random(0)
+    for _ in range(2000):
+        width = draw.choice((1, 7, 8, 15, 16, 24, 56, draw.randrange(1, 200), draw.randrange(1, 9000)))
+        height = min(200 * width, max(-(-width // 200), draw.randrange(1, 9000)))
+        rows, columns = smart_resize(height, width, factor=16, min_pixels=least, max_pixels=most)
+        assert fit.size(width, height) == (columns, rows), (width, height)
+
+
+def test_an_image_fitted_for_another_model_or_changed_afterwards_is_fitted_again(processor):
+    other = Processor(words_tokenizer(), Qwen2VLImageProcessorPil(patch_size=8, min_pixels=64, max_pixels=10_000))
+    fitted = load_image(picture(61, 40), fit=other.fit)
+    for image in (fitted, processor.fit(picture(61, 40)).crop((0, 0, 13, 9))):
+        bare = Image.fromarray(np.asarray(image))
+        assert torch.equal(processor([image], QUESTION).pixel_values, processor([bare], QUESTION).pixel_values)
 
 
 def test_shown_images_are_what_the_model_sees(processor):

@@ -12,8 +12,9 @@ from latent_core.embedded import EMBEDDED, available
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.processor import Processor
 from trainers.options import NESTED
+from trainers.origin import normal, written
 from trainers.recipe import READ, load_recipe, recipes
-from trainers.start import STAGES, _changed, build_stage, train
+from trainers.start import STAGES, build_stage, train
 from trainers.vocabulary import add_tokens
 
 
@@ -264,8 +265,5 @@ def test_settings_of_reinforcement_that_cannot_work_are_named(override, words):
 def test_a_recipe_is_written_down_as_when_its_checkpoint_was_made(name):
     """By what is written down a run knows its own checkpoints: 500 must not become 500.0."""
     made = MethodConfig.read(EMBEDDED / name).provenance["run"]
-    now = json.loads(json.dumps(_changed(load_recipe(name, [])[0])))
-    for field, before in made.items():
-        if isinstance(before, dict) and field != "training":  # options that came later stand at their defaults
-            now[field] = {option: now[field][option] for option in before}
-    assert json.dumps(now, sort_keys=True) == json.dumps(made, sort_keys=True)
+    now = json.loads(json.dumps(written(load_recipe(name, [])[0])))
+    assert json.dumps(now, sort_keys=True) == json.dumps(normal(made), sort_keys=True)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from latent_core.attention import IMAGE, PROMPT
 from latent_core.backbone import Backbone
+from latent_core.kinds import IMAGE, PROMPT
 from latent_core.lockstep import prompt_feeds
 from latent_core.methods import METHODS
 from latent_core.methods.deeplatent import image_tokens

@@ -2,7 +2,10 @@
 silence.
 """
 
+import contextlib
+import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerControl, TrainerState
 
+from latent_core.embedded import EMBEDDED, available
 from tests.training import curve, small
-from trainers.run import JsonlLog
-from trainers.saves import checkpoints, damage, last_checkpoint, newest_whole, prune
+from trainers.folder import held, set_aside
+from trainers.origin import Origin, content_hash
+from trainers.recipe import load_recipe, recipes
+from trainers.run import JsonlLog, StageTrainer
+from trainers.saves import checkpoints, damage, final_damage, last_checkpoint, newest_whole, prune, step_of
 from trainers.start import train
 from trainers.stopping import Interrupted
 
@@ -195,9 +202,6 @@ def test_a_run_killed_while_it_saves_still_has_the_checkpoint_before(run, monkey
     """With one kept, the former is removed once the new one is marked, and that is marked once it is written."""
     shutil.rmtree(run / "checkpoint-4")
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("transformers.Trainer._save_rng_state", killed)
     with pytest.raises(Interrupted, match="SIGINT.*checkpoint-2 is complete"):
         train(*small("glyph-vision", run, *GIVEN, "save_total_limit=1"))
@@ -207,14 +211,167 @@ def test_a_run_killed_while_it_saves_still_has_the_checkpoint_before(run, monkey
     assert [path.name for path in checkpoints(run)] == ["checkpoint-4"]
 
 
-def test_a_run_begun_anew_never_goes_on_from_the_one_before(run, whole, monkeypatch, capsys):
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
-    monkeypatch.setattr(JsonlLog, "on_log", killed)
-    with pytest.raises(Interrupted, match="No checkpoint is complete yet"):
-        train(*small("glyph-vision", run, *GIVEN), resume=False)
+
+def test_the_last_finite_checkpoint_survives_a_kill_before_pruning_and_then_divergence(tmp_path, monkeypatch):
+    run, given = tmp_path / "run", ("max_steps=3", "save_steps=1", "save_total_limit=1")
+    given = small("glyph-vision", run, "per_device_train_batch_size=2", *given)
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.run.prune", lambda folder, keep: killed() if step_of(folder) == 2 else None)
+        with pytest.raises(Interrupted, match="checkpoint-2 is complete"):
+            train(*given)
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-1", "checkpoint-2"]
+    trained = StageTrainer.training_step
+
+    def spoil(self: StageTrainer, *given: object, **more: object) -> torch.Tensor:
+        loss = trained(self, *given, **more)
+        next(self.model.parameters()).data.view(-1)[0] = torch.nan
+        return loss
+
+    monkeypatch.setattr(StageTrainer, "training_step", spoil)
+    with pytest.raises(ValueError, match="diverged: .*The last finite checkpoint is kept: .*checkpoint-2"):
+        train(*given)
+    assert last_checkpoint(run) == run / "checkpoint-2" and damage(run / "checkpoint-2", FILES) == ""
+    assert not (run / "final").exists()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_restart_that_is_killed_leaves_no_old_weights_under_the_new_name(whole, tmp_path, monkeypatch, capsys):
+    """The old run lies aside, as it was, and the same command without --restart then begins the new one anew."""
+    run, other = tmp_path / "run", ("learning_rate=1e-3", "seed=5")
+    shutil.copytree(whole, run)
+    before = files(run)
+    with pytest.raises(ValueError, match="another version of this recipe.*--restart, which sets them aside"):
+        train(*small("glyph-vision", run, *GIVEN, *other))
+    assert files(run).items() >= before.items()
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonlLog, "on_log", killed)
+        with pytest.raises(Interrupted, match="No checkpoint is complete yet"):
+            train(*small("glyph-vision", run, *GIVEN, *other), resume=False)
+    assert "is set aside in earlier-1 (" in capsys.readouterr().out
+    assert files(run / "earlier-1") == {name: data for name, data in before.items() if name != ".lock"}
+    train(*small("glyph-vision", run, *GIVEN, *other))
+    train(*small("glyph-vision", tmp_path / "new", *GIVEN, *other))
+    assert same(run, tmp_path / "new") and not same(run, whole)
+    assert again(run / "earlier-1") == run / "earlier-1/final"  # which is a finished run still
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_kill_while_a_run_is_set_aside_leaves_weights_beside_their_recipe(number, whole, tmp_path, monkeypatch):
+    """Killed before each renaming and deletion in turn: whatever has weights says what they are of, unchanged."""
+    run, left = tmp_path / "run", [number]
+    shutil.copytree(whole, run)
+    recipe = (run / "recipe.json").read_bytes()
+
+    def counted(function: Callable[..., None]) -> Callable[..., None]:
+        def call(*given: object, **more: object) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                killed()
+            function(*given, **more)
+
+        return call
+
+    for target in ("os.rename", "os.replace", "pathlib.Path.unlink"):
+        function = getattr(os, target[3:]) if target.startswith("os.") else Path.unlink
+        monkeypatch.setattr(target, counted(function))
+    with contextlib.suppress(KeyboardInterrupt):
+        set_aside(run)
     monkeypatch.undo()
+    for folder in (run, run / "earlier-1"):
+        if (folder / "final").exists() or last_checkpoint(folder):
+            assert (folder / "recipe.json").read_bytes() == recipe
+    assert sum(path.name == "model.safetensors" for path in run.rglob("*")) == 3
+
+
+def test_a_second_run_in_one_folder_is_refused_and_drafts_are_those_of_the_dead(run):
+    draft, mine = run / ".final.0123abcd", run / ".notes.0123abcd"
+    draft.mkdir()
+    mine.write_text("mine")
+    (run / ".metrics.jsonl.89abcdef").write_text("{")
+    before = files(run)
+    with held(run), pytest.raises(ValueError, match="Another run is under way in .*; wait for its end or stop it"):
+        again(run)
+    assert draft.exists() and files(run).items() >= before.items()
     again(run)
-    assert "The run begins anew" in capsys.readouterr().out
-    assert same(run, whole)
+    assert not draft.exists() and not (run / ".metrics.jsonl.89abcdef").exists() and mine.exists()
+
+
+def test_a_finished_checkpoint_that_is_damaged_is_set_aside_and_made_again(whole, tmp_path, capsys):
+    run, other = tmp_path / "run", tmp_path / "final"
+    for file in ("method.json", "config.json", "tokenizer.json", "model.safetensors"):
+        shutil.copytree(whole / "final", other)
+        cut(0.5)(other / file)
+        assert final_damage(other).startswith(f"{file} of final") or "tokenizer in final cannot" in final_damage(other)
+        shutil.rmtree(other)
+    shutil.copytree(whole, run)
+    cut(0.5)(run / "final/model.safetensors")
+    again(run)
+    out = capsys.readouterr().out
+    assert (
+        "final is left out: model.safetensors of final" in out and f"final in {run} is set aside in earlier-1" in out
+    )
+    assert same(run, whole) and not (run / "earlier-1/checkpoint-4").exists()
+
+
+def test_a_parent_that_changed_since_is_noticed(tmp_path, monkeypatch):
+    """By its content, whatever it says of itself; that a finished run's is another by what it says, too."""
+    parent, run = tmp_path / "parent", tmp_path / "run"
+    shutil.copytree(EMBEDDED / "glyph-text", parent)
+    given = small("glyph-text", run, *GIVEN, "save_steps=1", f"init={parent}")
+
+    def once(self: JsonlLog, args: object, state: TrainerState, *_: object, **__: object) -> None:
+        if state.global_step == 2:
+            killed()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonlLog, "on_log", once)
+        with pytest.raises(Interrupted, match="checkpoint-1 is complete"):
+            train(*given)
+    weights = (parent / "model.safetensors").read_bytes()
+    tensors = load_file(parent / "model.safetensors")
+    save_file(
+        {name: tensor + 1e-3 for name, tensor in tensors.items()}, parent / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ValueError, match=f"init {parent} is no longer what the run in .* started from.*--restart"):
+        train(*given)
+    shutil.rmtree(parent)
+    shutil.copytree(EMBEDDED / "glyph-text", parent)
+    (parent / "model.safetensors").write_bytes(weights)
+    final = train(*given)
+    assert train(*given) == final
+    record = json.loads((parent / "method.json").read_text())
+    record["provenance"]["fingerprint"] = "of another run"
+    (parent / "method.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="is no longer what the run in"):
+        train(*given)
+
+
+def test_a_copy_has_the_content_of_its_original_and_another_checkpoint_another(tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(EMBEDDED / "glyph-text", copy)
+    assert content_hash(copy) == content_hash(EMBEDDED / "glyph-text") != content_hash(EMBEDDED / "glyph-monet")
+    with (copy / "model.safetensors").open("wb") as file:  # larger than what is read of it
+        file.truncate(1 << 30)
+        before = content_hash(copy)
+        file.seek((1 << 30) - 1)
+        file.write(b"x")
+    assert content_hash(copy) != before
+
+
+@pytest.mark.parametrize("name", sorted(set(recipes()) & set(available())))
+def test_embedded_checkpoints_are_known_as_their_recipes(name):
+    """Whichever way the program wrote options down when they were made."""
+    recipe, _ = load_recipe(name, [])
+    parents = [parent for parent in (recipe.init, recipe.teacher) if parent]
+    if not all((EMBEDDED / parent).is_dir() for parent in parents):
+        pytest.skip("a parent is not embedded")
+    origin = Origin.of(recipe, EMBEDDED)
+    assert origin.made(EMBEDDED / name)
+    changed = dataclasses.replace(recipe, training=recipe.training | {"seed": 99})
+    assert not Origin.of(changed, EMBEDDED).made(EMBEDDED / name)

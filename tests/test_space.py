@@ -17,6 +17,7 @@ import pytest
 from gradio_client import Client, handle_file
 from packaging.requirements import Requirement
 from packaging.version import Version
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.runner import Runner
 from app.server import serve
@@ -58,7 +59,16 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 def test_the_tree_holds_what_the_page_offers_and_nothing_else(tree):
     files = listing(tree)
-    tops = {"LICENSE", "README.md", "app", "app.py", "assets", "latent_core", "requirements.txt"}
+    tops = {
+        "LICENSE",
+        "README.md",
+        "app",
+        "app.py",
+        "assets",
+        "latent_core",
+        "pre-requirements.txt",
+        "requirements.txt",
+    }
     assert {path.partition("/")[0] for path in files} == tops
     assert {path.split("/")[1] for path in files if path.startswith("assets/")} == {"app", "checkpoints", "traces"}
     checkpoints = {path.split("/")[2] for path in files if path.startswith("assets/checkpoints/")}
@@ -68,7 +78,7 @@ def test_the_tree_holds_what_the_page_offers_and_nothing_else(tree):
     unwanted = ("__pycache__", "spaces", "tests", "trainers", "training.jsonl", "metrics.json")
     assert not [path for path in files if set(path.split("/")) & set(unwanted)]
     for path, data in files.items():
-        if path not in ("app.py", "README.md", "requirements.txt"):
+        if path not in ("app.py", "README.md", "requirements.txt", "pre-requirements.txt"):
             assert data == (ROOT / path).read_bytes(), path
 
 
@@ -121,9 +131,14 @@ def test_requirements_are_what_the_page_imports(tree):
     wanted = [Requirement(line) for line in lines]
     names = {requirement.name for requirement in wanted}
     assert not names & {"gradio", "spaces", "huggingface_hub", "pytest", "playwright", "accelerate", "datasets"}
-    modules = {"pillow": "PIL", "umap-learn": "umap", "scikit-learn": "sklearn"}
+    modules = {
+        "pillow": "PIL",
+        "umap-learn": "umap",
+        "scikit-learn": "sklearn",
+        "diff-match-patch": "diff_match_patch",
+    }
     provided = {modules.get(name, name) for name in names} | {"app", "latent_core"}
-    with_gradio = {"gradio", "huggingface_hub", "starlette", "anyio", "spaces"}
+    with_gradio = {"gradio", "gradio_client", "huggingface_hub", "starlette", "uvicorn", "anyio", "orjson", "spaces"}
     for path in [*(tree / "app").rglob("*.py"), *(tree / "latent_core").rglob("*.py"), tree / "app.py"]:
         for line, name in imports(path.read_text(encoding="utf-8")):
             known = name in sys.stdlib_module_names or name in provided | with_gradio
@@ -142,8 +157,40 @@ def test_requirements_are_what_the_page_imports(tree):
     assert Version(tested) in torch and Version("2.8.0") in torch and Version("99") not in torch
 
 
+def test_the_web_stack_is_locked_with_hashes_in_the_versions_that_the_tests_run_with(tree, build):
+    lock = (tree / "pre-requirements.txt").read_text()
+    assert lock == (ROOT / "spaces" / "web.lock").read_text() and "//" not in lock
+    entries = re.split(r"\n(?=\S)", lock.strip())[1:]
+    assert all(re.fullmatch(r"\S+==\S+[^\n]*( \\\n    --hash=sha256:[0-9a-f]{64})+", entry) for entry in entries)
+    held = {name: [Requirement(line) for line in lines] for name, lines in build.locked().items()}
+    named = [Requirement(line) for line in (tree / "requirements.txt").read_text().splitlines() if line[0] != "#"]
+    assert set(build.WEB) | {"gradio", "safetensors", "pillow"} <= set(held) and set(build.WEB) <= {
+        line.name for line in named
+    }
+    for python in ("3.10.0", "3.11.0", "3.12.0", "3.13.0"):
+        version = {"python_full_version": python, "python_version": python[:-2]}
+
+        def at(lines: list[Requirement]) -> list[str]:
+            return [str(line.specifier) for line in lines if not line.marker or line.marker.evaluate(version)]  # noqa: B023
+
+        for name, pins in build.tested().items():
+            if (name := name.replace("_", "-")) in held:
+                remedy = "run python spaces/lock.py"
+                assert at(held[name]) == at([Requirement(pin) for pin in pins]), f"{name} on Python {python}: {remedy}"
+    assert "--require-hashes -r /tmp/web.lock" in DOCKERFILE
+
+
 def test_the_app_knows_where_it_runs(monkeypatch, tree):
     space = script("space_app")
+    for name, trusted in (("", None), ("someone/inscape", space.PROXIES)):
+        monkeypatch.setenv("SPACE_ID", name)
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")  # so that it is set back afterwards
+        monkeypatch.delenv("FORWARDED_ALLOW_IPS")
+        space.trust_proxies()
+        assert os.environ.get("FORWARDED_ALLOW_IPS") == trusted
+    proxies = ProxyHeadersMiddleware(None, space.PROXIES).trusted_hosts
+    invented = "192.0.2.9, 198.51.100.7, 10.0.3.4"  # the visitor sends the first, the platform adds the others
+    assert proxies.get_trusted_client_address(invented)[0] == "198.51.100.7"
     assert space.lender() is None
     marker = object()
     monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=marker))
@@ -171,7 +218,26 @@ def test_on_a_cpu_the_embedded_checkpoints_are_served(served, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert script("space_app").main() == 0
     ((runner, options),) = served
-    assert list(runner.names) == embedded.offered() and options == {"host": "0.0.0.0", "port": 7860, "public": True}
+    assert list(runner.names) == embedded.offered() and options == {
+        "host": "0.0.0.0",
+        "port": 7860,
+        "public": True,
+        "allowed_hosts": [],
+    }
+
+
+def test_a_port_that_is_none_and_one_that_is_taken_are_told(served, monkeypatch, capsys):
+    space = script("space_app")
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "abc")
+    assert space.main() == 2 and "GRADIO_SERVER_PORT: 'abc' is no port" in capsys.readouterr().err
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "7999")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def taken(*_, **__):
+        raise OSError("port 7999 is taken.")
+
+    monkeypatch.setattr("app.server.serve", taken)
+    assert space.main() == 1 and "cannot be served: port 7999 is taken" in capsys.readouterr().err
 
 
 def test_on_a_gpu_of_its_own_published_checkpoints_are_loaded_before_visitors_come(served, monkeypatch):
@@ -243,6 +309,7 @@ def test_requirements_that_cannot_be_installed_are_told(tmp_path):
     tree = tmp_path / "space"
     tree.mkdir()
     (tree / "README.md").write_text("---\nsdk_version: 6.31.0\n---\n")
+    (tree / "pre-requirements.txt").write_text("")
     (tree / "requirements.txt").write_text("numpy==0.0.0.0.1.no-such-version\n")
     with pytest.raises(RuntimeError, match="pip could not install its requirements: ERROR"):
         check.install(tree, tmp_path / "environment")
@@ -270,7 +337,7 @@ def test_the_image_copies_what_is_there_and_not_ignored():
 
 def test_the_images_python_is_allowed_and_its_torch_a_cpus():
     (version,) = re.findall(r"^ARG PYTHON=(\S+)$", DOCKERFILE, re.MULTILINE)
-    assert allowed(version) and DOCKERFILE.count("FROM python:${PYTHON}-slim") == 2
+    assert allowed(version) and DOCKERFILE.count("FROM python:${PYTHON}-slim") == 1
     assert re.findall(r"^ARG TORCH=(\S+)$", DOCKERFILE, re.MULTILINE) == ["cpu"]
     assert "--torch-backend=${TORCH}" in DOCKERFILE
 

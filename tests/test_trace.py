@@ -112,6 +112,19 @@ def test_16_bit_states_take_16_bits(tmp_path):
     assert equal_events(Trace.load(tmp_path / "a").events(), [rounded, *rest])
 
 
+def test_a_loaded_run_of_16_bits_takes_twice_its_file(tmp_path):
+    """Each stack is converted once, and what the steps hold are its rows."""
+    start, *rest = with_attention()
+    half = [replace(step, hidden=vector(n).bfloat16().float()) for n, step in enumerate(rest[:1] * 400)]
+    collect([start, *half]).save(tmp_path / "run.safetensors")
+    assert load_file(tmp_path / "run.safetensors")["token.hidden"].dtype == torch.bfloat16
+    held: dict[int, int] = {}
+    for step in Trace.load(tmp_path / "run.safetensors").steps:
+        for tensor in (step.hidden, step.look.image, step.look.shares, step.look.entropy):
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    assert sum(held.values()) < 2 * (tmp_path / "run.safetensors").stat().st_size
+
+
 def test_a_typical_trace_is_small(tmp_path):
     start = StartEvent(
         prompt_tokens=70,
@@ -172,9 +185,14 @@ def spoil(content, at, value):
         (["start", "seconds"], "soon", "start.seconds is 'soon', but float is expected"),
         (["steps"], [{}], "steps\\[0\\] is neither a token nor a latent"),
         (["steps", 0, "event"], "word", "steps\\[0\\] is neither"),
+        (["steps", 0, "event"], [], "steps\\[0\\] is neither"),
         (["steps", 0, "position"], True, "steps\\[0\\].position is 'True', but int is expected"),
         (["steps", 0, "rows"], {"hidden": 99}, "row 99 of the tensor token.hidden is asked for; it has 6"),
         (["steps", 0, "rows"], {"hidden": -1}, "row -1"),
+        (["steps", 0, "rows"], {"hidden": 1}, "row 1 of the tensor token.hidden belongs to two steps"),
+        (["steps", 0, "seconds"], 10**400, "a whole number of 401 digits"),
+        (["steps", 0, "seconds"], 10**19, "but float is expected"),
+        (["question"], "x" * 9_000_000, "beside its tensors takes 9,"),
         (["steps", 0, "rows"], {"text": 0}, "steps\\[0\\] is neither"),
         (["steps", 0, "hidden"], 1, "steps\\[0\\] has an unknown field 'hidden'"),
         (["steps", 2, "block"], 10**9, "a block that does not exist"),
@@ -298,7 +316,7 @@ def test_attention_is_saved_and_comes_back(tmp_path):
     found = back.attention
     assert found.layers == (1, 3) and found.image.shape == (9, 2, 2, 5) and found.shares.shape == (9, 2, 2, 5)
     assert [trace.steps[number].position for number in found.steps] == [20, 21, 22, 23, 24, 26, 27, 28, 29]
-    assert torch.equal(found.image[0], trace.steps[0].look.image.float())
+    assert found.image.dtype == torch.float16 and torch.equal(found.image[0], trace.steps[0].look.image)
     assert collect(run_events()).attention is None
 
 

@@ -1,6 +1,7 @@
 """Recipes, layouts and the training loop: what a run learns, resumes to and refuses."""
 
 import json
+import resource
 from dataclasses import fields
 from random import Random
 
@@ -9,19 +10,20 @@ import torch
 from transformers import TrainingArguments
 
 from latent_core import glyphs
-from latent_core.attention import CLOSE, LATENT, OPEN, kind_class
 from latent_core.checkpoints import load
 from latent_core.embedded import EMBEDDED
+from latent_core.kinds import CLOSE, LATENT, OPEN, kind_class
 from latent_core.layout import NO_LABEL, lay_out
-from tests.training import curve, small
+from tests.training import SMALL, curve, small
 from trainers.__main__ import main
 from trainers.architectures import published
+from trainers.arguments import NAMES
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.segments import Thought, segments
-from trainers.recipe import load_recipe, parse, recipes
+from trainers.recipe import Recipe, load_recipe, parse, recipes
 from trainers.refused import UNUSED, refuse_unused
 from trainers.saves import last_checkpoint
-from trainers.start import build_stage, train
+from trainers.start import build_stage, check_run, train
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -56,6 +58,71 @@ def test_every_recipe_that_ships_is_valid(name):
 def test_a_wrong_field_is_named(overrides, words):
     with pytest.raises(ValueError, match=words):
         load_recipe("glyph-monet", overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["lr_scheduler_type=warmup_stable_decay"], "^lr_scheduler_type=warmup_stable_decay with .*num_decay_steps"),
+        (["lr_scheduler_kwargs=nothing"], "^lr_scheduler_kwargs is 'nothing'; it must be fields"),
+        (["lr_scheduler_kwargs={a: 1}"], "^lr_scheduler_type=cosine with lr_scheduler_kwargs={'a': 1} cannot be used"),
+        (["lr_scheduler_type=polynomial", "lr_scheduler_kwargs={power: x}"], "^lr_scheduler_type=polynomial with"),
+        (
+            ["lr_scheduler_type=cosine_with_min_lr", "lr_scheduler_kwargs={min_lr: x}"],
+            "^lr_scheduler_type=cosine_with",
+        ),
+        (["lr_scheduler_type=nothing"], "^lr_scheduler_type is 'nothing'; choose one of"),
+        (["optim=lomo"], "^optim=lomo with"),
+        (["optim=adamw_bnb_8bit"], "^optim=adamw_bnb_8bit with .*bitsandbytes"),
+        (["optim_args=nothing"], "^optim=adamw_torch_fused with .*optim_args as they are cannot be used"),
+        (["adam_beta1=1.5"], "adam_beta1, .* cannot be used: Invalid beta parameter"),
+        (["report_to=wandb"], "^report_to names 'wandb', which is not installed or not known"),
+        (["report_to=[1]"], "^report_to names 1, which is not"),
+        (["log_level=nothing"], "^log_level is 'nothing'; choose one of detail, debug"),
+        (["log_level_replica=nothing"], "^log_level_replica is 'nothing'"),
+        (["dataloader_num_workers=-1"], "^dataloader_num_workers is -1; it must be at least 0"),
+        (["dataloader_num_workers=100000"], "^dataloader_num_workers is 100000; it must be at most 1024"),
+        (["dataloader_prefetch_factor=0"], "^dataloader_prefetch_factor is 0; at least 1"),
+        (["dataloader_multiprocessing_context=spawn"], "^dataloader_num_workers and the other fields of the loader"),
+        (["dataloader_multiprocessing_context=x", "dataloader_num_workers=1"], "valid start method"),
+        (
+            ["activation_checkpointing_kwargs=nothing"],
+            "^activation_checkpointing_kwargs is 'nothing'; it must",
+        ),
+        (["ddp_timeout=1180591620717411303424"], "^ddp_timeout is 1180591620717411303424; it must be at most"),
+        (["seed=4294967296"], "^seed is 4294967296; it must be at most 4294967295"),
+        (["data_seed=1180591620717411303424"], "^data_seed is 1180591620717411303424; it must be at most"),
+        (["val_size=99999999999999999999"], "^val_size is 99999999999999999999; it must be a whole number"),
+        (
+            ["everything_share=1" + 400 * "0"],
+            "^everything_share is a number of 80 digits or more; it",
+        ),
+        (["init=''"], "^init is empty; name a checkpoint"),
+    ],
+)
+def test_settings_of_which_nothing_can_be_built_are_named_before_a_model_is_there(overrides, words):
+    with pytest.raises(ValueError, match=words) as error:
+        check_run(*load_recipe("glyph-vision", overrides))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["nothing", str(2**70), "[1]", "{a: 1}"])
+def test_no_value_of_any_field_ends_in_a_traceback(value):
+    refused = 0
+    for name in sorted(NAMES | {item.name for item in fields(Recipe)}):
+        try:
+            check_run(*load_recipe("glyph-vision", [f"{name}={value}"]))
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error), name
+    assert refused > 60
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/null/run", "/proc/run", "x" * 300])
+def test_a_place_that_no_run_can_be_kept_in_is_named(path, capsys):
+    assert main(["run", "glyph-vision", f"output_dir={path}", "use_cpu=true"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and path[:80] in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -227,8 +294,35 @@ def test_a_full_disk_while_saving_keeps_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
     with pytest.raises(OSError, match="No space left on device.*nothing was overwritten"):
         train(recipe, arguments, resume=False)
-    assert {file.name: file.read_bytes() for file in final.iterdir()} == before
+    assert {file.name: file.read_bytes() for file in (tmp_path / "earlier-1/final").iterdir()} == before
     assert [path.name for path in tmp_path.glob(".final*")] == []
+
+
+@pytest.mark.parametrize("size", [1_000, 3_000_000])  # of the logs; of the weights
+def test_a_full_disk_while_a_checkpoint_is_written_ends_in_a_sentence(size, tmp_path, capsys):
+    """A limit on the size of files says what a full disk says. What was saved before is gone on from."""
+    given = [*SMALL, "max_steps=2", "save_steps=1", "per_device_train_batch_size=1", "use_cpu=true"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        assert main(["run", "glyph-vision", *given, f"output_dir={tmp_path}"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and error.splitlines()[-1].startswith("error: ")
+    assert "File too large" in error.splitlines()[-1]
+    assert "No checkpoint is complete yet" in error and not list(tmp_path.glob("checkpoint-*/*"))
+
+
+def test_what_torch_says_of_a_full_disk_is_told_as_one(tmp_path, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+    monkeypatch.setattr("transformers.Trainer._save_optimizer_and_scheduler", full)
+    given = [*SMALL, "max_steps=1", "save_steps=1", "per_device_train_batch_size=1", "use_cpu=true"]
+    assert main(["run", "glyph-vision", *given, f"output_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "checkpoint-1 could not be saved: " in error and "Free some space. No checkpoint is complete yet" in error
 
 
 def test_one_example_is_learned_and_then_decoded_freely(tmp_path):

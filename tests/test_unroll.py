@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from latent_core.attention import (
+from latent_core.attention import PLAIN, Flow
+from latent_core.backbone import Backbone
+from latent_core.drive import Block, Picture, Tokens
+from latent_core.kinds import (
     AFTER,
     AUX,
     AUX_END,
@@ -13,15 +16,11 @@ from latent_core.attention import (
     LATENT,
     OPEN,
     PAD,
-    PLAIN,
     PROMPT,
     SEALED,
     TEXT,
-    Flow,
     numbered,
 )
-from latent_core.backbone import Backbone
-from latent_core.drive import Block, Picture, Tokens
 from latent_core.layout import NO_LABEL, Row
 from latent_core.unroll import Unrolled, splice, unroll
 from tests.tiny import CLOSE as CLOSE_ID

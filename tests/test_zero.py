@@ -112,8 +112,8 @@ def test_a_real_run_is_the_same_in_another_process(platform, scene):
     assert torch.equal(runs[0].blocks[0].latents, runs[1].blocks[0].latents)
     assert torch.equal(runs[0].attention.image, runs[1].attention.image)
     assert runs[0].start.image_states.device.type == "cpu" and len(platform.asked) == 1
-    (states, words), (same, others) = (runner.reread(runs[1]) for runner in (there, here))
-    assert torch.equal(states.states, same.states) and torch.equal(states.rollout, same.rollout) and words == others
+    one, other = (runner.reread(runs[1]) for runner in (there, here))
+    assert (one.rollout == other.rollout).all() and one.words == other.words
     assert len(platform.asked) == 2
 
 

@@ -117,10 +117,10 @@ def plan(
     strategy, count, mixed = strategy_of(config, gpus)
     sharded = strategy not in ("one", "ddp")
     check(recipe.stage != "rl" or strategy != "zero3", SHARDS)
-    check_run(recipe, arguments)
     check_updates(
         recipe.dtype, arguments.optim.value, sharded=sharded, mixed_precision="bf16" if arguments.bf16 else mixed
     )
+    check_run(recipe, arguments)
     source = find_source(recipe, Path(arguments.output_dir).parent)
     rows, described = read_rows(recipe, arguments)
     lengths = [length(example, recipe, source) for example in rows]

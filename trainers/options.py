@@ -1,7 +1,7 @@
 """What stages and methods leave open: the fields of a recipe that hold fields."""
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from math import isfinite
+from sys import float_info
 from typing import Literal, get_args, get_origin
 
 from latent_core.config import Sampling
@@ -83,6 +83,11 @@ class CapOptions:
             check(bool(total) == bool(each), f"caps.{who}total is {total}, caps.{who}each {each}; set both or none.")
 
 
+def is_finite(value: int | float) -> bool:
+    """Whether a number is one that floats hold, as whole numbers of hundreds of digits are not."""
+    return abs(value) <= float_info.max
+
+
 def check_types(record: object, name: str = "") -> None:
     """Raises ValueError for a field whose value is not of its type; `name` is the field that holds the record."""
     for item in fields(record):
@@ -104,7 +109,7 @@ def _fits(value: object, kind: object) -> tuple[bool, str]:
         named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
         if allowed[1] is not float:
             return named, "it must hold fields, as {name: value}"
-        numbers = named and all(type(v) in (int, float) and isfinite(v) for v in value.values())
+        numbers = named and all(type(v) in (int, float) and is_finite(v) for v in value.values())
         return numbers, "it gives names their numbers, as {name: 1}"
     if type(None) in allowed:
         fits, wanted = _fits(value, allowed[0])
@@ -113,8 +118,11 @@ def _fits(value: object, kind: object) -> tuple[bool, str]:
         return isinstance(value, str), "it must be text"
     if kind is bool:
         return isinstance(value, bool), "it must be true or false"
-    number = type(value) in ((int,) if kind is int else (int, float)) and isfinite(value) and value >= 0
-    return number, f"it must be {'a whole number' if kind is int else 'a number'} of at least 0"
+    if kind is int:
+        whole = type(value) is int and 0 <= value < 2**31
+        return whole, f"it must be a whole number of at least 0{' and below 2^31' if type(value) is int else ''}"
+    number = type(value) in (int, float) and 0 <= value and is_finite(value)
+    return number, "it must be a number of at least 0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

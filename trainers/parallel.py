@@ -5,12 +5,18 @@ ZeRO-3) every forward gathers them, so that all processes have to call the backb
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    broadcast_object_list,
+    gather_object,
+)
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainingArguments
 
@@ -18,10 +24,25 @@ from latent_core.layout import Row
 from latent_core.settings import check
 from latent_core.unroll import count_ticks
 
+T = TypeVar("T")
 SHARDS = (
     "Stage rl gathers parameters for its rollouts, which it can do under FSDP2: take trainers/accelerate/fsdp2.yaml, "
     "or zero2.yaml, which shards none."
 )
+
+
+def from_main(ask: Callable[[], T]) -> T:
+    """What the main process finds, in every process; a ValueError or OSError there is raised in all of them."""
+    found: list[object] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            found[0] = ask()
+        except (ValueError, OSError) as error:
+            found[1] = error
+    value, problem = broadcast_object_list(found)
+    if problem is not None:
+        raise problem
+    return value
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

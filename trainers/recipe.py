@@ -136,6 +136,7 @@ class Recipe:
     def __post_init__(self) -> None:
         check_types(self)
         check(bool(self.name.strip()), "name is empty; the run's folder is named after it.")
+        check(self.init is None or bool(self.init.strip()), "init is empty; name a checkpoint, or write init: null.")
         for family, weight in self.mixture.items():
             glyphs.answers(family)
             check(weight > 0, f"mixture.{family} is {weight}; a weight is a positive number.")

@@ -8,6 +8,7 @@ Then loss and metrics in the log are means over all of them, a stage whose param
 import copy
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -17,6 +18,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, gather_object
 from accelerate.utils.constants import FSDP_MODEL_NAME
+from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, SequentialSampler
@@ -31,7 +33,7 @@ from trainers.copies import HALVES, CopiedAdamW
 from trainers.parallel import is_sharded, shard_on_cpu
 from trainers.recipe import Recipe
 from trainers.saves import COMPLETE, prune
-from trainers.stopping import Diverged
+from trainers.stopping import Diverged, kept
 
 Sums = dict[str, tuple[float, int]]
 """Metric → sum and number of the batches' values."""
@@ -138,7 +140,14 @@ class StageTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             (folder / COMPLETE).unlink(missing_ok=True)
-        super()._save_checkpoint(model, trial)
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save says the last
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)  # half of it, on a disk that may be full
+            reason = " ".join(str(error).split())[:200]
+            raise OSError(f"{folder} could not be saved: {reason}. Free some space. {kept(folder.parent)}") from error
         PartialState().wait_for_everyone()
         if self.args.should_save:
             (folder / COMPLETE).touch()

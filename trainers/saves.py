@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_pt_utils import safe_globals
 
+from latent_core.checkpoints import read_parts, stored_parameters
 from latent_core.finite import not_finite, shortened
-from latent_core.settings import check
+from trainers.parallel import from_main
 
 COMPLETE = "complete"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -59,14 +58,6 @@ def prune(saved: Path, keep: int | None) -> None:
             shutil.rmtree(path, ignore_errors=True)  # no reason to end a run
 
 
-def forget(run: Path) -> None:
-    """Takes the marks off the checkpoints of an earlier run in the same folder, so that no later start goes on from
-    them.
-    """
-    for folder in checkpoints(run):
-        (folder / COMPLETE).unlink(missing_ok=True)
-
-
 def resume_from(run: Path, files: list[str]) -> Path | None:
     """The checkpoint that a run goes on from, the same in every process: the main one looks, and says what it leaves
     out.
@@ -74,19 +65,15 @@ def resume_from(run: Path, files: list[str]) -> Path | None:
     files: what a checkpoint of the run holds.
     Raises ValueError where there are checkpoints and none is whole.
     """
-    found: list[object] = [None, ""]
-    if PartialState().is_main_process:
-        try:
-            folder, reasons = newest_whole(run, files)
-            found = [folder, ""]
+
+    def look() -> Path | None:
+        folder, reasons = newest_whole(run, files)
+        if reasons:
             goes_on = f"The run goes on from {folder.name}." if folder else "The run begins anew."
-            if reasons:
-                print(" ".join([*reasons, goes_on]), flush=True)
-        except ValueError as error:
-            found = [None, str(error)]
-    folder, problem = broadcast_object_list(found)
-    check(not problem, problem)
-    return folder
+            print(" ".join([*reasons, goes_on]), flush=True)
+        return folder
+
+    return from_main(look)
 
 
 def newest_whole(run: Path, files: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -122,6 +109,18 @@ def damage(folder: Path, files: Sequence[str]) -> str:
             reason = f"cannot be read ({_short(error)})"
         if reason:
             return f"{name} {reason}"
+    return ""
+
+
+def final_damage(folder: Path) -> str:
+    """Why a finished checkpoint cannot be used, naming the file; empty where it can, as far as headers tell."""
+    if not (folder / "method.json").is_file():
+        return "method.json is missing"
+    try:
+        read_parts(folder, folder.name)
+        stored_parameters(folder)
+    except (OSError, ValueError) as error:
+        return str(error).rstrip(".")
     return ""
 
 

@@ -1,13 +1,12 @@
 """From a recipe to a finished checkpoint folder."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from signal import SIGINT, SIGTERM
+from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -23,24 +22,26 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
-from latent_core.checkpoints import find, load_model, load_parameters, read_config, save
-from latent_core.embedded import EMBEDDED
+from latent_core.checkpoints import load_model, load_parameters, read_config, save
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.methods import build_method
 from latent_core.model_config import check_fit
 from latent_core.processor import Processor
 from latent_core.registry import FINAL, PUBLISHED, full_name
 from latent_core.settings import check
+from trainers.arguments import check_buildable
 from trainers.copies import check_updates
 from trainers.data.formats import FORMATS
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.rows import PublishedDataset
-from trainers.parallel import keeps_copies
-from trainers.recipe import UNROLLED, Recipe, recipes
+from trainers.folder import BAD_ROWS, METRICS, TENSORBOARD, clear_drafts, held, set_aside
+from trainers.origin import Origin, source_folder
+from trainers.parallel import from_main, keeps_copies
+from trainers.recipe import UNROLLED, Recipe
 from trainers.rl.samples import SaveSamples
 from trainers.rl.stage import Repeated, RlStage
 from trainers.run import JsonlLog, Progress, StageTrainer, StopAt
-from trainers.saves import forget, last_checkpoint, resume_from
+from trainers.saves import final_damage, last_checkpoint, resume_from
 from trainers.sft.deeplatent import Distil, Interleaved
 from trainers.sft.latent import LatentStage
 from trainers.sft.lvr import LvrStage
@@ -65,20 +66,8 @@ STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
     "monet3": AlignLatents,
 }
 
-
-def source_folder(init: str, runs: Path) -> Path:
-    """Where `init` lies: a recipe's finished run, a checkpoint folder or name, or a Hub id, which is fetched.
-
-    A recipe that has not run here, but whose checkpoint is embedded, need not run again.
-    """
-    for folder in (runs / init / FINAL, Path(init), EMBEDDED / init):
-        if (folder / "config.json").is_file():
-            return folder
-    if init in recipes():
-        raise ValueError(
-            f"init is {init!r}, a recipe that has not finished; run `python -m trainers run {init}` first."
-        )
-    return find(init)
+Standing = Literal["finished", "saved", "begun", "other"]
+"""What a run's folder holds: this run's end, a checkpoint of it, its beginning, or another run or nothing."""
 
 
 def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
@@ -124,6 +113,7 @@ def checkpoints_activations(arguments: TrainingArguments) -> bool:
 def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
     """Refuses settings that contradict each other. Raises ValueError with the remedy."""
     check(arguments.max_steps > 0, f"max_steps is {arguments.max_steps}; a run needs at least 1.")
+    check_buildable(arguments)
     check(
         arguments.warmup_steps <= arguments.max_steps,
         f"warmup_steps is {arguments.warmup_steps}, but the run has {arguments.max_steps} steps; warm up for fewer.",
@@ -184,13 +174,16 @@ def train(recipe: Recipe, arguments: TrainingArguments, *, resume: bool = True) 
             return _train(recipe, arguments, run, resume, signals)
     except Diverged as error:
         raise ValueError(why_diverged(error, recipe.name, arguments, run)) from None
+    except OSError as error:
+        if error.errno is None:  # has its sentence
+            raise
+        raise OSError(f"{recipe.name} stopped: {error.filename or run}: {error.strerror}. {kept(run)}") from error
     except KeyboardInterrupt as error:
         number = getattr(error, "signal", SIGINT)
         raise Interrupted(f"{recipe.name} was interrupted by {number.name}. {kept(run)}", number) from None
 
 
 def _train(recipe: Recipe, arguments: TrainingArguments, run: Path, resume: bool, signals: Signals) -> Path:
-    check_run(recipe, arguments)
     check(
         arguments.n_gpu <= 1,
         f"This process sees {arguments.n_gpu} GPUs, among which Trainer would cut every batch up; start one process "
@@ -199,24 +192,64 @@ def _train(recipe: Recipe, arguments: TrainingArguments, run: Path, resume: bool
     )
     sharded, mixed = keeps_copies(arguments), arguments.mixed_precision
     check_updates(recipe.dtype, arguments.optim.value, sharded=sharded, mixed_precision=mixed)
-    run.mkdir(parents=True, exist_ok=True)
-    record = run / "recipe.json"
-    text = json.dumps(_changed(recipe), indent=1, sort_keys=True)
-    key = fingerprint(text, recipe, run.parent)
-    if resume and finished(run / FINAL) == key:
-        return run / FINAL
-    if resume and last_checkpoint(run) and (not record.is_file() or record.read_text() != text):
+    check_run(recipe, arguments)
+    with held(run):
+        origin = from_main(lambda: Origin.of(recipe, run.parent))
+        standing = from_main(lambda: look(run, origin, resume))
+        if standing != "finished":
+            _optimise(recipe, arguments, run, origin, standing, signals)
+    return run / FINAL
+
+
+def look(run: Path, origin: Origin, resume: bool) -> Standing:
+    """What a start finds in a folder that is held. Raises ValueError where that is another run, not to be begun anew.
+
+    A finished checkpoint that is damaged is set aside, with a line that says so.
+    """
+    clear_drafts(run)
+    if not resume:
+        return "other"
+    final = run / FINAL
+    reason = final_damage(final) if final.exists() else ""
+    whole = final.exists() and not reason
+    if whole and origin.made(final):
+        return "finished"
+    begun = origin.began(run)
+    if (last_checkpoint(run) and not begun) or whole:
         raise ValueError(
             f"{run} holds checkpoints of another version of this recipe; "
-            "remove the folder, set output_dir to a new one, or pass --restart."
+            "remove the folder, set output_dir to a new one, or pass --restart, which sets them aside."
         )
-    PartialState().wait_for_everyone()  # nobody writes before everybody has read
-    if arguments.should_save:
-        record.write_text(text)
+    if reason:
+        print(f"{final} is left out: {reason}.", flush=True)
+        set_aside(run, only=FINAL)
+    if not begun:
+        return "other"
+    if last_checkpoint(run) is None:
+        return "begun"
+    origin.check_parents(run)
+    return "saved"
+
+
+def begin(run: Path, origin: Origin, standing: Standing) -> None:
+    """Has a folder say what the weights to come are of; those of another run are set aside first."""
+    if standing == "other":
+        set_aside(run)
+    if standing != "saved":
+        origin.record(run)
+
+
+def _optimise(
+    recipe: Recipe, arguments: TrainingArguments, run: Path, origin: Origin, standing: Standing, signals: Signals
+) -> None:
     set_seed(arguments.seed)
     logging.disable_progress_bar()
     stage = build_stage(recipe, run.parent)
-    data, val = build_data(recipe, arguments, run / "bad_rows.jsonl")
+    PartialState().wait_for_everyone()  # nobody writes before everybody has read
+    same = from_main(lambda: Origin.of(recipe, run.parent) == origin)
+    check(same, f"What {recipe.name} starts from was replaced while it was read; start it again.")
+    from_main(lambda: begin(run, origin, standing))
+    data, val = build_data(recipe, arguments, run / BAD_ROWS)
     ends = StopAt(recipe.stop_at), SaveWhenAsked(signals, recipe.rl.updates if recipe.stage == "rl" else 1)
     trainer = StageTrainer(
         model=stage,
@@ -231,9 +264,7 @@ def _train(recipe: Recipe, arguments: TrainingArguments, run: Path, resume: bool
         ],
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoint = resume_from(run, trainer.files()) if resume else None
-    if not resume and arguments.should_save:
-        forget(run)
+    checkpoint = resume_from(run, trainer.files())
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     reached, asked = ends
     if asked.stopped and not reached.reached:
@@ -241,14 +272,13 @@ def _train(recipe: Recipe, arguments: TrainingArguments, run: Path, resume: bool
     weights = trainer.weights()
     trainer.check(weights.items())
     if arguments.should_save:
-        save_final(stage, recipe, run, text, key, weights)
+        save_final(stage, recipe, run, origin, weights)
     PartialState().wait_for_everyone()
-    return run / FINAL
 
 
 def _logs(recipe: Recipe, run: Path) -> list[TrainerCallback]:
     """What the main process writes of a run."""
-    return [JsonlLog(run / "metrics.jsonl"), Progress(recipe), TensorBoardCallback(SummaryWriter(run / "tensorboard"))]
+    return [JsonlLog(run / METRICS), Progress(recipe), TensorBoardCallback(SummaryWriter(run / TENSORBOARD))]
 
 
 def _samples(recipe: Recipe, run: Path, val: Dataset | None) -> list[TrainerCallback]:
@@ -257,43 +287,13 @@ def _samples(recipe: Recipe, run: Path, val: Dataset | None) -> list[TrainerCall
     return [SaveSamples(run, [val[number][0] for number in range(count)])] if count else []
 
 
-def fingerprint(text: str, recipe: Recipe, runs: Path) -> str:
-    """Hash of a recipe and of all that it starts and learns from."""
-    parents = [finished(source_folder(name, runs)) for name in (recipe.init, recipe.teacher) if name]
-    return hashlib.sha256("".join([text, *parents]).encode()).hexdigest()
-
-
-def finished(folder: Path) -> str:
-    """The fingerprint of the run that made a checkpoint; empty where none is recorded."""
-    path = folder / "method.json"
-    return json.loads(path.read_text())["provenance"].get("fingerprint", "") if path.is_file() else ""
-
-
-_INCIDENTAL = ("output_dir", "logging_steps", "save_steps", "save_total_limit", "report_to")
-"""Training arguments that do not decide the result."""
-
-
-def _changed(recipe: Recipe) -> dict[str, object]:
-    """The fields that are not at their defaults: what a run is, whatever options are added to the program later."""
-    values = {}
-    for item in dataclasses.fields(recipe):
-        value = getattr(recipe, item.name)
-        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-        if value != default:
-            values[item.name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-    values["training"] = {name: value for name, value in recipe.training.items() if name not in _INCIDENTAL}
-    return values
-
-
-def save_final(
-    stage: nn.Module, recipe: Recipe, run: Path, text: str, key: str, weights: dict[str, torch.Tensor]
-) -> None:
+def save_final(stage: nn.Module, recipe: Recipe, run: Path, origin: Origin, weights: dict[str, torch.Tensor]) -> None:
     """Writes the finished checkpoint beside the run's logs, whole or not at all; weights: all of the stage's."""
     config = recipe.method_config(
         {
             "command": f"python -m trainers run {recipe.name}",
-            "fingerprint": key,
-            "run": json.loads(text),
+            "fingerprint": origin.fingerprint,
+            "run": origin.recipe,
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         }
     )

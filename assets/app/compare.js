@@ -54,7 +54,7 @@ function take(place) {
       drawHeat(canvas, image, view.grids[0], own, 300, own ? { ...scaleOf([own]), cells: true, dim: 0.4 } : {});
       canvas.setAttribute("aria-label", own ? `Where ${calledAt(view.items[n])} looks` : "The image");
     }
-    caption.textContent = n < 0 ? "This run has nothing at this place." : map ? `${calledAt(view.items[n])}: ${state.maps[s].words}; its own scale` : `${calledAt(view.items[n])}: no state was recorded`;
+    caption.textContent = n < 0 ? "This run has nothing at this place." : map ? `${calledAt(view.items[n])}: ${state.maps[s].words}; its own scale` : `${calledAt(view.items[n])}: ${view.maps?.left ?? "no state was recorded"}`;
   }
   const pair = state.value.pairs.find((p) => place === `latent/${p.block}/${p.index}`);
   part("note").textContent = pair ? `Cosine of the two latents at this place: ${signed(pair.cosine)}.` : "";

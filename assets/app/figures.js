@@ -18,6 +18,15 @@ function ink() {
 }
 const MAGMA = HEAT.map((c, i) => [i / 8, rgb(c).replaceAll(" ", ",")]);
 
+// What Plotly is given. It takes <a>, <b> and the like in any text for markup, so all text is escaped here, and nowhere
+// else; its templates, which are ours and name such texts, are not. A line break is our only markup.
+function plain(thing) {
+  if (typeof thing === "string") return thing.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("\n", "<br>");
+  if (Array.isArray(thing)) return thing.map(plain);
+  if (Object.prototype.toString.call(thing) !== "[object Object]") return thing;
+  return Object.fromEntries(Object.entries(thing).map(([key, value]) => [key, key.endsWith("template") ? value : plain(value)]));
+}
+
 // A figure draws itself from `build(ink)`: { data, layout, rows (of the CSV, header first), label }.
 function figure(name, title, says, build, { height = 380, controls = [], pick = null } = {}) {
   const plot = make("div", { class: "ins-plot", role: "img" }), notes = make("p", { class: "ins-small", hidden: true });
@@ -43,7 +52,7 @@ function figure(name, title, says, build, { height = 380, controls = [], pick = 
     plot.setAttribute("aria-label", `${title}. ${made.label ?? ""}`);
     notes.hidden = !made.note;
     notes.textContent = made.note ?? "";
-    await Plotly.react(plot, made.data, layout, { displayModeBar: false, displaylogo: false, scrollZoom: false, responsive: false });
+    await Plotly.react(plot, plain(made.data), plain(layout), { displayModeBar: false, displaylogo: false, scrollZoom: false, responsive: false });
     if (pick && !plot.dataset.clickable) {
       plot.dataset.clickable = "yes";
       plot.on("plotly_click", ({ points }) => { const n = points[0]?.customdata; if (Number.isInteger(n)) pick(n); });

@@ -75,7 +75,7 @@ function drawTrack() {
 walk(part("track"), choose);
 
 function drawBlocks() {
-  const { blocks } = state.value.homogeneity;
+  const blocks = withMatrix();
   matrixBlocks.replaceChildren(...(blocks.length > 1 ? [choice("Block", blocks.map((b) => [b.number, String(b.number + 1)]), state.block, (b) => { state.block = b; matrix.draw(); drawDepict(); })] : []));
 }
 
@@ -104,7 +104,8 @@ function update() {
   drawRuns(value);
   part("question").textContent = value.view.question;
   const done = value.view.finish, blocks = `${plural(done.blocks, "block")} of K ${value.view.k}`;
-  part("about").textContent = `${value.view.checkpoint}, ${value.view.opens ? `mode ${value.view.mode}, ${blocks}, ` : ""}answer ${done.answer ?? "none"}` + (value.cut ? `; the last ${value.cut} steps are not drawn` : "");
+  part("about").textContent = `${value.view.checkpoint}, ${value.view.opens ? `mode ${value.view.mode}, ${blocks}, ` : ""}answer ${done.answer ?? "none"}` + (value.cut ? `; the last ${value.cut} steps are not drawn` : "")
+    + [value.left, value.view.maps?.left].filter(Boolean).map((sentence) => `. ${sentence}`).join("");
   part("image").hidden = !value.view.images.length;
   part("image").src = value.view.images[0] ?? "";
   part("image").alt = "The first image of the question";
@@ -144,7 +145,7 @@ part("file").onchange = async () => {
   part("file").value = "";
   if (!file) return;
   try { trigger("upload", { path: (await upload(file)).path }); }
-  catch (error) { trouble(/size/i.test(String(error)) ? "That file is larger than 10 MB." : "That file could not be uploaded; try again."); }
+  catch (error) { trouble(/size/i.test(String(error)) ? "That file is larger than 10 MB." : /"detail":"([^"]+)"/.exec(String(error))?.[1] ?? "That file could not be uploaded; try again."); }
 };
 new ResizeObserver(drawAll).observe(element);
 new MutationObserver(() => drawAll()).observe(document.body, { attributeFilter: ["class"] });

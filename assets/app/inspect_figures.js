@@ -78,13 +78,14 @@ function buildSpace(c) {
 }
 
 // ---- homogeneity
+const withMatrix = () => state.value.homogeneity.blocks.filter((block) => block.matrix);
 function buildMatrix(c) {
-  const { blocks } = state.value.homogeneity, block = blocks.find((b) => b.number === state.block) ?? blocks[0];
+  const blocks = withMatrix(), block = blocks.find((b) => b.number === state.block) ?? blocks[0];
   if (!block) return null;
   const k = block.matrix.length, names = block.matrix.map((_, i) => String(i + 1)), item = items()[state.selected];
   const steps = state.value.of.filter((n) => isLatent(n) && items()[n].b === block.number);
   const shapes = item?.k === "latent" && item.b === block.number ? [0, 1].map((v) => ({ type: "rect", line: { color: c.text, width: 2 }, ...(v ? { x0: -0.5, x1: k - 0.5, y0: item.i - 0.5, y1: item.i + 0.5 } : { y0: -0.5, y1: k - 0.5, x0: item.i - 0.5, x1: item.i + 0.5 }) })) : [];
-  return { data: [{ type: "heatmap", z: block.matrix, x: names, y: names, zmin: Math.min(0, ...block.matrix.flat()), zmax: 1, colorscale: MAGMA, showscale: false, xgap: 1, ygap: 1,
+  return { data: [{ type: "heatmap", z: block.matrix, x: names, y: names, zmin: block.matrix.reduce((low, row) => Math.min(low, ...row), 0), zmax: 1, colorscale: MAGMA, showscale: false, xgap: 1, ygap: 1,
       customdata: block.matrix.map((row, i) => row.map(() => steps[i])), hovertemplate: "latents %{y} and %{x}: %{z:.2f}<extra></extra>",
       ...(k <= 10 ? { text: block.matrix.map((row) => row.map((v) => v.toFixed(2))), texttemplate: "%{text}" } : {}) }],
     layout: { xaxis: { side: "top", type: "category", fixedrange: true, showgrid: false }, yaxis: { autorange: "reversed", type: "category", fixedrange: true, showgrid: false }, shapes, margin: { l: 24, r: 8, t: 24, b: 8 } },
@@ -96,14 +97,14 @@ function buildReferences(c) {
   for (const block of h.blocks) if (block.adjacent !== null) rows.push([`this run, block ${block.number + 1}`, block.adjacent, null, "run"]);
   if (h.words !== null) rows.push(["this run, words", h.words, null, "run"]);
   for (const m of h.measured) if (m.quantity === "adjacent cosine") rows.push([`${m.of}, n = ${m.n}`, m.value, m.interval, "measured"]);
-  for (const r of h.reported) if (r.quantity === "adjacent cosine") rows.push([`${r.model}:<br>${r.condition} (${r.source})`, r.value, null, "reported"]);
+  for (const r of h.reported) if (r.quantity === "adjacent cosine") rows.push([`${r.model}:\n${r.condition} (${r.source})`, r.value, null, "reported"]);
   if (!rows.length) return null;
   const set = (kind, marker) => { const own = rows.filter((row) => row[3] === kind); return { type: "scatter", mode: "markers", x: own.map((row) => row[1]), y: own.map((row) => row[0]), marker,
     ...(kind === "measured" ? { error_x: { type: "data", symmetric: false, array: own.map((row) => row[2][1] - row[1]), arrayminus: own.map((row) => row[1] - row[2][0]), color: c.soft, thickness: 1.5, width: 3 } } : {}), hovertemplate: "%{y}: %{x:.3f}<extra></extra>" }; };
   return { data: [set("run", { size: 11, color: c.latent }), set("measured", { size: 9, color: c.soft }), set("reported", { size: 10, color: c.paper, line: { color: c.soft, width: 2 } })],
     layout: { xaxis: { range: [Math.min(0, ...rows.map((row) => row[1])) - 0.05, 1.05], title: { text: "cosine of neighbours", font: { size: 12, color: c.soft } } }, yaxis: { categoryorder: "array", categoryarray: rows.map((row) => row[0]).reverse(), automargin: true, tickfont: { size: 11, color: c.text } }, margin: { l: 8, r: 8, t: 4, b: 36 } },
-    rows: [["what", "cosine of neighbours", "low", "high", "kind"], ...rows.map(([what, value, interval, kind]) => [what.replace("<br>", " "), value, ...(interval ?? ["", ""]), kind])],
-    label: rows.map((row) => `${row[0].replace("<br>", " ")}: ${row[1].toFixed(2)}`).join("; "),
+    rows: [["what", "cosine of neighbours", "low", "high", "kind"], ...rows.map(([what, value, interval, kind]) => [what.replace("\n", " "), value, ...(interval ?? ["", ""]), kind])],
+    label: rows.map((row) => `${row[0].replace("\n", " ")}: ${row[1].toFixed(2)}`).join("; "),
     note: `Filled: this run, and other runs of this checkpoint with 95% interval${h.command ? ` (${h.command})` : ""}. Open: reported by others, with their models and data; not a mark to reach.` };
 }
 function rankLine() {

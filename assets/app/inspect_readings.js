@@ -15,7 +15,7 @@ function drawLens() {
     if (found.nearest) parts.push(table(["nearest words of the bank", "cosine, centred"], found.nearest[q].map(([word, value]) => [word, signed(value)])));
     const layers = found.layers?.[String(state.selected)];
     if (layers) parts.push(table(["after", "likeliest tokens, the run’s mean subtracted"], layers.map((tokens, layer) => [`block ${layer + 1}`, tokens.map(([word, p]) => `${word} ${p.toFixed(2)}`).join("  ")])));
-    else if (found.layers) parts.push(make("p", { class: "ins-says" }, "By layer, latents only."));
+    else if (found.layers) parts.push(make("p", { class: "ins-says" }, isLatent(state.selected) ? state.value.left : "By layer, latents only."));
   }
   if (!found.layers) parts.push(known ? make("button", { type: "button", class: "ins-button ins-read-button", onclick: () => trigger("read", { id: state.value.id }) }, "Read the latents by layer (loads the model)")
     : make("p", { class: "ins-says" }, "Reading by layer needs the run’s model, which is not one of those offered here."));
@@ -36,15 +36,20 @@ function drawDepict() {
   depictNote.textContent = report ? `Share of the true pictures’ variance that it explains on the test split: ${Object.entries(report.explained).map(([family, share]) => `${family} ${share.toFixed(2)}`).join(", ")}.` : "";
 }
 
+// The rollout of row q: base64 of uint8, 255 for the largest of its row.
+function rolloutMaps() {
+  const sent = state.value.rollout, tokens = sent && atob(sent.maps).length / sent.peaks.length;
+  return sent && { peaks: sent.peaks, of: (q) => Array.from(atob(sent.maps).slice(q * tokens, (q + 1) * tokens), (c) => c.charCodeAt(0) * sent.peaks[q] / 255) };
+}
 const rolloutCanvas = make("canvas", { role: "img" });
 const rollout = panel("rollout", "Attention rollout", "Through which patches the selected state came about, attention multiplied through all blocks; residual paths count half. Early tokens and image borders draw attention whatever is asked.", make("div", { class: "ins-stack" }, rolloutCanvas));
 function drawRollout() {
-  const q = rowOf(state.selected), maps = state.value.rollout, image = state.images[0];
-  rollout.node.hidden = !maps || q < 0 || !image?.naturalWidth || state.value.view.grids.length !== 1;
+  const q = rowOf(state.selected), maps = rolloutMaps(), image = state.images[0];
+  rollout.node.hidden = !maps || !(q in maps.peaks) || !image?.naturalWidth || state.value.view.grids.length !== 1;
   if (rollout.node.hidden) return;
-  const high = Math.max(...maps.flat());
-  drawHeat(rolloutCanvas, image, state.value.view.grids[0], maps[q], 300, { low: 0, high, cells: true, dim: 0.4 });
-  rolloutCanvas.setAttribute("aria-label", `Rollout of ${called(state.selected)}: ${(100 * maps[q].reduce((a, b) => a + b, 0)).toFixed(0)}% comes from the image`);
+  const { of, peaks } = maps, map = of(q);
+  drawHeat(rolloutCanvas, image, state.value.view.grids[0], map, 300, { low: 0, high: peaks.reduce((a, b) => Math.max(a, b), 0), cells: true, dim: 0.4 });
+  rolloutCanvas.setAttribute("aria-label", `Rollout of ${called(state.selected)}: ${(100 * map.reduce((a, b) => a + b, 0)).toFixed(0)}% comes from the image`);
 }
 
 const measuredBox = make("div", {});

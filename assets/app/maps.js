@@ -67,4 +67,4 @@ function mapWords(maps, at) {
 }
 
 // One colour scale for maps that are drawn together, so that magnitude stays visible. Zero, and what lies below, is black.
-const scaleOf = (maps) => ({ low: 0, high: Math.max(1e-6, ...maps.filter(Boolean).flat()) });
+const scaleOf = (maps) => ({ low: 0, high: maps.filter(Boolean).reduce((high, map) => map.reduce((a, b) => Math.max(a, b), high), 1e-6) });

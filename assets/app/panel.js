@@ -87,7 +87,7 @@ function drawOverlay(map) {
     : `Image ${run.image + 1}; the map of this word comes with the end of the run`);
   part("low").textContent = map ? (isAttention() ? "" : "≤ ") + signed(range.low) : "";
   part("high").textContent = map ? signed(range.high) : "";
-  part("what").textContent = !map ? (run.maps ? "No state of the model produced this token." : "Maps of words are computed when the run ends.")
+  part("what").textContent = !map ? (run.maps ? run.maps.left ?? "No state of the model produced this token." : "Maps of words are computed when the run ends.")
     : isAttention() ? `Attention on the image patches, ${headShown() ? `head ${headShown()}` : "mean of all heads"}. ${run.maps && run.shown === "minus" ? "What the run’s words look at on average is subtracted. " : ""}Together ${map.reduce((sum, value) => sum + value, 0).toFixed(2)} of 1.`
     : `Cosine similarity with the image patches, ${isCentred() ? "mean patch state subtracted on both sides" : "raw"}.`
       + (run.items[run.selected].k === "latent" ? ` ${run.own ? "Its own scale." : `One scale for block ${run.items[run.selected].b + 1}.`}` : "");

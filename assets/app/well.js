@@ -53,7 +53,8 @@ async function take(list, append) {
       const { path, url } = await upload(file);
       sent.push({ path, url, orig_name: file.name, size: file.size, mime_type: file.type, meta: { _type: "gradio.FileData" } });
     } catch (error) {
-      problems.push(/size/i.test(String(error)) ? `${file.name} is larger than 10 MB; save it smaller or crop it.` : `${file.name} could not be uploaded; try again.`);
+      const said = /"detail":"([^"]+)"/.exec(String(error))?.[1];   // the server's sentence, where it has one
+      problems.push(/size/i.test(String(error)) ? `${file.name} is larger than 10 MB; save it smaller or crop it.` : `${file.name}${said ? `: ${said}` : " could not be uploaded; try again."}`);
     }
   }
   well.removeAttribute("aria-busy");

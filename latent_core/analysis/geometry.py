@@ -27,7 +27,8 @@ def adjacent_cosine(latents: torch.Tensor) -> float | None:
     """
     if len(latents) < 2:
         return None
-    return cosine_matrix(latents).diagonal(1).mean().item()
+    unit = normalize(_float(latents, 2), dim=-1)
+    return (unit[1:] * unit[:-1]).sum(-1).mean().item()
 
 
 def instance_similarity(latents: torch.Tensor) -> torch.Tensor:

@@ -149,7 +149,7 @@ def test_good_files_are_taken_beside_bad_ones(page, tmp_path):
     expect(problem).to_have_text("large.bmp is larger than 10 MB; save it smaller or crop it.")
     expect(page.locator("#ins-well img")).to_have_count(2)
     upload(page, tmp_path / "broken.png", *good)
-    expect(notice).to_contain_text("broken.png is not an image")
+    expect(notice).to_contain_text("broken.png is damaged (it begins as PNG, but what follows is none)")
     expect(page.locator("#ins-well img")).to_have_count(2)
     expect(problem).to_be_hidden()
     upload(page, tmp_path / "large.bmp")

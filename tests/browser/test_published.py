@@ -8,7 +8,7 @@ from huggingface_hub.utils import close_session
 from playwright.sync_api import expect
 
 from app.__main__ import prepared
-from app.asking import method_label
+from app.names import method_label
 from app.runner import Runner
 from app.server import serve
 from latent_core import checkpoints, embedded, placement

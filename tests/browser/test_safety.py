@@ -26,6 +26,8 @@ from tests.scripted import ScriptedReasoner
 from tests.visitor import Visitor
 
 INSPECT = "#ins-inspect-view"
+LINK = '<a href="https://evil.example">x</a><b>y</b>'
+"""Markup that Plotly takes for its own."""
 PWNED = "() => window.__pwned"
 
 
@@ -40,8 +42,9 @@ def url():
 
 @pytest.fixture
 def busy():
-    """A server that runs one slow question at a time."""
-    runner = Runner(["scripted"], lambda name: ScriptedReasoner(delay=0.5), limits=dataclasses.replace(OWN, at_once=1))
+    """A server that runs one slow question at a time, and soon forgets who has left."""
+    limits = dataclasses.replace(OWN, at_once=1, away_seconds=0.5)
+    runner = Runner(["scripted"], lambda name: ScriptedReasoner(delay=0.5), limits=limits)
     page = serve(runner, host="127.0.0.1", port=None, wait=False)
     yield runner, page.local_url
     page.close()
@@ -77,14 +80,15 @@ def test_hostile_text_is_shown_as_text(open_page, url, tmp_path):
     names = [path for path in Path(get_upload_folder()).glob("*/inscape-run-*.safetensors")]
     trace = Trace.load(max(names, key=lambda path: path.stat().st_mtime))
     for number, script in enumerate(hostile.SCRIPTS[:5]):
-        words = tuple(
-            dataclasses.replace(step, text=script) if step in trace.tokens[:3] else step for step in trace.steps
-        )
-        source = dataclasses.replace(trace.source, checkpoint=script, method=script)
+        texts = dict(zip(trace.tokens, (script, LINK, script), strict=False))
+        words = tuple(dataclasses.replace(step, text=texts[step]) if step in texts else step for step in trace.steps)
+        source = dataclasses.replace(trace.source, checkpoint=script)
         path = tmp_path / f"{number}.safetensors"
         dataclasses.replace(trace, question=script, system=script, source=source, steps=words).save(path)
         page.set_input_files(f"{INSPECT} [data-part='file']", path)
         expect(page.locator(f"{INSPECT} [data-part='runs'] option")).to_have_count(number + 2 + recorded(url))
+    expect(page.locator(f"{INSPECT} .ins-plot text", has_text=LINK)).not_to_have_count(0)  # as it was written
+    assert page.locator(f"{INSPECT} .ins-plot a").count() == 0
     page.get_by_role("tab", name="Compare").click()
     page.wait_for_selector("#ins-compare-view .ins-panel")
     page.wait_for_timeout(500)
@@ -168,7 +172,7 @@ def instance(port: int, folder: Path) -> Iterator[subprocess.Popen]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while True:
             try:
                 httpx.get(f"http://127.0.0.1:{port}/health").raise_for_status()

@@ -17,9 +17,9 @@ from latent_core.lines import read_lines
 from latent_core.reasoner import Reasoner
 from latent_core.study import Condition, Row, Study
 from latent_core.study_rows import run_study
+from trainers.origin import source_folder
 from trainers.recipe import Recipe, load_recipe
 from trainers.rl.runs import FOLDER, RUNS
-from trainers.start import source_folder
 
 SWEEP = (1, 2, 4, 6, 8, 9, 12, 16, 24, 36)
 NAME = "reinforcement"

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from latent_core.attention import CONTROL, LATENT, kind_class
 from latent_core.backbone import Backbone
 from latent_core.drive import Block, Segment, Tokens
 from latent_core.engine import Sampler, decode
 from latent_core.events import LatentEvent, Reason, TokenEvent
 from latent_core.feed import Feed
 from latent_core.interventions import perturb
+from latent_core.kinds import CONTROL, LATENT, kind_class
 from latent_core.layout import Row
 from latent_core.methods.base import LatentMethod
 from latent_core.processor import Prompt

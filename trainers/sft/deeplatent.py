@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from latent_core.attention import AUX, CONTROL, LATENT, kind_class
 from latent_core.drive import Block
 from latent_core.example import Example, Step, Thought, Words
+from latent_core.kinds import AUX, CONTROL, LATENT, kind_class
 from latent_core.layout import Row
 from latent_core.methods.deeplatent import SIDE, DeepLatent, squarest
 from latent_core.processor import Processor

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from latent_core.attention import CLOSE, LATENT, OPEN, kind_class
 from latent_core.backbone import Backbone
 from latent_core.drive import Block, Tokens
 from latent_core.example import Box, Example, Step
+from latent_core.kinds import CLOSE, LATENT, OPEN, kind_class
 from latent_core.layout import NO_LABEL, Row
 from latent_core.methods import build_method
 from latent_core.methods.lvr import Distance, Lvr, distance

@@ -18,10 +18,11 @@ from typing import Literal
 import torch
 from torch import nn
 
-from latent_core.attention import LATENT, PLAIN, Flow, kind_class
+from latent_core.attention import PLAIN, Flow
 from latent_core.backbone import Backbone
 from latent_core.drive import Block, Picture, Segment, Tokens
 from latent_core.example import Example, Step, Thought, Words
+from latent_core.kinds import LATENT, kind_class
 from latent_core.layout import NO_LABEL, Layout, Row
 from latent_core.methods import build_method
 from latent_core.processor import Processor

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from latent_core.attention import LATENT, kind_class
 from latent_core.drive import Block, Segment, Tokens
 from latent_core.example import Example, Step
+from latent_core.kinds import LATENT, kind_class
 from latent_core.layout import NO_LABEL, Row
 from latent_core.processor import Processor
 from latent_core.settings import check

@@ -1,0 +1,32 @@
+"""What checkpoints, runs and K are called."""
+
+import re
+
+from app.fold import View, answer
+
+SPELLED = {"lvr": "LVR", "valr": "VaLR", "deeplatent": "DeepLatent", "rl": "RL"}
+"""Methods whose names are not written as other words."""
+MODES = {"latent": "K {}", "text": "text only", "forced": "forced K {}", "markers": "markers only"}
+"""How a run's name tells its mode."""
+
+
+def k_label(caps: bool) -> str:
+    """What K is called: `caps` where a block may hold fewer."""
+    return "K, most latents per block" if caps else "K, latents per block"
+
+
+def run_name(view: View) -> str:
+    """What a run is called until it is given a name: method, mode, answer."""
+    found = answer(view)
+    mode = f", {MODES[view.settings.mode].format(view.settings.latents)}" if view.opens else ""
+    return f"{method_label(view.checkpoint)}{mode}: {found[0] if found else 'no answer'}"
+
+
+def method_label(checkpoint: str) -> str:
+    """`glyph-monet-faithful` → `Monet faithful`; `owner/Monet-SFT-7B/stage3` → `Monet SFT 7B stage 3`."""
+    *_, folder, last = ["", *checkpoint.rstrip("/").split("/")]
+    stage = re.fullmatch(r"stage(\d)", last)
+    if stage:
+        last = f"{folder}-stage-{stage[1]}"
+    first, *rest = last.removeprefix("glyph-").split("-")
+    return " ".join([SPELLED.get(first.lower(), first.capitalize()), *(SPELLED.get(word, word) for word in rest)])

@@ -1,0 +1,230 @@
+"""What is made of recorded runs, by workers: the path of a trace in, values for the page out.
+
+Nothing here knows a visitor: whose file a path is, and whether it may be read, is settled before.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diff_match_patch import diff_match_patch
+from PIL import Image
+
+from app.budget import ANSWER, size
+from app.companions import Companions
+from app.inspection import Reread, inspection, view_of
+from app.names import method_label, run_name
+from app.opening import WORD, open_trace
+from app.payload import payload, summary
+from latent_core.analysis import regions
+from latent_core.analysis.similarity import nearest_patch
+from latent_core.events import LatentEvent
+from latent_core.settings import Settings
+from latent_core.trace import Trace
+
+LISTED = 16
+"""Words and latents that a painted region lists."""
+DIFFERENCE = 2.0
+"""Seconds for the difference of two texts."""
+AT_ONCE = 512
+"""Words and latents that are compared with all patches at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heading:
+    """What there is to know of a run before it is looked into."""
+
+    name: str
+    """What it is called until somebody gives it a name."""
+    checkpoint: str
+    steps: int
+    whole: bool
+    """Whether every step's vector was recorded, so that a model can read the run again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a run was asked."""
+
+    images: list[Image.Image]
+    """As the model saw them."""
+    question: str
+    checkpoint: str
+    settings: Settings
+
+
+def heading(path: str) -> Heading:
+    """Raises ValueError for a file that cannot be opened, as all functions here do."""
+    return _heading(open_trace(path))
+
+
+def adopted(path: str, target: str) -> Heading:
+    """Writes a visitor's file anew to `target`, with nothing in it but what was checked."""
+    trace = open_trace(path)
+    try:
+        trace.save(target)
+    except OSError as failure:
+        origin = failure.__cause__ if isinstance(failure.__cause__, OSError) else failure
+        raise ValueError(f"The run could not be kept: {origin.strerror or 'it could not be written'}.") from failure
+    return _heading(trace)
+
+
+def _heading(trace: Trace) -> Heading:
+    return Heading(
+        name=run_name(view_of(trace)),
+        checkpoint=trace.source.checkpoint,
+        steps=len(trace.steps),
+        whole=all(step.hidden is not None for step in trace.steps),
+    )
+
+
+def asked(path: str) -> Asked:
+    """What a run was asked, to ask it again."""
+    trace = open_trace(path)
+    return Asked(
+        images=[Image.fromarray(image.numpy()) for image in trace.images],
+        question=trace.question,
+        checkpoint=trace.source.checkpoint,
+        settings=trace.settings,
+    )
+
+
+def figures(
+    path: str, companions: Companions, *, run: str, name: str, own: bool, replayed: Reread | None = None
+) -> dict[str, Any]:
+    """`inspection` with what lies beside the run's checkpoint."""
+    trace = open_trace(path)
+    checkpoint = trace.source.checkpoint
+    return inspection(
+        trace,
+        run=run,
+        name=name,
+        label=method_label(checkpoint),
+        own=own,
+        bank=companions.bank(checkpoint),
+        depicter=companions.depicter(checkpoint),
+        measured=companions.measured(checkpoint),
+        replayed=replayed,
+    )
+
+
+def region(
+    path: str,
+    *,
+    image: int,
+    box: tuple[float, float, float, float],
+    level: int,
+    centred: bool,
+    layer: int,
+    head: int,
+) -> dict[str, Any]:
+    """Who looks into a painted region: words and latents by attention and by similarity, and enrichment by layer.
+
+    Args:
+        box: (x0, y0, x1, y1) as shares of the image, in 0…1.
+        level: a recorded level of the image states; layer: a recorded decoder block; head: 1-based, 0 their mean.
+
+    Raises ValueError for an image, level, layer or head that the run does not have.
+    """
+    trace = open_trace(path)
+    start = trace.start
+    if not 0 <= image < len(start.grids) or level not in start.levels:
+        raise ValueError(f"The run has no image {image + 1} with states of level {level}.")
+    grid = start.grids[image]
+    first = sum(rows * columns for rows, columns in start.grids[:image])
+    own = slice(first, first + grid[0] * grid[1])
+    inside = regions.tokens_in(box, grid)
+    whole = torch.zeros(start.image_states.shape[1], dtype=torch.bool)
+    whole[own] = inside
+    steps = [
+        (n, step, step.fed if isinstance(step, LatentEvent) else step.hidden)
+        for n, step in enumerate(trace.steps)
+        if isinstance(step, LatentEvent) or step.kind == "text"
+    ]
+    steps = [(n, step, vector) for n, step, vector in steps if vector is not None]
+    if not steps:
+        raise ValueError("The run has no words or latents whose states were recorded.")
+    states = start.image_states[start.levels.index(level)][None]
+    vectors = torch.stack([vector for *_, vector in steps])
+    cosines = torch.cat(
+        [
+            nearest_patch(part, states, centred=centred, reference=start.image_states[-1])[:, 0, whole].mean(1)
+            for part in vectors.split(AT_ONCE)
+        ]
+    )
+    rows = {
+        n: {"n": n, "latent": isinstance(step, LatentEvent), "cosine": round(c, 3)}
+        for (n, step, _), c in zip(steps, cosines.tolist(), strict=True)
+    }
+    found: dict[str, Any] = {"tokens": int(inside.sum()), "of": len(inside), "enrichment": None}
+    recorded = trace.attention
+    if recorded is not None:
+        if layer not in recorded.layers or not 0 <= head <= recorded.looks[0].image.shape[1]:
+            raise ValueError(f"The run recorded no attention of block {layer + 1}, head {head}.")
+        weights = torch.stack([look.image.float().mean(1) for look in recorded.looks])  # (Q, E, N)
+        place = recorded.layers.index(layer)
+        chosen = torch.stack([look.image[place, head - 1] for look in recorded.looks]) if head else weights[:, place]
+        for step, mass in zip(recorded.steps, chosen[:, whole].float().sum(1).tolist(), strict=True):
+            if step in rows:
+                rows[step]["attention"] = round(mass, 4)
+        by_layer = regions.enrichment(weights[..., own], box, grid)  # (Q, E)
+        kinds = {
+            "latents": [q for q, step in enumerate(recorded.steps) if isinstance(trace.steps[step], LatentEvent)],
+            "words": [q for q, step in enumerate(recorded.steps) if step in rows and not rows[step]["latent"]],
+        }
+        found["enrichment"] = {
+            "layers": list(recorded.layers),
+            **{kind: _listed(by_layer[at].mean(0)) for kind, at in kinds.items() if at},
+        }
+    order = sorted(rows.values(), key=lambda row: (-row.get("attention", 0.0), -row["cosine"]))
+    nearest = sorted(rows.values(), key=lambda row: -row["cosine"])
+    return found | {"by_attention": order[:LISTED] if recorded else [], "by_cosine": nearest[:LISTED]}
+
+
+def _listed(values: torch.Tensor) -> list[float]:
+    return [round(value, 3) for value in values.tolist()]
+
+
+def compared(first: str, second: str, companions: Companions) -> dict[str, Any]:
+    """Two runs: their views, the difference of their words, the cosines of their latents, their figures."""
+    traces = [open_trace(path) for path in (first, second)]
+    views = [view_of(trace, companions.rules(trace.source.checkpoint)) for trace in traces]
+    value = {
+        "same": traces[0].question == traces[1].question,
+        "words": difference(*(view.text for view in views)),
+        "pairs": pairs(*traces),
+        "summaries": [summary(view) for view in views],
+    }
+    budget = (ANSWER - size(value)) // 2
+    return value | {"views": [payload(view, 0, label=method_label(view.checkpoint), budget=budget) for view in views]}
+
+
+def difference(first: str, second: str) -> list[list[dict[str, Any]]]:
+    """Both texts as stretches {text, same}, word by word; coarser where the finest takes longer than `DIFFERENCE`."""
+    numbers: dict[str, int] = {}  # the library tells letters apart: each word becomes one
+    coded = [
+        "".join(chr(numbers.setdefault(word, len(numbers))) for word in WORD.findall(text)) for text in (first, second)
+    ]
+    words = list(numbers)
+    differ = diff_match_patch()
+    differ.Diff_Timeout = DIFFERENCE
+    sides: list[list[dict[str, Any]]] = [[], []]
+    for kind, letters in differ.diff_main(*coded, checklines=False):
+        text = "".join(words[ord(letter)] for letter in letters)
+        for side, own in zip(sides, (differ.DIFF_DELETE, differ.DIFF_INSERT), strict=True):
+            if kind in (own, differ.DIFF_EQUAL):
+                side.append({"text": text, "same": kind == differ.DIFF_EQUAL})
+    return sides
+
+
+def pairs(first: Trace, second: Trace) -> list[dict[str, Any]]:
+    """Cosine of the latents at the same place of both runs; none where their models are of different width."""
+    found = []
+    if first.start.image_states.shape[-1] != second.start.image_states.shape[-1]:
+        return found
+    for number, (a, b) in enumerate(zip(first.blocks, second.blocks, strict=False)):
+        count = min(len(a.latents), len(b.latents))
+        if count:
+            cosines = torch.cosine_similarity(a.latents[:count].float(), b.latents[:count].float(), dim=-1)
+            found += [{"block": number, "index": t, "cosine": round(c, 3)} for t, c in enumerate(cosines.tolist())]
+    return found

@@ -1,0 +1,35 @@
+"""Whose files and open pages count together: those of one address, for sessions can be invented without end.
+
+Behind a proxy all come from one address. uvicorn takes the visitor's from X-Forwarded-For where the environment's
+FORWARDED_ALLOW_IPS names the proxies: the last entry that none of them has added.
+"""
+
+import ipaddress
+
+from gradio.context import LocalContext
+from starlette.types import Scope
+
+
+def of(scope: Scope) -> str:
+    """The address that a request comes from, as `network` writes it; empty where the connection has none."""
+    client = scope.get("client")
+    return network(client[0]) if client else ""
+
+
+def of_handler() -> str:
+    """The same, of the request that Gradio calls a function of ours for; empty outside of one."""
+    asked = LocalContext.request.get(None)
+    return of(asked.request.scope) if asked is not None and asked.request is not None else ""
+
+
+def network(host: str) -> str:
+    """`host`, or for IPv6 the /64 that one visitor is given whole; as it is where it is no address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((int(address), 64), strict=False))
+    return str(address)

@@ -1,0 +1,160 @@
+"""What Gradio has to say to sessions, and keeps until they listen: counted in bytes, as JSON, within a budget.
+
+Gradio would keep every update of every run, up to a megabyte each and several times that as Python's objects, for
+whoever never listens.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, NamedTuple
+
+import orjson
+from fastapi import Request
+from gradio.data_classes import PredictBodyInternal
+from gradio.queueing import Queue
+from gradio.route_utils import get_fn
+from gradio.server_messages import EventMessage, ProcessCompletedMessage, ProcessGeneratingMessage
+
+from app.limits import Limits
+from app.listening import Listening, Remembered
+
+LOST = "The answer was not listened for, and is no longer kept; ask again."
+GROUPS = 4
+"""Of events that wait apart, see page.py."""
+_LEAST = 500
+"""Bytes that a message counts at least."""
+
+
+class Packed(NamedTuple):
+    """A message without its output, the output as JSON, and the bytes that they count."""
+
+    message: EventMessage
+    output: bytes | None
+    size: int
+
+    def unpacked(self) -> EventMessage:
+        if self.output is None:
+            return self.message
+        return self.message.model_copy(update={"output": orjson.loads(self.output)})
+
+
+class Waiting(asyncio.Queue):
+    """What waits for one session.
+
+    Above its budget only ends of events stay, which hold the whole answer; updates are differences to the one before,
+    so none of an event comes after one that was dropped.
+    """
+
+    def __init__(self, all_waiting: "AllWaiting") -> None:
+        self.size = 0
+        self._all, self._cut = all_waiting, set[str | None]()
+        super().__init__()
+
+    def shed(self, *, ends: bool = False) -> None:
+        """Drops updates and notices; with `ends`, answers are replaced by a sentence."""
+        packed, self._queue = self._queue, deque[Packed]()
+        self.size = 0
+        for each in packed:
+            if isinstance(each.message, ProcessCompletedMessage):
+                self._append(_told_lost(each.message) if ends else each)
+            elif isinstance(each.message, ProcessGeneratingMessage):
+                self._cut.add(each.message.event_id)
+
+    # The three that asyncio.Queue has for its kinds.
+
+    def _init(self, maxsize: int) -> None:
+        self._queue: deque[Packed] = deque()
+
+    def _put(self, message: EventMessage) -> None:
+        update, event = isinstance(message, ProcessGeneratingMessage), message.event_id
+        end = isinstance(message, ProcessCompletedMessage)
+        if update and event in self._cut:
+            return
+        if end:
+            self._cut.discard(event)
+        if self._getters and not self._queue:  # handed on at once
+            self._append(Packed(message, None, 0))
+            return
+        packed = _packed(message)
+        if not self._all.fits(self, packed.size):
+            self.shed()
+        if not self._all.fits(self, packed.size) and end:
+            packed = _told_lost(message)
+        if self._all.fits(self, packed.size) and not (update and event in self._cut):
+            self._append(packed)
+        elif update:
+            self._cut.add(event)
+
+    def _get(self) -> EventMessage:
+        packed = self._queue.popleft()
+        self.size -= packed.size
+        return packed.unpacked()
+
+    def _append(self, packed: Packed) -> None:
+        self._queue.append(packed)
+        self.size += packed.size
+
+
+class AllWaiting(Remembered):
+    """What waits for each session, in place of the cache that Gradio has for it.
+
+    Args:
+        events: Gradio's table of the events that each session has not heard the end of; it goes with what waits.
+    """
+
+    def __init__(self, limits: Limits, listening: Listening, events: dict[str, set[str]]) -> None:
+        super().__init__(listening)
+        self._limits, self._events = limits, events
+        # beside the open pages, whose number is limited, there is always one that can go
+        self.max_size = limits.sessions + GROUPS * limits.queue + limits.places
+
+    def fits(self, waiting: Waiting, size: int) -> bool:
+        """Whether `size` more bytes may wait for a session; those for whom most waits make room for those of all."""
+        if waiting.size + size > self._limits.waiting_bytes:
+            return False
+        while sum(other.size for other in self.values()) + size > self._limits.all_waiting_bytes:
+            most = max(self.values(), key=lambda other: other.size, default=waiting)
+            before = most.size
+            most.shed(ends=True)
+            if most.size == before:
+                return False
+        return True
+
+    def __setitem__(self, session: str, _: object) -> None:
+        while session not in self and len(self) >= self.max_size:
+            self.popitem(last=False)
+        super().__setitem__(session, Waiting(self))
+
+    def __delitem__(self, session: str) -> None:
+        super().__delitem__(session)
+        self._events.pop(session, None)
+
+    def __missing__(self, session: str) -> Waiting:
+        """For one that had to go, whose events have not ended: nobody will hear of them."""
+        return Waiting(self)
+
+
+def _packed(message: EventMessage) -> Packed:
+    output: Any = message.model_dump().get("output")
+    if output is None:
+        return Packed(message, None, _LEAST)
+    written = orjson.dumps(output, default=str, option=orjson.OPT_NON_STR_KEYS)
+    return Packed(message.model_copy(update={"output": {}}), written, len(written) + _LEAST)
+
+
+def _told_lost(message: ProcessCompletedMessage) -> Packed:
+    told = message.model_copy(update={"output": {"error": LOST}, "success": False, "title": "Error"})
+    return Packed(told, None, _LEAST)
+
+
+def bound(queue: Queue, most: int) -> None:
+    """Lets `most` events of each group wait. Gradio counts all groups together: many looks would refuse a question."""
+    push = queue.push
+
+    async def pushed(body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, str]:
+        line = queue.event_queue_per_concurrency_id.get(get_fn(queue.blocks, None, body).concurrency_id)
+        if line is not None and len(line.queue) >= most:
+            return False, f"Queue is full. {most} wait already; try again in a few seconds.", "queue_full"
+        return await push(body, request, username)
+
+    queue.push = pushed

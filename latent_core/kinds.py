@@ -1,0 +1,22 @@
+"""Kinds of slots of a sequence, from which attention rules follow."""
+
+import torch
+
+PAD, PROMPT, IMAGE, AUX, OPEN, CONTROL, LATENT, SEALED, CLOSE, TEXT, AFTER, AUX_START, AUX_END = range(13)
+"""Kinds of slots. TEXT is response text before any block has closed, AFTER response text since the first closing
+token. SEALED slots exist under the rule `sealed` only: a block's vectors, fed once more at its close. AUX slots are
+the tokens of an auxiliary image, which only training shows, between their markers AUX_START and AUX_END.
+Kinds that belong to a block (or an auxiliary image) carry its number, see `numbered`."""
+
+CLASSES = 16
+"""Room for kinds: what lies above it is a number."""
+
+
+def numbered(kind: int, number: int) -> int:
+    """The kind of a slot of block (or auxiliary image) `number`, e.g. numbered(LATENT, 2)."""
+    return kind + CLASSES * number
+
+
+def kind_class(kinds: torch.Tensor | int) -> torch.Tensor | int:
+    """PAD … AFTER without the block's number; one kind or a tensor of any shape."""
+    return kinds & (CLASSES - 1)
