@@ -54,7 +54,7 @@ def _main(arguments: list[str] | None) -> int:
     except ValueError as problem:
         parser.error(str(problem))
 
-    from app.workers import prepare
+    from app.processes import prepare
 
     prepare()  # beside the imports that follow
 

@@ -1,4 +1,4 @@
-"""What the process has in memory from which workers.py forks the others. Imported there alone."""
+"""What the process has in memory from which the others are forked. Imported there alone."""
 
 import gc
 

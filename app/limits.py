@@ -72,7 +72,7 @@ class Limits:
     states: int = 100
     """Sessions whose fields Gradio remembers; in one forgotten the scene in view has no known answer."""
     away_seconds: float = 40.0
-    """Seconds for which the runs of a session outlast its page, or the connection to it."""
+    """Seconds for which the runs of a session, and answers to it, outlast its page or the connection to it."""
     waiting_bytes: int = 16_000_000
     """Bytes of answers that wait for one session to listen; above it the answers on their way there are dropped."""
     all_waiting_bytes: int = 256_000_000

@@ -26,7 +26,7 @@ from app.limits import Limits
 from app.names import k_label, method_label
 from app.payload import data_url
 from app.runner import Runner
-from app.waiting import bound
+from app.waiting import in_turns
 from latent_core.settings import Rule
 
 FAMILIES = {"find": "find: visual search", "relate": "relate: two hops", "count": "count", "trace": "trace: a line"}
@@ -67,7 +67,7 @@ def build(runner: Runner, history: History) -> gr.Blocks:
         page.unload(leave)
     # what queues is only taken from the queue: Gradio's other routes would run any number at once
     page.queue(api_open=False)
-    bound(page._queue, limits.queue)
+    in_turns(page._queue, limits.queue)
     return page
 
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
 from starlette.routing import Route
 
-from app import workers
+from app import processes
 from app.address import listen, ours
 from app.components import paths, read
 from app.folder import claim
@@ -59,11 +59,11 @@ def serve(
     the page does not need are closed, and no file is fetched from an address. Nothing is shared, looked up or recorded
     outside this machine. Raises OSError where the port or the folder for visitors' files cannot be had.
     """
-    if public and not workers.FORKS:
+    if public and not processes.FORKS:
         raise OSError(
             "this system cannot stop what a visitor starts (Python has no fork server here); use Linux or macOS."
         )
-    workers.prepare()
+    processes.prepare()
     if public and runner.limits is OWN:
         runner.limit(PUBLIC)
     claim(get_upload_folder())

@@ -1,7 +1,8 @@
 """Whose turn it is in a session: the last thing that a person asked for, whatever was under way or waiting before."""
 
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -132,3 +133,15 @@ class _Lock:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+
+
+def taking_turns(under_way: Sequence[str], waiting: Sequence[str]) -> list[int]:
+    """Places of those who wait, by owner, in the order in which they are served: whoever has fewest before them first.
+
+    What an owner has under way counts as before; of equals the one that came first is first.
+    """
+    before, rank = Counter(under_way), []
+    for owner in waiting:
+        rank.append(before[owner])
+        before[owner] += 1
+    return sorted(range(len(waiting)), key=rank.__getitem__)

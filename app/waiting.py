@@ -15,8 +15,10 @@ from gradio.queueing import Queue
 from gradio.route_utils import get_fn
 from gradio.server_messages import EventMessage, ProcessCompletedMessage, ProcessGeneratingMessage
 
+from app import visitor
 from app.limits import Limits
 from app.listening import Listening, Remembered
+from app.turns import taking_turns
 
 LOST = "The answer was not listened for, and is no longer kept; ask again."
 GROUPS = 4
@@ -47,6 +49,8 @@ class Waiting(asyncio.Queue):
 
     def __init__(self, all_waiting: "AllWaiting") -> None:
         self.size = 0
+        self.since = 0.0
+        """When something last came for it, by the clock of the server's loop."""
         self._all, self._cut = all_waiting, set[str | None]()
         super().__init__()
 
@@ -76,6 +80,7 @@ class Waiting(asyncio.Queue):
             self._append(Packed(message, None, 0))
             return
         packed = _packed(message)
+        self.since = self._all.came()
         if not self._all.fits(self, packed.size):
             self.shed()
         if not self._all.fits(self, packed.size) and end:
@@ -107,6 +112,7 @@ class AllWaiting(Remembered):
         self._limits, self._events = limits, events
         # beside the open pages, whose number is limited, there is always one that can go
         self.max_size = limits.sessions + GROUPS * limits.queue + limits.places
+        self._due: asyncio.TimerHandle | None = None
 
     def fits(self, waiting: Waiting, size: int) -> bool:
         """Whether `size` more bytes may wait for a session; those for whom most waits make room for those of all."""
@@ -119,6 +125,21 @@ class AllWaiting(Remembered):
             if most.size == before:
                 return False
         return True
+
+    def came(self) -> float:
+        """Something has come to wait: the time now. It goes unless somebody listens by `Limits.away_seconds` later."""
+        loop = asyncio.get_running_loop()
+        if self._due is None:
+            self._due = loop.call_later(self._limits.away_seconds, self._expire, loop)
+        return loop.time()
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        now, self._due = loop.time(), None
+        for session, waiting in list(self.items()):
+            if waiting.size and session not in self._listening and now - waiting.since >= self._limits.away_seconds:
+                del self[session]
+        if any(waiting.size for waiting in self.values()):
+            self._due = loop.call_later(self._limits.away_seconds, self._expire, loop)
 
     def __setitem__(self, session: str, _: object) -> None:
         while session not in self and len(self) >= self.max_size:
@@ -147,14 +168,24 @@ def _told_lost(message: ProcessCompletedMessage) -> Packed:
     return Packed(told, None, _LEAST)
 
 
-def bound(queue: Queue, most: int) -> None:
-    """Lets `most` events of each group wait. Gradio counts all groups together: many looks would refuse a question."""
+def in_turns(queue: Queue, most: int) -> None:
+    """Lets `most` events of each group wait, and those of different addresses take turns.
+
+    Gradio counts all groups together, so that many looks would refuse a question, and serves whoever came first.
+    """
     push = queue.push
 
     async def pushed(body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, str]:
-        line = queue.event_queue_per_concurrency_id.get(get_fn(queue.blocks, None, body).concurrency_id)
+        group = get_fn(queue.blocks, None, body).concurrency_id
+        line = queue.event_queue_per_concurrency_id.get(group)
         if line is not None and len(line.queue) >= most:
             return False, f"Queue is full. {most} wait already; try again in a few seconds.", "queue_full"
-        return await push(body, request, username)
+        said = await push(body, request, username)
+        line = queue.event_queue_per_concurrency_id[group]
+        under_way = [event for job in queue.active_jobs for event in job or () if event.concurrency_id == group]
+        owners = [[visitor.of(event.request.scope) for event in events] for events in (under_way, line.queue)]
+        order = taking_turns(*owners)
+        line.queue[:] = [line.queue[place] for place in order]
+        return said
 
     queue.push = pushed

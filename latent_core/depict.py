@@ -16,6 +16,7 @@ from torch import nn
 from latent_core.files import write_file
 from latent_core.finite import not_finite
 from latent_core.grounding import is_share
+from latent_core.records import checked_report
 from latent_core.settings import check
 
 SIDE = 48
@@ -26,8 +27,6 @@ FILE = "depict.safetensors"
 """Its name in a checkpoint's folder."""
 REPORT = "depict.json"
 """Beside it: what `python -m trainers depict` measured."""
-MOST_BYTES = 1_000_000
-"""Of that report; those that ship have 6,000."""
 _START = 6
 _WIDTH = 128
 
@@ -124,13 +123,7 @@ class Depicter(nn.Module):
 
 def read_report(path: Path) -> dict[str, Any]:
     """What a depict.json says, for readers that trust it. Raises ValueError for one that cannot be used."""
-    try:
-        check(path.stat().st_size <= MOST_BYTES, f"it has more than {MOST_BYTES:,} bytes")
-        report = json.loads(path.read_text(encoding="utf-8"))
-        _check_report(report)
-    except (ValueError, RecursionError) as problem:
-        raise ValueError(f"{path.parent.name}/{path.name} cannot be used: {problem}. Measure it again.") from problem
-    return report
+    return checked_report(path, _check_report)
 
 
 def _check_report(report: object) -> None:

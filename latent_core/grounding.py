@@ -8,7 +8,6 @@ size.
 Shapes: n runs, K latents of a block, N image tokens, D model width.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from latent_core.analysis.regions import tokens_in
 from latent_core.analysis.similarity import Grid, nearest_patch
 from latent_core.events import Look, StartEvent, TokenEvent
 from latent_core.example import Example
+from latent_core.records import checked_report
 from latent_core.settings import check
 from latent_core.trace import Trace
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 FILE = "grounding.json"
 """Beside a checkpoint's weights: what `python -m trainers ground` measured."""
 KINDS = ("similarity", "attention")
-MOST_BYTES = 1_000_000
-"""Of that file; 36 latents take 10,000."""
 MOST_NUMBER = 10_000
 """Above every level, block and head."""
 
@@ -200,13 +198,7 @@ def unmeasured(start: StartEvent) -> LookRule:
 
 def read_report(path: Path) -> dict[str, Any]:
     """What a grounding.json says, for readers that trust it. Raises ValueError for one that cannot be used."""
-    try:
-        check(path.stat().st_size <= MOST_BYTES, f"it has more than {MOST_BYTES:,} bytes")
-        report = json.loads(path.read_text(encoding="utf-8"))
-        _check_report(report)
-    except (ValueError, RecursionError) as problem:
-        raise ValueError(f"{path.parent.name}/{path.name} cannot be used: {problem}. Measure it again.") from problem
-    return report
+    return checked_report(path, _check_report)
 
 
 def measured_rules(report: dict[str, Any]) -> tuple[LookRule, ...]:

@@ -1,15 +1,20 @@
 """JSON ↔ dataclasses, strictly: an unknown, missing or mistyped field is an error that names it."""
 
 import difflib
+import json
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
-from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 
-from latent_core.settings import short
+from latent_core.settings import check, short
+
+MOST_BYTES = 1_000_000
+"""Of a report; those that ship have 10,000."""
 
 Record = TypeVar("Record")
 
@@ -31,6 +36,20 @@ def from_json(cls: type[Record], data: object, where: str, given: Mapping[str, o
         raise ValueError(f"{where} lacks the field {', '.join(missing)}.")
     hints = _hints(cls)
     return cls(**{name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}, **given)
+
+
+def checked_report(path: Path, check_report: Callable[[object], None]) -> dict[str, Any]:
+    """A report of measurements beside a checkpoint's weights, for readers that trust it.
+
+    check_report: raises ValueError with a clause. Raises ValueError for a report that cannot be used.
+    """
+    try:
+        check(path.stat().st_size <= MOST_BYTES, f"it has more than {MOST_BYTES:,} bytes")
+        report = json.loads(path.read_text(encoding="utf-8"))
+        check_report(report)
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"{path.parent.name}/{path.name} cannot be used: {problem}. Measure it again.") from problem
+    return report
 
 
 def to_json(record: object) -> dict[str, object]:

@@ -19,7 +19,7 @@ from app.history import History
 from app.limits import OWN
 from app.runner import Runner
 from app.server import serve
-from app.turns import InOrder, Session
+from app.turns import InOrder, Session, taking_turns
 from latent_core.trace import Trace
 from tests.scripted import ScriptedReasoner
 
@@ -352,3 +352,10 @@ def test_a_later_answer_is_not_overtaken_by_an_earlier_one():
     first.join()
     second.join()
     assert done == ["another's", "first", "second"] and not in_order._locks
+
+
+def test_addresses_take_turns():
+    """An attacker's many come after another's one, and what is under way counts; alike they stay in their order."""
+    assert taking_turns([], ["a", "a", "b", "a", "b"]) == [0, 2, 1, 4, 3]
+    assert taking_turns(["a", "a"], ["a", "a", "b", "b", "b"]) == [2, 3, 0, 4, 1]
+    assert taking_turns(["a"], ["a", "a"]) == [0, 1] and taking_turns(["a"], []) == []

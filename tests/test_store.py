@@ -267,6 +267,25 @@ def test_what_waits_for_a_session_is_bounded_and_ends_with_the_whole_answer():
         other.submit(asyncio.run, told()).result()
 
 
+def test_what_nobody_comes_to_hear_goes():
+    """After the time that runs outlast their page; what an open page has not read yet stays."""
+    limits = dataclasses.replace(PUBLIC, away_seconds=0.05)
+    listening = Listening(2)
+    everything = AllWaiting(limits, listening, {})
+
+    async def told():
+        with listening.open("tab", "here"):
+            for session in ("tab", "deaf"):
+                everything[session] = None
+                everything[session].put_nowait(end("1", 1000))
+            while "deaf" in everything:
+                await asyncio.sleep(0.01)
+            assert everything["tab"].qsize() == 1
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(lambda: asyncio.run(asyncio.wait_for(told(), 10))).result()
+
+
 def test_a_tab_that_never_listens_holds_no_more_than_its_budget_and_gets_its_answer_in_the_end():
     limits = dataclasses.replace(PUBLIC, waiting_bytes=60_000)
     runner = Runner(["scripted"], lambda name: ScriptedReasoner(), limits=limits)

@@ -3,7 +3,6 @@
 import dataclasses
 import multiprocessing
 import os
-import sys
 import threading
 import time
 
@@ -33,13 +32,9 @@ def test_work_is_done_in_another_process_that_is_gone_afterwards(two):
 
 def test_the_process_from_which_they_are_forked_holds_what_they_need_and_no_more(two):
     """What it imports everybody waits for at the start; what it does not, each piece of work would import anew."""
-    loaded = two.run(SHORT, modules)
+    loaded = two.run(SHORT, eval, "set(__import__('sys').modules)")  # a function of this module would import it there
     assert {"app.traces", "app.pictures", "torch", "PIL.Image"} <= loaded
     assert not loaded & {"gradio", "transformers", "umap", "app.runner"}
-
-
-def modules() -> set[str]:
-    return set(sys.modules)
 
 
 def test_what_goes_wrong_is_told(two):
@@ -81,7 +76,7 @@ def test_two_are_done_at_once_one_waits_and_the_next_is_refused(two, tmp_path):
         thread.start()
     writers = [os.open(pipe, os.O_WRONLY) for pipe in pipes[:2]]  # returns once its reader is there
     threads[2].start()
-    while two._here < 3:
+    while not two._line:
         time.sleep(0.01)
     with pytest.raises(ValueError, match="Counting has to wait: this server is busy with others"):
         two.run(PUBLIC, abs, 1)
