@@ -166,7 +166,7 @@ class Handlers:
     @told
     def scene(self, family: str) -> tuple[Files, Files, str, Scene, str]:
         """A new scene."""
-        return loaded(family)
+        return self.made(loaded(family))
 
     @told
     def example(self, event: gr.EventData) -> tuple[Files, Files, str, Scene, str, str]:
@@ -174,7 +174,7 @@ class Handlers:
         family, seed = asked_with(event).get("family"), asked_with(event).get("seed")
         if family not in list(glyphs.FAMILIES) or type(seed) is not int or not 0 <= seed < MOST_SEEDS:
             raise gr.Error("That example does not exist; choose another.")
-        return *loaded(family, seed), family
+        return *self.made(loaded(family, seed)), family
 
     @told
     def check(self, files: Files, kept: Files, checkpoint: str, request: gr.Request) -> tuple[Files, Files, str]:
@@ -189,7 +189,7 @@ class Handlers:
             try:
                 (path,) = paths([file])
                 picture = PICTURES.run(limits, pictures.looked_at, path, limits.pixels, SHOWN)
-                self._remember(path, picture)
+                self._remember(path, picture.glyphs)
                 good.append(showable(file, picture.png))
             except ValueError as problem:
                 problems.append(f'<p class="ins-problem" role="alert">{escape(str(problem))}</p>')
@@ -214,11 +214,17 @@ class Handlers:
             return known
         limits = self.runner.limits
         picture = PICTURES.run(limits, pictures.looked_at, path, limits.pixels, SHOWN)
-        self._remember(path, picture)
+        self._remember(path, picture.glyphs)
         return picture.glyphs
 
-    def _remember(self, path: str, picture: pictures.Picture) -> None:
-        self._scenes[path] = picture.glyphs
+    def made(self, fresh: tuple[Files, Files, str, Scene, str]) -> tuple[Files, Files, str, Scene, str]:
+        """What `loaded` gave: of images that were made here it is known what they are."""
+        for file in fresh[0]:
+            self._remember(file["path"], True)
+        return fresh
+
+    def _remember(self, path: str, scene: bool) -> None:
+        self._scenes[path] = scene
         while len(self._scenes) > MOST_REMEMBERED:
             self._scenes.popitem(last=False)
 
@@ -279,14 +285,16 @@ class Inspecting:
             kept = self.history.add(session, number, f"Opened: {heading.name}", own)
         except (ValueError, OSError) as problem:
             return self._problem(request, problem)
-        return self._value(request, kept.id)
+        return self._value(request, kept.id, heading=heading)
 
-    def _value(self, request: gr.Request, id: object, *, model: bool = False) -> dict[str, Any]:
+    def _value(
+        self, request: gr.Request, id: object, *, model: bool = False, heading: traces.Heading | None = None
+    ) -> dict[str, Any]:
         session = session_of(request)
         try:
             self.runner.looks.take(session)
             with self.runner.in_order(session):
-                value = inspected(self.runner, self.history, session, id, model=model)
+                value = inspected(self.runner, self.history, session, id, model=model, heading=heading)
         except ValueError as problem:
             return self._problem(request, problem)
         return value | {"runs": self.history.choices(session)}

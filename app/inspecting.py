@@ -19,13 +19,21 @@ MOST_STEPS = 600
 """Steps of a run that can be read by a model again for the page."""
 
 
-def inspected(runner: Runner, history: History, session: str, id: object, *, model: bool = False) -> dict[str, Any]:
+def inspected(
+    runner: Runner,
+    history: History,
+    session: str,
+    id: object,
+    *,
+    model: bool = False,
+    heading: traces.Heading | None = None,
+) -> dict[str, Any]:
     """The Inspect view of a run; `model` loads its model where that is not loaded yet, to read latents by layer.
 
-    Raises ValueError for a run that is not kept, a broken file, or a model that does not fit.
+    heading: the run's, where it is known already. Raises ValueError for a run that is not kept, a broken file, or a model that does not fit.
     """
     kept = history.find(session, id)
-    heading = TRACES.run(runner.limits, traces.heading, str(kept.path))
+    heading = heading or TRACES.run(runner.limits, traces.heading, str(kept.path))
     known = heading.checkpoint in runner.known
     ready = known and (model or heading.checkpoint in runner.loaded)
     own = not kept.id.startswith("recorded:")

@@ -86,7 +86,7 @@ def first_files() -> Files:
 
 
 def _ask(runner: Runner, handlers: Handlers, choosing: Choosing) -> None:
-    files, _, asked, first_scene, _ = loaded("find", FIRST_SEED)
+    files, _, asked, first_scene, _ = handlers.made(loaded("find", FIRST_SEED))
     model, look, quick = ({**places, **QUIET} for places in groups(runner.limits).values())
     scene = gr.State(first_scene)
     kept = gr.State(files)  # images that could be used, for when new ones cannot

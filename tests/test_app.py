@@ -22,6 +22,7 @@ from app.handlers import PHOTO, Handlers
 from app.history import History
 from app.names import method_label
 from app.page import build
+from app.pictures import Picture
 from app.runner import Ask, Runner, paced, throttled
 from app.server import serve
 from latent_core import embedded, glyphs
@@ -164,6 +165,20 @@ def test_paced_waits_but_not_when_cancelled():
 def test_throttled_keeps_first_and_last():
     assert list(throttled(range(1000), seconds=60)) == [0, 999]
     assert list(throttled([1], seconds=60)) == [1] and list(throttled([], seconds=60)) == []
+
+
+def test_pictures_made_here_are_not_looked_at_again(runner, monkeypatch):
+    """A new scene's notice waits for no process; one that came from elsewhere is looked at once."""
+    looks = []
+    monkeypatch.setattr("app.handlers.PICTURES.run", lambda *given: looks.append(given) or Picture("PNG", False))
+    handlers = Handlers(runner, History())
+    files, *_, notice = handlers.scene("find")
+    assert notice == handlers.photo_notice(files, "scripted") == "" and not looks
+    elsewhere = as_files([Image.new("RGB", (64, 64))])
+    assert PHOTO in handlers.photo_notice(elsewhere, "scripted") and PHOTO in handlers.photo_notice(
+        elsewhere, "scripted"
+    )
+    assert len(looks) == 1
 
 
 def test_check_keeps_the_former_image_when_the_new_one_is_bad(runner, scene, tmp_path, monkeypatch):
