@@ -30,7 +30,9 @@ def inspected(
 ) -> dict[str, Any]:
     """The Inspect view of a run; `model` loads its model where that is not loaded yet, to read latents by layer.
 
-    heading: the run's, where it is known already. Raises ValueError for a run that is not kept, a broken file, or a model that does not fit.
+    heading: the run's, where it is known already.
+
+    Raises ValueError for a run that is not kept, a broken file, or a model that does not fit.
     """
     kept = history.find(session, id)
     heading = heading or TRACES.run(runner.limits, traces.heading, str(kept.path))
