@@ -24,7 +24,7 @@ from app.history import History
 from app.limits import OWN, PUBLIC
 from app.listening import Attending, States
 from app.page import build, first_files
-from app.retention import SWEEP_SECONDS, every, give_back
+from app.retention import SWEEP_SECONDS, every, give_back, one_heap
 from app.runner import Runner
 from app.serving import files, serving
 from app.store import store
@@ -63,6 +63,7 @@ def serve(
         raise OSError(
             "this system cannot stop what a visitor starts (Python has no fork server here); use Linux or macOS."
         )
+    one_heap()
     processes.prepare()
     if public and runner.limits is OWN:
         runner.limit(PUBLIC)
