@@ -5,6 +5,8 @@ import os
 import sys
 import tempfile
 
+from app.heap import one_heap
+
 
 def _folder() -> str:
     """Where visitors' files lie: a folder of our own, which can be swept, below the one that is named for them."""
@@ -27,3 +29,4 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
 os.environ["GRADIO_TEMP_DIR"] = _folder()
+one_heap()  # before torch and Gradio are imported, which may start threads

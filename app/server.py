@@ -20,11 +20,12 @@ from app.components import paths, read
 from app.folder import claim
 from app.guard import Guard
 from app.headers import Pages
+from app.heap import give_back
 from app.history import History
 from app.limits import OWN, PUBLIC
 from app.listening import Attending, States
 from app.page import build, first_files
-from app.retention import SWEEP_SECONDS, every, give_back, one_heap
+from app.retention import SWEEP_SECONDS, every
 from app.runner import Runner
 from app.serving import files, serving
 from app.store import store
@@ -63,7 +64,6 @@ def serve(
         raise OSError(
             "this system cannot stop what a visitor starts (Python has no fork server here); use Linux or macOS."
         )
-    one_heap()
     processes.prepare()
     if public and runner.limits is OWN:
         runner.limit(PUBLIC)
