@@ -138,7 +138,7 @@ def test_a_request_carries_no_more_files_than_a_question(server):
     assert httpx.post(url, content=half, headers={"Content-Type": "multipart/form-data; boundary=b"}).json() == []
     assert visitor.upload(b"x", "..").status_code == 400
     assert visitor.upload(bytes(PUBLIC.file_bytes + 1)).status_code == 413
-    assert set(store().folder.rglob("*")) == before
+    assert set(store().folder.rglob("*")) <= before  # what others left may go meanwhile
     assert not any(share.arriving for share in store()._shares.values())
     (path,) = httpx.post(url, files={"other": ("b" * 400 + ".png", b"content")}).json()
     assert path in store() and Path(path).read_bytes() == b"content" and len(Path(path).name) <= 200
