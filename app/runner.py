@@ -97,6 +97,7 @@ class Runner:
         self._reasoners: dict[str, Reasoner] = {}
         self._loading = threading.Lock()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._closed_tabs: OrderedDict[str, None] = OrderedDict()  # the last ones, by their sessions' names
         self._running = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -241,7 +242,12 @@ class Runner:
         """
         with self._lock:
             state = self._session(session)
-        return state.turns(at, work)
+        try:
+            yield from state.turns(at, work)
+        finally:
+            with self._lock:
+                if state.idle and self._gone(session) and self._sessions.get(session) is state:
+                    del self._sessions[session]
 
     def interrupt(self, session: str, at: float) -> None:
         """Ends the turn under way if it was asked for before `at`: another comes, and need not wait for its place."""
@@ -256,15 +262,23 @@ class Runner:
         `at` None: all that has been asked for until now. Does nothing where something was asked for after `at`.
         """
         with self._lock:
-            state = self._session(session) if at is not None else self._sessions.get(session)
+            remembers = at is not None and not self._gone(session)
+            state = self._session(session) if remembers else self._sessions.get(session)
         return state is not None and state.stop(at)
 
     def forget(self, session: str) -> None:
         """The tab is closed."""
         with self._lock:
             state = self._sessions.pop(session, None)
+            self._closed_tabs[session] = None
+            while len(self._closed_tabs) > self.limits.sessions:
+                self._closed_tabs.popitem(last=False)
         if state is not None:
             state.stop()
+
+    def _gone(self, session: str) -> bool:
+        """Whether its tab was closed and has not come back: what was on its way is done, and nothing kept of it."""
+        return session in self._closed_tabs and session not in self.listening
 
     def close(self, seconds: float) -> None:
         """The server goes down: ends what runs, tells it so, and waits for that as long as `seconds`. Nothing more is

@@ -175,10 +175,8 @@ def test_pictures_made_here_are_not_looked_at_again(runner, monkeypatch):
     files, *_, notice = handlers.scene("find")
     assert notice == handlers.photo_notice(files, "scripted") == "" and not looks
     elsewhere = as_files([Image.new("RGB", (64, 64))])
-    assert PHOTO in handlers.photo_notice(elsewhere, "scripted") and PHOTO in handlers.photo_notice(
-        elsewhere, "scripted"
-    )
-    assert len(looks) == 1
+    for _ in range(2):
+        assert PHOTO in handlers.photo_notice(elsewhere, "scripted") and len(looks) == 1
 
 
 def test_check_keeps_the_former_image_when_the_new_one_is_bad(runner, scene, tmp_path, monkeypatch):

@@ -359,3 +359,17 @@ def test_addresses_take_turns():
     assert taking_turns([], ["a", "a", "b", "a", "b"]) == [0, 2, 1, 4, 3]
     assert taking_turns(["a", "a"], ["a", "a", "b", "b", "b"]) == [2, 3, 0, 4, 1]
     assert taking_turns(["a"], ["a", "a"]) == [0, 1] and taking_turns(["a"], []) == []
+
+
+def test_what_comes_after_its_tab_was_closed_leaves_nothing():
+    """A change that was on its way still runs; of a page that is open it is remembered when it last asked."""
+    runner = Runner(["scripted"], lambda name: ScriptedReasoner())
+    with runner.listening.open("tab", "here"):
+        assert [turn.work for turn in runner.turns("tab", 1.0, "asked")] == ["asked"]
+        assert not list(runner.turns("tab", 1.0, "older"))
+    runner.forget("tab")
+    assert [turn.work for turn in runner.turns("tab", 2.0, "late")] == ["late"] and not runner._sessions
+    assert not runner.stop("tab", 3.0) and not runner._sessions
+    for number in range(runner.limits.sessions):
+        runner.forget(f"{number}")
+    assert len(runner._closed_tabs) == runner.limits.sessions

@@ -20,7 +20,7 @@ if sys.argv[1] == "one":
 everyone = threading.Barrier(8)
 
 def work():
-    del [bytearray(30_000_000)][:]  # from here on glibc takes up to as much from its heaps
+    bytearray(30_000_000)  # freed at once: from here on glibc takes up to as much from its heaps
     everyone.wait()
     lasting, parts = bytearray(1000), [bytearray(100_000) for _ in range(400)]
     everyone.wait()

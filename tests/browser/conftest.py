@@ -68,18 +68,13 @@ def open_page(browser, url) -> Iterator[Callable[..., Page]]:
         if not request.url.startswith((url, "data:", "blob:")):
             faults.append(f"asked {request.url}")
 
-    def logged(message) -> None:
-        # Gradio's client logs the requests that a reload ends
-        if message.type == "error" and "AbortError" not in message.text:
-            faults.append(f"logged {message.text}")
-
     def open_one(path: str = "", **options) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, **options})
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: faults.append(f"threw {error}"))
-        page.on("console", logged)
+        page.on("console", lambda message: message.type == "error" and faults.append(f"logged {message.text}"))
         page.on("request", watched)
         page.goto(url + path)
         page.wait_for_selector("#ins-well img", timeout=PAGE_READY)
@@ -98,10 +93,10 @@ def page(open_page) -> Page:
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], bool]], None]:
-    """Waits up to twenty seconds for a condition outside the browser."""
+    """Waits up to five seconds for a condition outside the browser."""
 
     def wait(condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 5
         while not condition():
             assert time.monotonic() < end, "it never became true"
             time.sleep(0.05)
