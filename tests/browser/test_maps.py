@@ -85,6 +85,10 @@ def test_zero_is_black(page):
 
 
 def test_what_was_chosen_stays_over_runs_reload_and_checkpoints(page):
+    streams = set()  # on which answers are on their way
+    page.on("request", lambda request: "queue/data" in request.url and streams.add(request))
+    for end in ("requestfinished", "requestfailed"):
+        page.on(end, lambda request: streams.discard(request))
     run_again(page)
     opening = cards(page)
     page.locator(".ins-choice label", has_text="Raw").click()
@@ -95,6 +99,10 @@ def test_what_was_chosen_stays_over_runs_reload_and_checkpoints(page):
     choose_method(page, "VaLR")
     run_again(page)
     assert shown(page)[:2] == ("raw", "0, the merger’s output")
+    for _ in range(100):  # Gradio's client logs an error where a reload ends one
+        if streams:
+            page.wait_for_timeout(50)
+    assert not streams
     page.reload()
     page.wait_for_selector("#ins-well img")
     run_again(page)
