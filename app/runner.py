@@ -120,10 +120,11 @@ class Runner:
         """The model of this name. Raises ValueError for names that are not offered."""
         if name not in self.known:
             raise ValueError(f"Unknown checkpoint {str(name)[:80]!r}; choose one of {', '.join(self.known)}.")
-        with self._loading:
-            if name not in self._reasoners:
-                self._reasoners[name] = self._load(self.folders.get(name, name))
-            return self._reasoners[name]
+        if name not in self._reasoners:  # whose model is loaded waits for nobody
+            with self._loading:  # one at a time: transformers sets torch's default dtype while it reads weights
+                if name not in self._reasoners:  # who waited here may find that another has loaded it
+                    self._reasoners[name] = self._load(self.folders.get(name, name))
+        return self._reasoners[name]
 
     def config(self, name: str) -> MethodConfig:
         """What a checkpoint says of itself; waits for its weights only where no file says it. Raises ValueError."""
