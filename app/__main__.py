@@ -54,6 +54,7 @@ def _main(arguments: list[str] | None) -> int:
     except ValueError as problem:
         parser.error(str(problem))
 
+    # From here on the imports that take seconds, after what is answered without them: --help and wrong arguments.
     from app.processes import prepare
 
     prepare()  # beside the imports that follow
@@ -101,6 +102,7 @@ def prepared(name: str) -> dict[str, str]:
     Fetches it if need be, and says what it is and where it will run. Raises ValueError for one that cannot be had or
     that this machine has no memory for, and for one whose files do not fit together.
     """
+    # these bring torch and transformers, which who names no model does not wait for
     from latent_core.checkpoints import find, planned, read_parts
     from latent_core.registry import PUBLISHED, full_name
 

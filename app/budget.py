@@ -30,3 +30,10 @@ def leading(parts: Iterable[Any], budget: int) -> list[Any]:
             break
         kept.append(part)
     return kept
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` ≥ 2 of the numbers 0…count−1, evenly spaced, first and last included."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})

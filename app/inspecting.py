@@ -8,8 +8,8 @@ from app.asking import first_view, folded, save_trace, unsaved
 from app.components import as_file
 from app.formulas import all_formulas
 from app.history import History, Kept
-from app.inspection import Reread
 from app.names import run_name
+from app.reread import Reread
 from app.runner import Ask, Runner
 from app.workers import TRACES
 from latent_core.events import Event

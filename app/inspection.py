@@ -5,17 +5,17 @@ put into a shape that the browser can draw.
 """
 
 import base64
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import starmap, zip_longest
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
-from app.budget import ANSWER, FIGURE, leading, size
+from app.budget import ANSWER, FIGURE, leading, size, spread
 from app.fold import View, fold_all
-from app.payload import NUMBER, as_bytes, data_url, payload, spread
+from app.payload import NUMBER, as_bytes, data_url, payload
+from app.reread import Reread
 from latent_core.analysis import geometry, lens, plane
 from latent_core.analysis.reported import REPORTED
 from latent_core.bank import AXES, KINDS, Bank
@@ -28,16 +28,6 @@ GRID = 32_000
 """Coordinates travel as int16, this many steps from the middle of a layout to its farthest point."""
 SHOWN_STEPS = 600
 """Steps of a run that figures draw; a longer run is cut there, and says so."""
-
-
-@dataclass(frozen=True)
-class Reread:
-    """A run once more through its model, as far as figures show it; Q steps, N image tokens."""
-
-    rollout: np.ndarray
-    """(Q, N) attention rollout on the image tokens, in 0…1."""
-    words: dict[int, list[list[tuple[str, float]]]]
-    """For every latent by its step: per layer the likeliest words with their probabilities."""
 
 
 def view_of(trace: Trace, measured: tuple[LookRule, ...] = ()) -> View:

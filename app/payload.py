@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from app.budget import ANSWER, PICTURES, UPDATE, size
+from app.budget import ANSWER, PICTURES, UPDATE, size, spread
 from app.fold import Item, View, answer
 from latent_core.analysis.similarity import nearest_patch
 from latent_core.events import StartEvent
@@ -191,13 +191,6 @@ def attention(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
         "baseline": baseline,
         "base_peaks": base_peaks,
     }
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most `most` ≥ 2 of the numbers 0…count−1, evenly spaced, first and last included."""
-    if count <= most:
-        return list(range(count))
-    return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
 
 
 def as_bytes(weights: torch.Tensor) -> tuple[str, list[float]]:

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
+from app.budget import spread
 from app.companions import Companions
-from app.inspection import Reread
 from app.limits import OWN, Limits
 from app.listening import Listening
-from app.payload import spread
 from app.rate import Rate
+from app.reread import Reread, reread_by
 from app.turns import InOrder, Session, Turn
 from app.zero import Lend, Work, lent, seconds_for
 from latent_core.config import MethodConfig
 from latent_core.embedded import beside
-from latent_core.events import Event, LatentEvent
+from latent_core.events import Event
 from latent_core.registry import PUBLISHED
 from latent_core.trace import Trace
 
@@ -201,21 +201,7 @@ class Runner:
             yield from events
 
     def _reread(self, trace: Trace) -> Iterator[Reread]:
-        from latent_core.replay import lens_by_layer, replay
-
-        reasoner = self._reasoners[trace.source.checkpoint]
-        latents = [n for n, step in enumerate(trace.steps) if isinstance(step, LatentEvent)]
-        try:
-            found = replay(reasoner, trace)
-            readings = lens_by_layer(reasoner, found, latents)
-        except (RuntimeError, IndexError, StopIteration) as problem:  # an opened trace may name what no model wrote
-            raise ValueError("The run does not fit the model that it names, so it cannot be read again.") from problem
-        decode = reasoner.processor.decode
-        words = [
-            [[(decode([reading.id]).strip(), round(reading.probability, 3)) for reading in layer] for layer in layers]
-            for layers in readings
-        ]
-        yield Reread(found.rollout.numpy(), dict(zip(latents, words, strict=True)))
+        yield reread_by(self._reasoners[trace.source.checkpoint], trace)
 
     def _seconds_of_answer(self, ask: Ask) -> int:
         """Raises ValueError for settings out of range, before a GPU is asked for."""

@@ -93,7 +93,7 @@ def files() -> int:
     """Files that this process may have open, as many as the system lets it; half of them are for connections."""
     if sys.platform == "win32":  # which counts none
         return MOST_FILES
-    import resource
+    import resource  # not on every system
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)

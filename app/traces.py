@@ -12,10 +12,11 @@ from PIL import Image
 
 from app.budget import ANSWER, size
 from app.companions import Companions
-from app.inspection import Reread, inspection, view_of
+from app.inspection import inspection, view_of
 from app.names import method_label, run_name
 from app.opening import WORD, open_trace
 from app.payload import payload, summary
+from app.reread import Reread
 from latent_core.analysis import regions
 from latent_core.analysis.similarity import nearest_patch
 from latent_core.events import LatentEvent
