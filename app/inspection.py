@@ -4,7 +4,6 @@ No more than app/budget.py says; what is left out is named. Everything is comput
 put into a shape that the browser can draw.
 """
 
-import base64
 from dataclasses import asdict, replace
 from itertools import starmap, zip_longest
 from typing import Any
@@ -14,9 +13,11 @@ from PIL import Image
 
 from app.budget import ANSWER, FIGURE, leading, size, spread
 from app.fold import View, fold_all
-from app.payload import NUMBER, as_bytes, data_url, payload
+from app.payload import NUMBER, as_bytes, data_url, packed, payload
 from app.reread import Reread
 from latent_core.analysis import geometry, lens, plane
+from latent_core.analysis.attention import over_heads
+from latent_core.analysis.compact import layout_steps, rounded
 from latent_core.analysis.reported import REPORTED
 from latent_core.bank import AXES, KINDS, Bank
 from latent_core.depict import Depicter
@@ -24,8 +25,6 @@ from latent_core.events import SEGMENTS, LatentEvent, TokenEvent
 from latent_core.grounding import LookRule, measured_rules
 from latent_core.trace import Trace
 
-GRID = 32_000
-"""Coordinates travel as int16, this many steps from the middle of a layout to its farthest point."""
 SHOWN_STEPS = 600
 """Steps of a run that figures draw; a longer run is cut there, and says so."""
 
@@ -143,24 +142,18 @@ def _space(trace: Trace, states: torch.Tensor, bank: Bank | None) -> dict[str, A
 
 def _places(bank: torch.Tensor | None, items: torch.Tensor, patches: torch.Tensor) -> dict[str, Any]:
     """Coordinates as base64 of int16 (points, axes), with middle and unit of the whole layout."""
-    parts = {"bank": bank, "items": items, "patches": patches}
-    every = torch.cat([part for part in parts.values() if part is not None])
-    low, high = every.amin(0), every.amax(0)
-    middle, unit = (low + high) / 2, ((high - low) / 2).amax().clamp(min=1e-9) / GRID
-
-    def packed(part: torch.Tensor) -> str:
-        steps = ((part - middle) / unit).round().clamp(-GRID, GRID).numpy().astype("<i2")
-        return base64.b64encode(steps.tobytes()).decode()
-
-    coded = {name: packed(part) for name, part in parts.items() if part is not None}
-    return {**coded, "middle": middle.tolist(), "unit": unit.item()}
+    groups = {"items": items, "patches": patches}
+    groups = groups if bank is None else {"bank": bank, **groups}
+    layout = layout_steps(list(groups.values()))
+    coded = {name: packed(steps) for name, steps in zip(groups, layout.groups, strict=True)}
+    return {**coded, "middle": layout.middle.tolist(), "unit": layout.unit.item()}
 
 
 def _homogeneity(trace: Trace, bank: Bank | None, left: dict[str, int]) -> dict[str, Any]:
     """Of blocks whose matrices do not fit, only the mean cosine of neighbours; counted in `left`."""
     numbered = [(number, block.latents) for number, block in enumerate(trace.blocks) if len(block.latents)]
     blocks = [latents for _, latents in numbered]
-    matrices = leading((_rounded(geometry.cosine_matrix(latents)) for latents in blocks), 2 * FIGURE)
+    matrices = leading((rounded(geometry.cosine_matrix(latents)) for latents in blocks), 2 * FIGURE)
     left["matrices of blocks"] = len(blocks) - len(matrices)
     measured = [] if bank is None else bank.notes["measured"]
     words = [step.hidden for step in trace.tokens if step.kind == "text" and step.hidden is not None]
@@ -194,9 +187,9 @@ def _norms(trace: Trace, states: torch.Tensor) -> dict[str, Any]:
         "mean image embedding (the merger’s output)": levels[0],
     }
     return {
-        name: _rounded(geometry.norm_ratio(states, reference))
+        name: rounded(geometry.norm_ratio(states, reference))
         for name, reference in references.items()
-        if reference is not None and reference.norm() > 0
+        if reference is not None and geometry.mean_norm(reference) > 0
     }
 
 
@@ -212,8 +205,8 @@ def _shares(trace: Trace, left: dict[str, int]) -> dict[str, Any] | None:
         "of": [recorded.steps[row] for row in kept],
         "layers": [recorded.layers[layer] for layer in layers],
         "segments": list(SEGMENTS),
-        "shares": _rounded(recorded.shares[kept][:, layers].mean(2), 3),
-        "entropy": _rounded(recorded.entropy[kept][:, layers].mean(2), 2),
+        "shares": rounded(over_heads(recorded.shares[kept][:, layers], heads=2), 3),
+        "entropy": rounded(over_heads(recorded.entropy[kept][:, layers], heads=2), 2),
     }
 
 
@@ -267,8 +260,3 @@ def _depict(trace: Trace, depicter: Depicter | None, left: dict[str, int]) -> li
     found = leading(starmap(painted, blocks), FIGURE)
     left["pictures of blocks"] = len(blocks) - len(found)
     return found
-
-
-def _rounded(values: torch.Tensor, digits: int = 4) -> Any:
-    scale = 10**digits
-    return ((values.double() * scale).round() / scale).tolist()

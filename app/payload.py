@@ -13,12 +13,14 @@ from dataclasses import asdict
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from PIL import Image
 
 from app.budget import ANSWER, PICTURES, UPDATE, size, spread
 from app.fold import Item, View, answer
+from latent_core.analysis.attention import baseline, with_mean
+from latent_core.analysis.compact import byte_maps, cosine_steps, rounded
+from latent_core.analysis.geometry import mean_norm, norms
 from latent_core.analysis.similarity import nearest_patch
 from latent_core.events import StartEvent
 
@@ -32,8 +34,6 @@ SHOWN_SIDES = (768, 512, 384, 256, 128)
 """Pixels of the longer side of an image in the browser: the first with which all of a run are within their budget."""
 NUMBER = 9
 """Bytes of a number with four decimals in JSON, at most."""
-UNITS = 10_000
-"""Cosines travel as int16 of this many units per 1."""
 
 
 def payload(
@@ -108,9 +108,9 @@ def summary(view: View) -> dict[str, Any]:
 def maps(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
     """Similarity of every item with every image token, by level, raw and centred; norms; cosine to the latent before.
 
-    None where the run recorded no states. Maps are base64 of int16 (Q, S, N), little-endian, `UNITS` per 1. In a long
-    run levels are thinned out (`MAP_BUDGET`); what does not fit into `budget` bytes even so loses all levels but the
-    best, and then items, words first; `left` is the sentence that says so.
+    None where the run recorded no states. Maps are base64 of int16 (Q, S, N), little-endian, `COSINE_UNITS` per 1. In
+    a long run levels are thinned out (`MAP_BUDGET`); what does not fit into `budget` bytes even so loses all levels
+    but the best, and then items, words first; `left` is the sentence that says so.
     """
     every = [n for n, item in enumerate(view.items) if item.vector is not None]
     if not every or view.start is None or not view.start.image_states.numel():
@@ -140,11 +140,11 @@ def maps(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
     return {
         "of": chosen,
         "levels": [view.start.levels[level] for level in levels],
-        "raw": _pack(nearest_patch(vectors, states, centred=False)),
-        "centred": _pack(nearest_patch(vectors, states, centred=True, reference=states[-1])),
-        "norms": _rounded(vectors.norm(dim=-1)),
-        "text_norm": _rounded(torch.stack(text).norm(dim=-1).mean()) if text else None,
-        "image_norms": _rounded(states.norm(dim=-1).mean(dim=-1)),
+        "raw": packed(cosine_steps(nearest_patch(vectors, states, centred=False))),
+        "centred": packed(cosine_steps(nearest_patch(vectors, states, centred=True, reference=states[-1]))),
+        "norms": rounded(norms(vectors)),
+        "text_norm": rounded(mean_norm(torch.stack(text))) if text else None,
+        "image_norms": rounded(mean_norm(states)),
         "previous": [_to_previous(view.items, n) for n in chosen],
         "attention": look,
         "left": f"The run is too long to send all maps: {len(left):,} of its {len(whole):,} words and latents lack "
@@ -174,30 +174,34 @@ def attention(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
         return None
 
     def shown(n: int) -> torch.Tensor:
-        weights = view.items[n].look.image[kept].float()  # (E, H, N)
-        mean = weights.mean(1, keepdim=True)
-        return torch.cat([mean, weights], 1) if single else mean
+        weights = with_mean(view.items[n].look.image[kept].float())  # (E, 1 + H, N)
+        return weights if single else weights[:, :1]
 
     weights = torch.stack([shown(n) for n in chosen])  # (Q, E, 1 + H, N)
     maps, peaks = as_bytes(weights)
     words = weights[[view.items[n].kind == "text" for n in chosen]]
-    baseline, base_peaks = as_bytes(words.mean(0)) if len(words) else (None, None)
+    base, base_peaks = as_bytes(baseline(words)) if len(words) else (None, None)
     return {
         "of": chosen,
         "layers": [view.start.layers[layer] for layer in kept],
         "heads": weights.shape[2],
         "maps": maps,
         "peaks": peaks,
-        "baseline": baseline,
+        "baseline": base,
         "base_peaks": base_peaks,
     }
 
 
 def as_bytes(weights: torch.Tensor) -> tuple[str, list[float]]:
     """Weights (…, N) as base64 of uint8, 255 for the largest of each row, and those largest, flat."""
-    peaks = weights.amax(-1)
-    units = (weights * (255 / peaks.clamp(min=1e-12))[..., None]).round().to(torch.uint8)
-    return base64.b64encode(units.numpy().tobytes()).decode(), _rounded(peaks.flatten(), 5)
+    maps, peaks = byte_maps(weights)
+    return packed(maps), rounded(peaks.flatten(), 5)
+
+
+def packed(values: torch.Tensor) -> str:
+    """Base64 of integers (…), little-endian, row by row."""
+    array = values.numpy()
+    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
 
 
 _shown: WeakKeyDictionary[StartEvent, list[str]] = WeakKeyDictionary()
@@ -236,7 +240,7 @@ def _item(item: Item) -> dict[str, Any]:
     if item.kind == "latent":
         grid = {"c": item.columns} if item.columns else {}
         return {"k": "latent", "b": item.block, "i": item.index, "m": None, **grid}
-    probability = float(np.exp(item.logprob))
+    probability = math.exp(item.logprob)
     short = {"k": item.kind, "t": item.text, "p": round(probability, 4), "o": round(item.p_open, 4)}
     if item.kind != "text":
         short |= {"b": item.block, "f": item.forced}
@@ -250,7 +254,7 @@ def _add_glows(values: list[dict[str, Any]], items: Sequence[Item], budget: int)
             budget -= NUMBER * len(item.glow)
             if budget < 0:
                 return
-            value["m"] = _rounded(item.glow)
+            value["m"] = rounded(item.glow)
 
 
 def _first(items: Sequence[Item], chosen: list[int], most: int) -> list[int]:
@@ -275,14 +279,4 @@ def _to_previous(items: tuple[Item, ...], n: int) -> float | None:
     before = items[n - 1] if n else item
     if item.kind != "latent" or item.index == 0 or before.vector is None:
         return None
-    return _rounded(nearest_patch(item.vector.unsqueeze(0), before.vector[None, None], centred=False).flatten()[0])
-
-
-def _pack(cosines: torch.Tensor) -> str:
-    units = (cosines * UNITS).round().clamp(-UNITS, UNITS).numpy().astype("<i2")
-    return base64.b64encode(units.tobytes()).decode()
-
-
-def _rounded(values: torch.Tensor, digits: int = 4) -> Any:
-    """Nested lists (or one number) with `digits` decimals."""
-    return np.round(values.double().numpy(), digits).tolist()
+    return rounded(nearest_patch(item.vector.unsqueeze(0), before.vector[None, None], centred=False).flatten()[0])

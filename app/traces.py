@@ -18,7 +18,8 @@ from app.opening import WORD, open_trace
 from app.payload import payload, summary
 from app.reread import Reread
 from latent_core.analysis import regions
-from latent_core.analysis.similarity import nearest_patch
+from latent_core.analysis.attention import over_heads
+from latent_core.analysis.geometry import paired_cosine
 from latent_core.events import LatentEvent
 from latent_core.settings import Settings
 from latent_core.trace import Trace
@@ -27,8 +28,6 @@ LISTED = 16
 """Words and latents that a painted region lists."""
 DIFFERENCE = 2.0
 """Seconds for the difference of two texts."""
-AT_ONCE = 512
-"""Words and latents that are compared with all patches at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,14 +144,9 @@ def region(
     steps = [(n, step, vector) for n, step, vector in steps if vector is not None]
     if not steps:
         raise ValueError("The run has no words or latents whose states were recorded.")
-    states = start.image_states[start.levels.index(level)][None]
+    states = start.image_states[start.levels.index(level)]
     vectors = torch.stack([vector for *_, vector in steps])
-    cosines = torch.cat(
-        [
-            nearest_patch(part, states, centred=centred, reference=start.image_states[-1])[:, 0, whole].mean(1)
-            for part in vectors.split(AT_ONCE)
-        ]
-    )
+    cosines = regions.similarity(vectors, states, whole, centred=centred, reference=start.image_states[-1])
     rows = {
         n: {"n": n, "latent": isinstance(step, LatentEvent), "cosine": round(c, 3)}
         for (n, step, _), c in zip(steps, cosines.tolist(), strict=True)
@@ -162,28 +156,27 @@ def region(
     if recorded is not None:
         if layer not in recorded.layers or not 0 <= head <= recorded.looks[0].image.shape[1]:
             raise ValueError(f"The run recorded no attention of block {layer + 1}, head {head}.")
-        weights = torch.stack([look.image.float().mean(1) for look in recorded.looks])  # (Q, E, N)
+        weights = torch.stack([over_heads(look.image.float()) for look in recorded.looks])  # (Q, E, N)
         place = recorded.layers.index(layer)
         chosen = torch.stack([look.image[place, head - 1] for look in recorded.looks]) if head else weights[:, place]
-        for step, mass in zip(recorded.steps, chosen[:, whole].float().sum(1).tolist(), strict=True):
+        for step, mass in zip(recorded.steps, regions.total(chosen, whole).tolist(), strict=True):
             if step in rows:
                 rows[step]["attention"] = round(mass, 4)
-        by_layer = regions.enrichment(weights[..., own], box, grid)  # (Q, E)
         kinds = {
             "latents": [q for q, step in enumerate(recorded.steps) if isinstance(trace.steps[step], LatentEvent)],
             "words": [q for q, step in enumerate(recorded.steps) if step in rows and not rows[step]["latent"]],
         }
         found["enrichment"] = {
             "layers": list(recorded.layers),
-            **{kind: _listed(by_layer[at].mean(0)) for kind, at in kinds.items() if at},
+            **{
+                kind: [round(ratio, 3) for ratio in regions.mean_enrichment(weights[at][..., own], box, grid).tolist()]
+                for kind, at in kinds.items()
+                if at
+            },
         }
     order = sorted(rows.values(), key=lambda row: (-row.get("attention", 0.0), -row["cosine"]))
     nearest = sorted(rows.values(), key=lambda row: -row["cosine"])
     return found | {"by_attention": order[:LISTED] if recorded else [], "by_cosine": nearest[:LISTED]}
-
-
-def _listed(values: torch.Tensor) -> list[float]:
-    return [round(value, 3) for value in values.tolist()]
 
 
 def compared(first: str, second: str, companions: Companions) -> dict[str, Any]:
@@ -224,8 +217,6 @@ def pairs(first: Trace, second: Trace) -> list[dict[str, Any]]:
     if first.start.image_states.shape[-1] != second.start.image_states.shape[-1]:
         return found
     for number, (a, b) in enumerate(zip(first.blocks, second.blocks, strict=False)):
-        count = min(len(a.latents), len(b.latents))
-        if count:
-            cosines = torch.cosine_similarity(a.latents[:count].float(), b.latents[:count].float(), dim=-1)
-            found += [{"block": number, "index": t, "cosine": round(c, 3)} for t, c in enumerate(cosines.tolist())]
+        cosines = paired_cosine(a.latents, b.latents) if len(a.latents) and len(b.latents) else torch.empty(0)
+        found += [{"block": number, "index": t, "cosine": round(c, 3)} for t, c in enumerate(cosines.tolist())]
     return found

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from app.fold import View, answer, fold
-from app.payload import LAST, UNITS, maps, payload
+from app.payload import LAST, maps, payload
+from latent_core.analysis.compact import COSINE_UNITS
 from latent_core.analysis.similarity import nearest_patch
 from latent_core.events import FinishEvent
 from latent_core.grounding import LookRule
@@ -118,7 +119,7 @@ def test_maps_are_the_similarities_of_the_analysis(empty):
             vectors, view.start.image_states, centred=centred, reference=view.start.image_states[-1]
         )
         units = np.frombuffer(base64.b64decode(sent[name]), "<i2").reshape(expected.shape)
-        np.testing.assert_allclose(units / UNITS, expected.numpy(), atol=1 / UNITS)
+        np.testing.assert_allclose(units / COSINE_UNITS, expected.numpy(), atol=1 / COSINE_UNITS)
     latents = [sent["of"].index(n) for n, item in enumerate(view.items) if item.kind == "latent"]
     previous = [sent["previous"][q] for q in latents]
     assert previous[0] is None and all(-1 <= value <= 1 for value in previous[1:])
@@ -133,7 +134,7 @@ def test_glow_and_maps_agree(empty, level, part):
     units = np.frombuffer(packed, "<i2").reshape(len(sent["of"]), -1, TOKENS)
     for q, n in enumerate(sent["of"]):
         if view.items[n].glow is not None:
-            np.testing.assert_allclose(units[q, level] / UNITS, view.items[n].glow, atol=1 / UNITS)
+            np.testing.assert_allclose(units[q, level] / COSINE_UNITS, view.items[n].glow, atol=1 / COSINE_UNITS)
 
 
 @pytest.mark.parametrize(

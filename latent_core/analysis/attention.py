@@ -56,9 +56,30 @@ def minus_baseline(maps: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
 
     Image borders and the first tokens draw attention whatever is asked (attention sinks); say so on the picture.
     """
+    return (maps - baseline(words)).clamp(min=0)
+
+
+def baseline(words: torch.Tensor) -> torch.Tensor:
+    """What every word of a run looks at: maps of its words (W, …, N), W ≥ 1 → (…, N), their mean.
+
+    (1 / W) Σ_w A_n^w
+    """
     if not len(words):
         raise ValueError("The run has no words; a baseline needs at least one.")
-    return (maps - words.mean(0)).clamp(min=0)
+    return words.mean(0)
+
+
+def over_heads(weights: torch.Tensor, heads: int = 1) -> torch.Tensor:
+    """Mean over the heads, dimension `heads`: weights (E, H, …) of E layers → (E, …).
+
+    Ā = (1 / H) Σ_h A_h
+    """
+    return weights.mean(heads)
+
+
+def with_mean(weights: torch.Tensor) -> torch.Tensor:
+    """The mean of all heads, then each of them: weights (E, H, N) → (E, 1 + H, N)."""
+    return torch.cat([over_heads(weights)[:, None], weights], 1)
 
 
 def look(weights: torch.Tensor, kinds: torch.Tensor, image: torch.Tensor | None = None) -> Look:

@@ -31,6 +31,15 @@ def adjacent_cosine(latents: torch.Tensor) -> float | None:
     return (unit[1:] * unit[:-1]).sum(-1).mean().item()
 
 
+def paired_cosine(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Cosine of the latents at the same place of two blocks (K, D) and (K′, D) → (min(K, K′),) in −1…1.
+
+    cos(z_t, z′_t) = ⟨z_t, z′_t⟩ / (‖z_t‖ ‖z′_t‖)
+    """
+    count = min(len(first), len(second))
+    return torch.cosine_similarity(_float(first[:count], 2), _float(second[:count], 2), dim=-1)
+
+
 def instance_similarity(latents: torch.Tensor) -> torch.Tensor:
     """Mean cosine over pairs of instances, position by position: latents (I, K, D), I ≥ 2 → (K,) in −1…1.
 
@@ -83,6 +92,22 @@ def rank_at(vectors: torch.Tensor, share: float = 0.9) -> int:
     return int(reached.int().argmax()) + 1
 
 
+def norms(vectors: torch.Tensor) -> torch.Tensor:
+    """Euclidean norm of every vector (…, D) → (…).
+
+    ‖v‖ = √(Σ_d v_d²)
+    """
+    return vectors.norm(dim=-1)
+
+
+def mean_norm(vectors: torch.Tensor) -> torch.Tensor:
+    """Mean norm of vectors (…, N, D), N ≥ 1 → (…).
+
+    (1 / N) Σ_n ‖v_n‖
+    """
+    return norms(vectors).mean(-1)
+
+
 def norm_ratio(vectors: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Norms of vectors (N, D) over the mean norm of a reference (R, D), R ≥ 1 → (N,).
 
@@ -90,10 +115,10 @@ def norm_ratio(vectors: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
     Say beside the figure which tensors were compared: embeddings, or states before or after the final norm.
     """
-    mean = _float(reference, 2).norm(dim=-1).mean()
+    mean = mean_norm(_float(reference, 2))
     if not mean > 0:
         raise ValueError("The reference vectors are all zero or there are none; a ratio to their norm says nothing.")
-    return _float(vectors, 2).norm(dim=-1) / mean
+    return norms(_float(vectors, 2)) / mean
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,14 +1,17 @@
 """Regions of an image and the image tokens in them.
 
-Shapes: N image tokens of one image, row by row.
+Shapes: N image tokens of one image, row by row; Q vectors, D model width.
 """
 
 from random import Random
 
 import torch
 
-from latent_core.analysis.similarity import Grid
+from latent_core.analysis.similarity import Grid, nearest_patch
 from latent_core.example import Box
+
+AT_ONCE = 512
+"""Vectors that are compared with all image tokens at once: 4 MB for the 2048 tokens of a large image."""
 
 
 def tokens_in(box: Box, grid: Grid) -> torch.Tensor:
@@ -27,6 +30,30 @@ def tokens_in(box: Box, grid: Grid) -> torch.Tensor:
         row, column = (y - (y0 + y1) / 2).abs().argmin(), (x - (x0 + x1) / 2).abs().argmin()
         inside[row, column] = True
     return inside.flatten()
+
+
+def total(map: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """Sum of a map (…, N) over the tokens `inside` (N,), in float32 → (…).
+
+    Σ_{n in region} A_n
+    """
+    return map[..., inside].float().sum(-1)
+
+
+def similarity(
+    vectors: torch.Tensor, states: torch.Tensor, inside: torch.Tensor, *, centred: bool, reference: torch.Tensor
+) -> torch.Tensor:
+    """Mean cosine of every vector (Q, D) with the image states (N, D) of the tokens `inside` (N,) → (Q,) in −1…1.
+
+    (1 / |region|) Σ_{n in region} cos(z_q, v_n), centred or raw as in `similarity.nearest_patch`; reference (R, D)
+
+    Vectors are taken AT_ONCE at a time, for their cosines with all tokens are many.
+    """
+    parts = (
+        nearest_patch(part, states[None], centred=centred, reference=reference)[:, 0, inside].mean(1)
+        for part in vectors.split(AT_ONCE)
+    )
+    return torch.cat(list(parts))
 
 
 def mass(map: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
@@ -59,3 +86,11 @@ def enrichment(map: torch.Tensor, box: Box, grid: Grid, *, boxes: int = 200, see
         elsewhere += mass(map, inside.flatten())
     elsewhere /= len(drawn)
     return mass(map, region.flatten()) / elsewhere.clamp(min=torch.finfo(map.dtype).tiny)
+
+
+def mean_enrichment(maps: torch.Tensor, box: Box, grid: Grid) -> torch.Tensor:
+    """Mean of `enrichment` over maps (Q, …, N) of several positions, Q ≥ 1 → (…).
+
+    (1 / Q) Σ_q ρ_q
+    """
+    return enrichment(maps, box, grid).mean(0)
