@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
-from gradio.processing_utils import save_bytes_to_cache, save_pil_to_cache
-from gradio.utils import get_upload_folder
 from PIL import Image
 
 from app import visitor
 from app.folder import make
+from app.gradio_private import get_upload_folder, save_bytes_to_cache, save_pil_to_cache
 from app.store import store
 
 ASSETS = Path(__file__).parent.parent / "assets" / "app"
@@ -89,7 +87,7 @@ def examples_row(value: Sequence[dict[str, Any]], **options: Any) -> gr.HTML:
 
 def as_file(path: str) -> dict[str, Any]:
     """A file of ours that the page can fetch, in a value of a component."""
-    return FileData(path=path).model_dump()
+    return gr.FileData(path=path).model_dump()
 
 
 def as_files(images: Sequence[Image.Image]) -> Files:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from urllib.parse import parse_qs, unquote
 
-from gradio.route_utils import FnIndexInferError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
@@ -21,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.boundary import UNEXPECTED, sentence
 from app.connections import SHARE, counted_as
+from app.gradio_private import FnIndexInferError
 from app.headers import Answer
 from app.limits import MAX_BODIES, MAX_BODY, MAX_NESTING, MAX_STREAMS, Limits
 from app.quiet import Quiet

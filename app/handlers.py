@@ -16,6 +16,7 @@ from app.boundary import sentence, told
 from app.components import SHOWN, Files, as_file, as_files, inside, paths, showable
 from app.forms import Form
 from app.formulas import formulas
+from app.gradio_private import data_of
 from app.history import History, Kept
 from app.inspecting import compared, inspected, run_again
 from app.limits import MAX_NAME
@@ -357,7 +358,8 @@ class Comparing:
 
 def asked_with(event: gr.EventData) -> dict[str, Any]:
     """What the browser said with an event; nothing where that is no object of named values."""
-    return event._data if isinstance(event._data, dict) else {}
+    data = data_of(event)
+    return data if isinstance(data, dict) else {}
 
 
 def _run_shown(history: History, session: str, shown: object) -> tuple[Kept | None, str]:

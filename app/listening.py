@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from gradio.state_holder import SessionState
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import visitor
+from app.gradio_private import SessionState, keep_no_values
 from app.limits import MAX_NAME
 
 _HEARTBEAT = re.compile(r".*/heartbeat/([^/]+)/?")
@@ -98,27 +98,11 @@ class Remembered(OrderedDict[str, Any]):
 
 
 class States(Remembered):
-    """Gradio's states of sessions, without a copy of the last value of every component.
-
-    Gradio would keep it for links that lead back to a state, which this page has not: megabytes of each inspection.
-    """
+    """Gradio's states of sessions, without a copy of the last value of every component."""
 
     def __setitem__(self, session: str, state: SessionState) -> None:
-        state.config_values = _Unkept()
+        keep_no_values(state)
         super().__setitem__(session, state)
-
-
-class _Unkept(dict[int, dict[str, Any]]):
-    """Has an empty entry for whatever is asked for, and keeps none."""
-
-    def __contains__(self, key: object) -> bool:
-        return True
-
-    def __getitem__(self, key: int) -> dict[str, Any]:
-        return {}
-
-    def __setitem__(self, key: int, value: dict[str, Any]) -> None:
-        pass
 
 
 def _session(scope: Scope) -> str | None:

@@ -20,6 +20,7 @@ from app.components import (
     run_view,
     static,
 )
+from app.gradio_private import leave_line
 from app.handlers import SAMPLING, Comparing, Handlers, Inspecting, loaded
 from app.history import History
 from app.limits import Limits
@@ -57,17 +58,14 @@ def build(runner: Runner, history: History) -> gr.Blocks:
         page.unload(handlers.forget)
 
         async def leave(request: gr.Request) -> None:
-            """The tab is closed: what it still waits for leaves the queue, which Gradio sees to only in tabs that
-            listen at that moment. What is under way goes on: this here is, too."""
-            lines = page._queue.event_queue_per_concurrency_id.values()
-            for event in [event for line in lines for event in line.queue]:
-                if event.session_hash and event.session_hash == request.session_hash:
-                    await page._queue.clean_events(event_id=event._id)
+            """The tab is closed: what it still waits for leaves the queue; what is under way, as this is, goes on."""
+            if request.session_hash:
+                await leave_line(page, request.session_hash)
 
         page.unload(leave)
     # what queues is only taken from the queue: Gradio's other routes would run any number at once
     page.queue(api_open=False)
-    in_turns(page._queue, limits.queue)
+    in_turns(page, limits.queue)
     return page
 
 

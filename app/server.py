@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 import plotly
-from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
@@ -18,6 +17,7 @@ from app import processes
 from app.address import listen, ours
 from app.components import paths, read
 from app.folder import claim
+from app.gradio_private import get_upload_folder, is_answering, keep_messages, keep_states, known_files
 from app.guard import Guard
 from app.headers import Pages
 from app.heap import give_back
@@ -80,8 +80,7 @@ def serve(
         )
 
     page = build(runner, history)
-    queue = page._queue
-    queue.pending_messages_per_session = AllWaiting(limits, listening, queue.pending_event_ids_session)
+    keep_messages(page, partial(AllWaiting, limits, listening))
     options: dict[str, Any] = {
         "routes": [Route("/health", health), Route("/plotly.min.js", drawing_library)],
         "middleware": [
@@ -112,13 +111,13 @@ def serve(
     )
     with serving(listener, connections, guard):
         launch()
-    page.app.state_holder.session_data = States(listening)
+    keep_states(page, States(listening))
     stored, first = store(), {*paths(first_files())}
     stored.kept = lambda: first | history.held()
 
     def sweep() -> None:
         stored.sweep(limits)
-        for known in page.temp_file_sets:  # Gradio's own lists, in which what it did not delete itself would stay
+        for known in known_files(page):
             known.difference_update([path for path in list(known) if path not in stored])
         give_back()
 
@@ -138,7 +137,7 @@ def farewell(page: gr.Blocks, runner: Runner) -> None:
     print("The page is closed.", flush=True)
     runner.close(TOLD_SECONDS)
     end = time.monotonic() + 1
-    while any(page._queue.active_jobs) and time.monotonic() < end:  # what they were told is on its way
+    while is_answering(page) and time.monotonic() < end:  # what they were told is on its way
         time.sleep(0.05)
     time.sleep(0.2)
     page.close(verbose=False)

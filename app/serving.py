@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
-from gradio import http_server
 from starlette.types import ASGIApp
 
+from app import gradio_private
 from app.address import url_of
 from app.connections import Connection, Door
 from app.quiet import Quiet, Silenced
@@ -37,7 +37,7 @@ SILENCED = {
 """Lines of others' logs that visitors could repeat without end, or that say nothing to anybody."""
 
 
-class Server(http_server.Server):
+class Server(gradio_private.Server):
     """Gradio's, at a socket of its own."""
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
@@ -61,10 +61,7 @@ class Server(http_server.Server):
 
 @contextlib.contextmanager
 def serving(listener: socket.socket, most: int, around: Callable[[ASGIApp], ASGIApp]) -> Iterator[None]:
-    """Within it Gradio's launch serves `around` its app at `listener`, `most` connections at once.
-
-    It takes no options for Uvicorn, so what it starts Uvicorn with is put in its place.
-    """
+    """Within it Gradio's launch serves `around` its app at `listener`, `most` connections at once."""
 
     def start(app: ASGIApp, **_: Any) -> tuple[str, int, str, Server]:
         config = uvicorn.Config(
@@ -82,11 +79,8 @@ def serving(listener: socket.socket, most: int, around: Callable[[ASGIApp], ASGI
 
     for name, silenced in SILENCED.items():
         logging.getLogger(name).addFilter(silenced)
-    before, http_server.start_server = http_server.start_server, start
-    try:
+    with gradio_private.started_by(start):
         yield
-    finally:
-        http_server.start_server = before
 
 
 def files() -> int:

@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gradio.utils import get_upload_folder
-
 from app.folder import MARK
+from app.gradio_private import get_upload_folder
 from app.limits import Limits
 
 UPLOAD_SECONDS = 600.0

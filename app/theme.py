@@ -4,7 +4,6 @@ What Gradio has no name for (the stage under images, data colours) is in assets/
 """
 
 import gradio as gr
-from gradio.themes.utils.sizes import Size
 
 FONT = ["-apple-system", "BlinkMacSystemFont", "Segoe UI", "Roboto", "Helvetica Neue", "Noto Sans"]
 FONT += ["DejaVu Sans Condensed", "system-ui", "sans-serif"]
@@ -57,9 +56,9 @@ def make_theme() -> gr.themes.Base:
     theme = gr.themes.Base(
         font=FONT,  # plain strings: the defaults fetch web fonts
         font_mono=MONO,
-        spacing_size=Size("2px", "4px", "6px", "8px", "12px", "16px", "24px", name="ins_spacing"),
-        text_size=Size("11px", "12px", "13px", "14px", "17px", "20px", "34px", name="ins_text"),
-        radius_size=Size("2px", "3px", "3px", "4px", "6px", "6px", "8px", name="ins_radius"),
+        spacing_size=gr.themes.Size("2px", "4px", "6px", "8px", "12px", "16px", "24px", name="ins_spacing"),
+        text_size=gr.themes.Size("11px", "12px", "13px", "14px", "17px", "20px", "34px", name="ins_text"),
+        radius_size=gr.themes.Size("2px", "3px", "3px", "4px", "6px", "6px", "8px", name="ins_radius"),
     )
     pairs = {name: light for name, (light, _) in COLOURS.items()}
     pairs |= {f"{name}_dark": dark for name, (_, dark) in COLOURS.items()}

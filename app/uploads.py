@@ -10,14 +10,19 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio.to_thread
-from gradio.route_utils import GradioMultiPartParser, GradioUploadFile
-from gradio_client.utils import strip_invalid_filename_characters
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import visitor
+from app.gradio_private import (
+    GradioMultiPartParser,
+    GradioUploadFile,
+    strip_invalid_filename_characters,
+    unfinished_files,
+    uploaded,
+)
 from app.limits import MAX_BODY, MAX_UPLOADS, Limits
 from app.store import Store, store
 
@@ -51,7 +56,7 @@ class Uploads:
         except OSError as failure:
             status, sentence = 507, f"The file cannot be taken: {failure.strerror or failure}."
         else:
-            scope["app"].get_blocks().upload_file_set.update(paths)  # deleted when the server ends
+            uploaded(scope["app"], paths)
             await JSONResponse(paths)(scope, receive, send)
             return
         await JSONResponse({"detail": sentence, "error": sentence}, status)(scope, receive, send)
@@ -104,7 +109,7 @@ class _Parser(GradioMultiPartParser):
 
     def clean(self) -> None:
         """Closes all files, and deletes those that were not given a name."""
-        for file in self._files_to_close_on_error:
+        for file in unfinished_files(self):
             file.close()
             Path(file.name).unlink(missing_ok=True)
 

@@ -6,8 +6,9 @@ FORWARDED_ALLOW_IPS names the proxies: the last entry that none of them has adde
 
 import ipaddress
 
-from gradio.context import LocalContext
 from starlette.types import Scope
+
+from app.gradio_private import request_of_handler
 
 
 def of(scope: Scope) -> str:
@@ -18,7 +19,7 @@ def of(scope: Scope) -> str:
 
 def of_handler() -> str:
     """The same, of the request that Gradio calls a function of ours for; empty outside of one."""
-    asked = LocalContext.request.get(None)
+    asked = request_of_handler()
     return of(asked.request.scope) if asked is not None and asked.request is not None else ""
 
 

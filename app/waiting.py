@@ -8,14 +8,12 @@ import asyncio
 from collections import deque
 from typing import Any, NamedTuple
 
+import gradio as gr
 import orjson
 from fastapi import Request
-from gradio.data_classes import PredictBodyInternal
-from gradio.queueing import Queue
-from gradio.route_utils import get_fn
-from gradio.server_messages import EventMessage, ProcessCompletedMessage, ProcessGeneratingMessage
 
 from app import visitor
+from app.gradio_private import EventMessage, ProcessCompletedMessage, ProcessGeneratingMessage, order_lines
 from app.limits import Limits
 from app.listening import Listening, Remembered
 from app.turns import taking_turns
@@ -169,24 +167,11 @@ def _told_lost(message: ProcessCompletedMessage) -> Packed:
     return Packed(told, None, _LEAST)
 
 
-def in_turns(queue: Queue, most: int) -> None:
-    """Lets `most` events of each group wait, and those of different addresses take turns.
+def in_turns(page: gr.Blocks, most: int) -> None:
+    """Lets `most` events of each group wait, and those of different addresses take turns."""
 
-    Gradio counts all groups together, so that many looks would refuse a question, and serves whoever came first.
-    """
-    push = queue.push
+    def order(under_way: list[Request], waiting: list[Request]) -> list[int]:
+        owners = [[visitor.of(request.scope) for request in requests] for requests in (under_way, waiting)]
+        return taking_turns(*owners)
 
-    async def pushed(body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, Any, str]:
-        group = get_fn(queue.blocks, None, body).concurrency_id
-        line = queue.event_queue_per_concurrency_id.get(group)
-        if line is not None and len(line.queue) >= most:
-            return False, f"Queue is full. {most} wait already; try again in a few seconds.", "queue_full"
-        said = await push(body, request, username)
-        line = queue.event_queue_per_concurrency_id[group]
-        under_way = [event for job in queue.active_jobs for event in job or () if event.concurrency_id == group]
-        owners = [[visitor.of(event.request.scope) for event in events] for events in (under_way, line.queue)]
-        order = taking_turns(*owners)
-        line.queue[:] = [line.queue[place] for place in order]
-        return said
-
-    queue.push = pushed
+    order_lines(page, most, f"Queue is full. {most} wait already; try again in a few seconds.", order)

@@ -39,3 +39,28 @@ def test_no_module_of_the_app_comes_back_to_itself():
     graph = {name: imported(path, set(files)) for name, path in files.items()}
     assert graph["server"] >= {"page", "runner"}
     assert circle(graph) == []
+
+
+def reaches_in(source: str) -> list[str]:
+    """Imports of Gradio's modules, and attributes of others' that begin with one underscore, in a source text."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names if name.name.startswith(("gradio.", "gradio_client"))]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ("gradio", "gradio_client"):
+            found.append(node.module)
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "os")):
+                found.append(ast.unparse(node))
+    return found
+
+
+def test_what_reaches_into_gradio_is_found():
+    source = "import gradio as gr\nfrom gradio.utils import x\nimport gradio.queueing\ny = page._queue\nself._own = 1"
+    assert reaches_in(source) == ["gradio.utils", "gradio.queueing", "page._queue"]
+
+
+def test_one_file_alone_reaches_into_gradio():
+    found = {path.stem: reaches_in(path.read_text(encoding="utf-8")) for path in APP.glob("*.py")}
+    assert {name: what for name, what in found.items() if what and name != "gradio_private"} == {}
+    assert "page._queue" in found["gradio_private"]
