@@ -11,7 +11,6 @@ import gradio as gr
 from app import traces
 from app.asking import (
     FAILURES,
-    OWN_RULE,
     first_view,
     folded,
     make_ask,
@@ -23,6 +22,8 @@ from app.asking import (
 )
 from app.boundary import told
 from app.components import as_files, inside, paths
+from app.controls import PARAMETERS, by_name
+from app.fields import program_field, with_settings
 from app.fold import fold
 from app.formulas import all_formulas
 from app.handlers import MOST_SEEDS, session_of
@@ -32,7 +33,6 @@ from app.runner import Runner, throttled
 from app.workers import TRACES
 from latent_core import glyphs
 from latent_core.analysis.similarity import nearest_patch, top
-from latent_core.settings import Mode, Rule
 
 
 def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, Any], light: Mapping[str, Any]) -> None:
@@ -41,39 +41,16 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, A
     `model`, `look` and `light` are the concurrency settings of page.groups.
     """
 
+    @with_settings(PARAMETERS)
     def ask(
-        images: list[str],
-        question: str,
-        checkpoint: str,
-        mode: str,
-        rule: str,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        repetition_penalty: float,
-        max_new_tokens: int,
-        max_blocks: int,
-        seed: int,
-        latents: int | None = None,  # last, for only a default of none is one to Gradio's clients
-        request: gr.Request = None,
+        images: list[str], question: str, checkpoint: str, *values: Any
     ) -> Iterator[tuple[dict[str, Any], str | None]]:
         """One question about one to four images: the answer with its figures, and the trace as a file.
 
         Before them comes the text so far, for who listens: `job.outputs()`. `job.cancel()` ends the run.
         """
-        settings = {
-            "mode": mode,
-            **({} if latents is None else {"latents": latents}),  # none: the checkpoint's own
-            "rule": rule,
-            "temperature": temperature,
-            "top_p": top_p,
-            "top_k": top_k,
-            "repetition_penalty": repetition_penalty,
-            "max_new_tokens": max_new_tokens,
-            "max_blocks": max_blocks,
-            "seed": seed,
-        }
-        yield from _answer(runner, session_of(request), images, question, checkpoint, settings)
+        *given, request = values
+        yield from _answer(runner, session_of(request), images, question, checkpoint, by_name(given, PARAMETERS))
 
     def scene(family: str, seed: int) -> tuple[list[str], dict[str, Any]]:
         """A Glyphs scene of the test split: all its images, as /ask takes them, and question, answer, family, seed.
@@ -129,16 +106,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, A
         gr.File(file_count="multiple", label="images", **hidden),
         gr.Textbox(label="question", **hidden),
         gr.Textbox(runner.names[0], label="checkpoint", **hidden),
-        gr.Dropdown(list(Mode.__args__), value="latent", label="mode", **hidden),
-        gr.Dropdown([OWN_RULE, *Rule.__args__], value=OWN_RULE, label="rule", **hidden),
-        gr.Number(sampling.temperature, label="temperature", **hidden),
-        gr.Number(sampling.top_p, label="top_p", **hidden),
-        gr.Number(sampling.top_k, precision=0, label="top_k", **hidden),
-        gr.Number(sampling.repetition_penalty, label="repetition_penalty", **hidden),
-        gr.Number(sampling.max_new_tokens, precision=0, label="max_new_tokens", **hidden),
-        gr.Number(8, precision=0, label="max_blocks", **hidden),
-        gr.Number(0, precision=0, label="seed", **hidden),
-        gr.Number(None, precision=0, label="latents", **hidden),
+        *(program_field(each, sampling) for each in PARAMETERS),
     ]
     outputs = [gr.JSON(label="answer", **hidden), gr.File(label="trace", **hidden)]
     gr.Button(**hidden).click(told(ask), inputs, outputs, api_name="ask", **model)

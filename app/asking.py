@@ -1,7 +1,6 @@
 """One question from the outside in: check it, run it, fold its events, yield what the page shows."""
 
 import logging
-import math
 import random
 import secrets
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from app import pictures, visitor
+from app import controls, pictures, visitor
 from app.components import Files, paths
 from app.fold import View, fold
 from app.limits import OWN, Limits
@@ -32,13 +31,6 @@ from latent_core.trace import Trace
 
 Scene = Mapping[str, Any]
 """family and seed of the generated scene that was loaded last; JSON, kept in gr.State."""
-
-OWN_RULE = "own"
-"""Stands for the checkpoint's own attention rule where a field needs a value."""
-WHOLE = ("latents", "max_new_tokens", "max_blocks", "top_k", "seed")
-"""Settings that are whole numbers; a browser may send 8.0."""
-FRACTIONS = ("temperature", "top_p", "repetition_penalty")
-"""Settings that are other numbers."""
 
 log = logging.getLogger("inscape")
 
@@ -115,9 +107,7 @@ def make_ask(
     Raises ValueError with a sentence for the person.
     """
     limits = runner.limits
-    settings = {name: _setting(name, value) for name, value in settings.items()}
-    if settings.get("rule") == OWN_RULE:
-        settings["rule"] = None
+    settings = controls.read(settings)
     limits.check_settings(settings)
     question = limits.check_question(question)
     limits.check_images(len(files))
@@ -134,17 +124,6 @@ def opening(checkpoint: str, folder: str | None = None) -> tuple[LatentRange, Sa
     """
     config = own_config(checkpoint, folder)
     return (config.latents, config.sampling) if config else (LatentRange(), Sampling())
-
-
-def _setting(name: str, value: Any) -> Any:
-    """The value of a setting as the type that it has. Raises ValueError for any other."""
-    words = name.replace("_", " ")
-    if value is None:
-        raise ValueError(f"The setting {words} is empty; write a number.")
-    number = name in WHOLE or name in FRACTIONS
-    if number and (type(value) not in (int, float) or (type(value) is float and not math.isfinite(value))):
-        raise ValueError(f"The setting {words} is {str(value)[:40]!r}; write a number.")
-    return int(value) if name in WHOLE else value
 
 
 def first_view(runner: Runner, ask: Ask) -> View:

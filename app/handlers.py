@@ -14,13 +14,14 @@ from app import pictures, traces
 from app.asking import FAILURES, Scene, answer_stream, model_failed, new_scene, place_for
 from app.boundary import sentence, told
 from app.components import SHOWN, Files, as_file, as_files, inside, paths, showable
+from app.controls import CONTROLS, by_name, k_label
+from app.fields import with_settings
 from app.forms import Form
 from app.formulas import formulas
 from app.gradio_private import data_of
 from app.history import History, Kept
 from app.inspecting import compared, inspected, run_again
 from app.limits import MAX_NAME
-from app.names import k_label
 from app.runner import Runner
 from app.workers import PICTURES, TRACES
 from latent_core import glyphs
@@ -49,44 +50,17 @@ class Handlers:
         self._scenes: OrderedDict[str, bool] = OrderedDict()  # uploaded pictures by path
 
     @told
+    @with_settings(CONTROLS)
     def ask(
-        self,
-        at: float | None,
-        files: Files,
-        question: str,
-        scene: Scene | None,
-        checkpoint: str,
-        mode: str,
-        latents: int,
-        speed: str,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        repetition_penalty: float,
-        max_new_tokens: int,
-        max_blocks: int,
-        seed: int,
-        rule: str,
-        request: gr.Request,
+        self, at: float | None, files: Files, question: str, scene: Scene | None, checkpoint: str, *values: Any
     ) -> Iterator[dict[str, Any]]:
         """The run that was asked for, and every one that is asked for until it ends.
 
         `at`: when, in milliseconds of the page's clock; none: now; negative: nothing was asked for after all.
+        `values`: those of CONTROLS, then the request.
         """
-        settings = {
-            "mode": mode,
-            "latents": latents,
-            "speed": speed,
-            "temperature": temperature,
-            "top_p": top_p,
-            "top_k": top_k,
-            "repetition_penalty": repetition_penalty,
-            "max_new_tokens": max_new_tokens,
-            "max_blocks": max_blocks,
-            "seed": seed,
-            "rule": rule,
-        }
-        session = session_of(request)
+        *chosen, request = values
+        settings, session = by_name(chosen), session_of(request)
         self.history.admit(session)
         asked = Form(files=files, question=question, scene=scene), checkpoint, settings
         for turn in self.runner.turns(session, at or now(), asked):

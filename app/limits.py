@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.controls import CONTROLS
 from latent_core.images import MAX_PIXELS
 from latent_core.settings import MAX_LATENTS, MAX_TOKENS, check
 
@@ -90,9 +91,13 @@ class Limits:
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raises ValueError for settings above what this instance gives; the checkpoint checks the rest."""
-        for name, most in {"max_new_tokens": self.tokens, "max_blocks": self.blocks, "latents": self.latents}.items():
-            asked, called = settings.get(name, 0), "K" if name == "latents" else name
-            check(asked <= most, f"{called} is {asked}, but at most {most} is allowed here; choose a smaller number.")
+        for control in CONTROLS:
+            if control.limit is not None:
+                asked, most = settings.get(control.name, 0), getattr(self, control.limit)
+                called = control.called or control.name
+                check(
+                    asked <= most, f"{called} is {asked}, but at most {most} is allowed here; choose a smaller number."
+                )
 
     def check_question(self, question: object) -> str:
         """The question, if it is one. Raises ValueError with a sentence otherwise."""

@@ -1,4 +1,4 @@
-"""What checkpoints, runs and K are called."""
+"""What checkpoints and runs are called."""
 
 import re
 
@@ -8,11 +8,6 @@ SPELLED = {"lvr": "LVR", "valr": "VaLR", "deeplatent": "DeepLatent", "rl": "RL"}
 """Methods whose names are not written as other words."""
 MODES = {"latent": "K {}", "text": "text only", "forced": "forced K {}", "markers": "markers only"}
 """How a run's name tells its mode."""
-
-
-def k_label(caps: bool) -> str:
-    """What K is called: `caps` where a block may hold fewer."""
-    return "K, most latents per block" if caps else "K, latents per block"
 
 
 def run_name(view: View) -> str:

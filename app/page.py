@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from app.api import add_endpoints
-from app.asking import OWN_RULE, new_scene, opening
+from app.asking import new_scene, opening
 from app.choosing import Choosing
 from app.components import (
     Files,
@@ -20,19 +20,18 @@ from app.components import (
     run_view,
     static,
 )
+from app.controls import CONTROLS
+from app.fields import page_field
 from app.gradio_private import leave_line
 from app.handlers import SAMPLING, Comparing, Handlers, Inspecting, loaded
 from app.history import History
 from app.limits import Limits
-from app.names import k_label, method_label
+from app.names import method_label
 from app.payload import data_url
 from app.runner import Runner
 from app.waiting import in_turns
-from latent_core.settings import Rule
 
 FAMILIES = {"find": "find: visual search", "relate": "relate: two hops", "count": "count", "trace": "trace: a line"}
-MODES = [("Latent", "latent"), ("Text only", "text"), ("Forced", "forced"), ("Markers only", "markers")]
-RULES = [("the checkpoint’s own", OWN_RULE), *((rule, rule) for rule in Rule.__args__)]
 FIRST_SEED = 22
 """Seed of the scene in view when the page opens, and of the examples: the embedded glyph-monet gets all four right."""
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -204,27 +203,13 @@ def _settings_column(runner: Runner) -> dict[str, gr.components.Component]:
     k, sampling = opening(runner.names[0], runner.folders.get(runner.names[0]))
     fields: dict[str, gr.components.Component] = {
         "checkpoint": gr.Radio(methods, value=runner.names[0], label="Method", elem_classes="ins-seg ins-methods"),
-        "mode": gr.Radio(MODES, value="latent", label="Mode", elem_classes="ins-seg"),
-        "latents": gr.Slider(0, k.max, k.default, step=1, label=k_label(False), elem_id="ins-k", buttons=[]),
-        "speed": gr.Radio(
-            [("Real", "real"), ("Slow, 25 a second", "slow")], value="slow", label="Speed", elem_classes="ins-seg"
-        ),
     }
+    fields |= {each.name: page_field(each, k, sampling) for each in CONTROLS if not each.folded}
     with (
         gr.Accordion("Sampling, limits, attention rule", open=False, elem_id="ins-more"),
         gr.Row(elem_classes="ins-sampling"),
     ):
-        fields |= {
-            # no limits here: the checkpoint's own say in a sentence what is possible
-            "temperature": gr.Number(sampling.temperature, label="Temperature (0 is greedy)", step=0.1),
-            "top_p": gr.Number(sampling.top_p, label="Top p", step=0.05),
-            "top_k": gr.Number(sampling.top_k, label="Top k (0 is off)", precision=0),
-            "repetition_penalty": gr.Number(sampling.repetition_penalty, label="Repetition penalty", step=0.1),
-            "max_new_tokens": gr.Number(sampling.max_new_tokens, label="Most tokens", precision=0),
-            "max_blocks": gr.Number(8, label="Most blocks", precision=0),
-            "seed": gr.Number(0, label="Seed", precision=0),
-            "rule": gr.Dropdown(RULES, value=OWN_RULE, label="Attention rule", filterable=False),
-        }
+        fields |= {each.name: page_field(each, k, sampling) for each in CONTROLS if each.folded}
     return fields
 
 
