@@ -66,6 +66,7 @@ def inspect_view(**options: Any) -> gr.HTML:
         "track.js",
         "figures.js",
         "inspect_figures.js",
+        "inspect_response.js",
         "inspect_readings.js",
         "inspect.js",
     )

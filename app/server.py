@@ -107,7 +107,7 @@ def serve(
         quiet=not wait,
         app_kwargs=options,
         theme=make_theme(),
-        css=read("app.css", "run.css", "inspect.css"),
+        css=read("app.css", "ask.css", "run.css", "panel.css", "inspect.css"),
     )
     with serving(listener, connections, guard):
         launch()
