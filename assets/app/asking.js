@@ -1,10 +1,12 @@
 // What a person has asked for and not yet seen the end of. Gradio's events ask here for the time before they are sent
 // (page.py), so that the server knows which of two that overtake each other is the later one.
-const ADJUSTING = 2000;   // milliseconds after such a run in which the next change starts one, too
+const ADJUSTING = 2000; // milliseconds after such a run in which the next change starts one, too
 const inscape = (window.inscape ??= {});
 Object.assign(inscape, {
-  asked: null,   // when what is under way was asked for last; null at rest
-  now() { return (this.last = Math.max(performance.timeOrigin + performance.now(), (this.last ?? 0) + 0.01)); },
+  asked: null, // when what is under way was asked for last; null at rest
+  now() {
+    return (this.last = Math.max(performance.timeOrigin + performance.now(), (this.last ?? 0) + 0.01));
+  },
   // The inputs of an event, the first of which says what `what` does. Where nothing is asked for, an empty field is no
   // reason for a complaint.
   tell(what, rest) {
@@ -18,16 +20,21 @@ Object.assign(inscape, {
     return this.mark(this.now());
   },
   // The next step of what was asked for, or a change while it is under way; negative at rest and after Stop.
-  again() { return this.asked === null ? -1 : (this.asked = this.now()); },
+  again() {
+    return this.asked === null ? -1 : (this.asked = this.now());
+  },
   // A setting changed, and then the next step of that. A number that is being typed is none yet. Who has just changed
   // one during a run and goes on changing does not care whether the run that came of it was so short as to be over.
   change() {
-    const field = document.activeElement, typing = field?.matches?.("input[type='number']") && field.value === "";
+    const field = document.activeElement,
+      typing = field?.matches?.("input[type='number']") && field.value === "";
     this.changing = !typing && (this.asked !== null || (this.adjusted && this.now() - this.over < ADJUSTING));
     if (this.changing) this.adjusted = Boolean(this.mark(this.now()));
     return this.changed();
   },
-  changed() { return this.changing ? this.again() : -1; },
+  changed() {
+    return this.changing ? this.again() : -1;
+  },
   stop() {
     this.adjusted = false;
     this.mark(null);
@@ -47,13 +54,18 @@ Object.assign(inscape, {
   },
   // The run in view, for the pages that go on from it, and which way led there.
   view: null,
-  show(run) { this.view = { run: String(run), at: this.now() }; },
-  shown() { return this.view; },
+  show(run) {
+    this.view = { run: String(run), at: this.now() };
+  },
+  shown() {
+    return this.view;
+  },
 });
 
 // Where the columns stand one above the other, the answer would come out of sight. The focus stays where it is.
 function comeIntoView() {
-  const panel = element.querySelector("section"), { top, bottom } = panel.getBoundingClientRect();
+  const panel = element.querySelector("section"),
+    { top, bottom } = panel.getBoundingClientRect();
   const seen = Math.min(bottom, innerHeight) - Math.max(top, 0);
   if (seen >= Math.min(bottom - top, 160)) return;
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -1,7 +1,8 @@
 // Thumbnails of example scenes; a click loads one. The one whose image stands in the well is marked.
 const box = element.querySelector(".ins-examples");
 for (const example of props.value) {
-  const picture = document.createElement("img"), button = document.createElement("button");
+  const picture = document.createElement("img"),
+    button = document.createElement("button");
   picture.src = example.image;
   picture.alt = "";
   button.type = "button";
@@ -18,7 +19,16 @@ for (const example of props.value) {
 function mark(shown) {
   props.value.forEach((example, i) => box.children[i].setAttribute("aria-pressed", String(example === shown)));
 }
-document.addEventListener("load", ({ target }) => {   // an image of the well, whoever put it there
-  const pictures = document.querySelectorAll("#ins-well img");
-  if (target.closest?.("#ins-well")) mark(pictures.length === 1 && props.value.find(({ file }) => new URL(file.url, document.baseURI).href === pictures[0].src));
-}, true);
+document.addEventListener(
+  "load",
+  ({ target }) => {
+    // an image of the well, whoever put it there
+    const pictures = document.querySelectorAll("#ins-well img");
+    if (target.closest?.("#ins-well"))
+      mark(
+        pictures.length === 1 &&
+          props.value.find(({ file }) => new URL(file.url, document.baseURI).href === pictures[0].src),
+      );
+  },
+  true,
+);

@@ -13,49 +13,107 @@ function loadPlotly() {
 
 const colour = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
 function ink() {
-  return { text: colour("--body-text-color"), soft: colour("--body-text-color-subdued"), grid: colour("--border-color-primary"),
-    paper: colour("--block-background-fill"), latent: colour("--ins-latent"), mono: colour("--font-mono"), font: colour("--font") };
+  return {
+    text: colour("--body-text-color"),
+    soft: colour("--body-text-color-subdued"),
+    grid: colour("--border-color-primary"),
+    paper: colour("--block-background-fill"),
+    latent: colour("--ins-latent"),
+    mono: colour("--font-mono"),
+    font: colour("--font"),
+  };
 }
 const MAGMA = HEAT.map((c, i) => [i / 8, rgb(c).replaceAll(" ", ",")]);
 
 // What Plotly is given. It takes <a>, <b> and the like in any text for markup, so all text is escaped here, and nowhere
 // else; its templates, which are ours and name such texts, are not. A line break is our only markup.
 function plain(thing) {
-  if (typeof thing === "string") return thing.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("\n", "<br>");
+  if (typeof thing === "string")
+    return thing.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("\n", "<br>");
   if (Array.isArray(thing)) return thing.map(plain);
   if (Object.prototype.toString.call(thing) !== "[object Object]") return thing;
-  return Object.fromEntries(Object.entries(thing).map(([key, value]) => [key, key.endsWith("template") ? value : plain(value)]));
+  return Object.fromEntries(
+    Object.entries(thing).map(([key, value]) => [key, key.endsWith("template") ? value : plain(value)]),
+  );
 }
 
 // A figure draws itself from `build(ink)`: { data, layout, rows (of the CSV, header first), label }.
 function figure(name, title, says, build, { height = 380, controls = [], pick = null } = {}) {
-  const plot = make("div", { class: "ins-plot", role: "img" }), notes = make("p", { class: "ins-small", hidden: true });
+  const plot = make("div", { class: "ins-plot", role: "img" }),
+    notes = make("p", { class: "ins-small", hidden: true });
   plot.style.height = `${height}px`;
-  const buttons = ["PNG", "SVG", "CSV"].map((kind) => make("button", { type: "button", class: "ins-chip", "aria-label": `Download ${title} as ${kind}`,
-    onclick: () => download(kind) }, kind));
-  const formula = make("details", { class: "ins-formula" }, make("summary", {}, "How is this computed?"), make("div", {}));
-  const node = make("section", { class: `ins-panel ins-figure ins-figure-${name}`, "aria-label": title },
-    make("header", { class: "ins-head" }, make("h2", {}, title), make("span", { class: "ins-grow" }), make("span", { class: "ins-downloads" }, ...buttons)),
-    make("p", { class: "ins-says" }, says), make("div", { class: "ins-figure-controls" }, ...controls), plot, notes, formula);
+  const buttons = ["PNG", "SVG", "CSV"].map((kind) =>
+    make(
+      "button",
+      {
+        type: "button",
+        class: "ins-chip",
+        "aria-label": `Download ${title} as ${kind}`,
+        onclick: () => download(kind),
+      },
+      kind,
+    ),
+  );
+  const formula = make(
+    "details",
+    { class: "ins-formula" },
+    make("summary", {}, "How is this computed?"),
+    make("div", {}),
+  );
+  const node = make(
+    "section",
+    { class: `ins-panel ins-figure ins-figure-${name}`, "aria-label": title },
+    make(
+      "header",
+      { class: "ins-head" },
+      make("h2", {}, title),
+      make("span", { class: "ins-grow" }),
+      make("span", { class: "ins-downloads" }, ...buttons),
+    ),
+    make("p", { class: "ins-says" }, says),
+    make("div", { class: "ins-figure-controls" }, ...controls),
+    plot,
+    notes,
+    formula,
+  );
   let drawn = null;
   async function draw() {
     const made = build(ink());
     node.hidden = !made;
     if (!made || !plot.offsetWidth) return;
-    const colours = ink(), axis = { gridcolor: colours.grid, zeroline: false, linecolor: colours.grid, tickfont: { color: colours.soft } };
-    const layout = { template: null, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
-      font: { family: colours.font, size: 12, color: colours.text }, margin: { l: 48, r: 16, t: 8, b: 40 }, height, width: plot.offsetWidth,
-      hoverlabel: { bgcolor: colours.paper, bordercolor: colours.soft, font: { color: colours.text } }, ...made.layout };
+    const colours = ink(),
+      axis = { gridcolor: colours.grid, zeroline: false, linecolor: colours.grid, tickfont: { color: colours.soft } };
+    const layout = {
+      template: null,
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      showlegend: false,
+      hovermode: "closest",
+      font: { family: colours.font, size: 12, color: colours.text },
+      margin: { l: 48, r: 16, t: 8, b: 40 },
+      height,
+      width: plot.offsetWidth,
+      hoverlabel: { bgcolor: colours.paper, bordercolor: colours.soft, font: { color: colours.text } },
+      ...made.layout,
+    };
     for (const key of ["xaxis", "yaxis"]) layout[key] = { ...axis, ...layout[key] };
     const Plotly = await loadPlotly();
     drawn = made;
     plot.setAttribute("aria-label", `${title}. ${made.label ?? ""}`);
     notes.hidden = !made.note;
     notes.textContent = made.note ?? "";
-    await Plotly.react(plot, plain(made.data), plain(layout), { displayModeBar: false, displaylogo: false, scrollZoom: false, responsive: false });
+    await Plotly.react(plot, plain(made.data), plain(layout), {
+      displayModeBar: false,
+      displaylogo: false,
+      scrollZoom: false,
+      responsive: false,
+    });
     if (pick && !plot.dataset.clickable) {
       plot.dataset.clickable = "yes";
-      plot.on("plotly_click", ({ points }) => { const n = points[0]?.customdata; if (Number.isInteger(n)) pick(n); });
+      plot.on("plotly_click", ({ points }) => {
+        const n = points[0]?.customdata;
+        if (Number.isInteger(n)) pick(n);
+      });
     }
   }
   async function download(kind) {
@@ -63,15 +121,24 @@ function figure(name, title, says, build, { height = 380, controls = [], pick = 
     const stem = `inscape-${name}`;
     if (kind === "CSV") return save(`${stem}.csv`, new Blob([csv(drawn.rows)], { type: "text/csv" }));
     const Plotly = await loadPlotly();
-    const url = await Plotly.toImage(plot, { format: kind.toLowerCase(), scale: kind === "PNG" ? 2 : 1, width: plot.offsetWidth, height });
+    const url = await Plotly.toImage(plot, {
+      format: kind.toLowerCase(),
+      scale: kind === "PNG" ? 2 : 1,
+      width: plot.offsetWidth,
+      height,
+    });
     save(`${stem}.${kind.toLowerCase()}`, await (await fetch(url)).blob());
   }
-  function explain(functions) { explainIn(one("div", formula), functions); }
+  function explain(functions) {
+    explainIn(one("div", formula), functions);
+  }
   return { node, draw, explain };
 }
 
 function explainIn(box, functions) {
-  box.replaceChildren(...functions.map(({ name, text }) => make("div", {}, make("b", {}, name), make("pre", {}, text))));
+  box.replaceChildren(
+    ...functions.map(({ name, text }) => make("div", {}, make("b", {}, name), make("pre", {}, text))),
+  );
 }
 
 function save(name, blob) {
@@ -80,10 +147,17 @@ function save(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 // Cells that a spreadsheet would take for a formula are quoted as text.
-const csv = (rows) => rows.map((row) => row.map((cell) => {
-  const text = typeof cell === "string" && /^[=+\-@\t]/.test(cell) ? `'${cell}` : String(cell ?? "");
-  return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-}).join(",")).join("\n") + "\n";
+const csv = (rows) =>
+  rows
+    .map((row) =>
+      row
+        .map((cell) => {
+          const text = typeof cell === "string" && /^[=+\-@\t]/.test(cell) ? `'${cell}` : String(cell ?? "");
+          return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+        })
+        .join(","),
+    )
+    .join("\n") + "\n";
 
 // A row of radio buttons that looks like one switch.
 let groups = 0;
@@ -104,7 +178,8 @@ function check(words, on, change) {
   return make("label", { class: "ins-check" }, input, words);
 }
 function slider(words, max, value, change) {
-  const input = make("input", { type: "range", min: 0, max, "aria-label": words }), output = make("output", {});
+  const input = make("input", { type: "range", min: 0, max, "aria-label": words }),
+    output = make("output", {});
   input.value = value;
   const box = make("div", { class: "ins-range" }, make("span", {}, words), output, input);
   input.oninput = () => change(Number(input.value));

@@ -6,7 +6,9 @@ function stored(value) {
   try {
     if (value) localStorage.setItem("ins-theme", value);
     return localStorage.getItem("ins-theme");
-  } catch { return null; }   // storage may be forbidden; the choice then lasts as long as the page
+  } catch {
+    return null;
+  } // storage may be forbidden; the choice then lasts as long as the page
 }
 function setTheme(name) {
   document.body.classList.toggle("dark", name === "dark");
@@ -14,12 +16,16 @@ function setTheme(name) {
   button.setAttribute("aria-label", `Switch to the ${name === "dark" ? "light" : "dark"} theme`);
 }
 const system = () => (document.body.classList.contains("dark") ? "dark" : "light");
-setTheme(asked ? system() : stored() ?? system());
+setTheme(asked ? system() : (stored() ?? system()));
 button.onclick = () => {
   const next = document.body.classList.contains("dark") ? "light" : "dark";
   stored(next);
   setTheme(next);
 };
-document.addEventListener("click", (event) => { if (!glossary.contains(event.target)) glossary.open = false; });
-glossary.addEventListener("keydown", (event) => { if (event.key === "Escape") glossary.open = false; });
+document.addEventListener("click", (event) => {
+  if (!glossary.contains(event.target)) glossary.open = false;
+});
+glossary.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") glossary.open = false;
+});
 document.documentElement.lang = "en";

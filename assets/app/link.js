@@ -1,8 +1,8 @@
 // One selection for all views of a run: whoever selects tells the document, whoever shows that run follows, now or when
 // it comes to show it.
-const selections = ((window.inscape ??= {}).selections ??= new Map());   // the selected step, by the run's id
+const selections = ((window.inscape ??= {}).selections ??= new Map()); // the selected step, by the run's id
 function tellSelected(run, n, byHand = true) {
-  if (byHand) selections.set(String(run), n);   // what a run selects by itself while it streams is nobody's choice
+  if (byHand) selections.set(String(run), n); // what a run selects by itself while it streams is nobody's choice
   document.dispatchEvent(new CustomEvent("ins-select", { detail: { run: String(run), n, from: element } }));
 }
 function followSelected(isShown, take) {

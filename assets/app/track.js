@@ -1,23 +1,57 @@
 // A run in one line of buttons, words and small cards, as Inspect and Compare show it; and tables.
 function miniCard(items, n, image, grids, mapOf, onclick) {
-  const item = items[n], canvas = make("canvas", { "aria-hidden": "true" }), map = mapOf(n);
-  if (map && grids.length === 1 && image?.naturalWidth) {   // one scale for the block
+  const item = items[n],
+    canvas = make("canvas", { "aria-hidden": "true" }),
+    map = mapOf(n);
+  if (map && grids.length === 1 && image?.naturalWidth) {
+    // one scale for the block
     const group = items.flatMap((other, k) => (other.k === "latent" && other.b === item.b ? [mapOf(k)] : []));
     drawHeat(canvas, image, grids[0], map, 44, { ...scaleOf(group), dim: 0.34, gamma: 1.2 });
   }
-  return make("button", { type: "button", class: "ins-mini", "data-n": n, tabindex: "-1", "aria-pressed": "false",
-    "aria-label": `Latent ${item.i + 1} of block ${item.b + 1}`, onclick }, canvas, make("b", {}, String(item.i + 1)));
+  return make(
+    "button",
+    {
+      type: "button",
+      class: "ins-mini",
+      "data-n": n,
+      tabindex: "-1",
+      "aria-pressed": "false",
+      "aria-label": `Latent ${item.i + 1} of block ${item.b + 1}`,
+      onclick,
+    },
+    canvas,
+    make("b", {}, String(item.i + 1)),
+  );
 }
 function wordButton(item, n, differs, onclick) {
-  return make("button", { type: "button", "data-n": n, tabindex: "-1", "aria-pressed": "false", class: differs ? "ins-changed" : "",
-    "aria-label": `Word ${item.t.trim()}${differs ? ", differs" : ""}`, onclick }, item.t.trim());
+  return make(
+    "button",
+    {
+      type: "button",
+      "data-n": n,
+      tabindex: "-1",
+      "aria-pressed": "false",
+      class: differs ? "ins-changed" : "",
+      "aria-label": `Word ${item.t.trim()}${differs ? ", differs" : ""}`,
+      onclick,
+    },
+    item.t.trim(),
+  );
 }
 
 // Arrow keys, Home and End walk the buttons of a track from the focused one.
 function walk(track, choose) {
   track.onkeydown = (event) => {
-    const buttons = all("button", track), at = buttons.indexOf(document.activeElement);
-    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: buttons.length - 1 }[event.key];
+    const buttons = all("button", track),
+      at = buttons.indexOf(document.activeElement);
+    const to = {
+      ArrowRight: at + 1,
+      ArrowDown: at + 1,
+      ArrowLeft: at - 1,
+      ArrowUp: at - 1,
+      Home: 0,
+      End: buttons.length - 1,
+    }[event.key];
     if (to === undefined || !buttons[to]) return;
     event.preventDefault();
     choose(Number(buttons[to].dataset.n));
@@ -36,7 +70,20 @@ function press(track, n) {
 }
 
 function table(head, rows) {
-  return make("div", { class: "ins-table-wrap", tabindex: "0", role: "group", "aria-label": "Table" }, make("table", { class: "ins-table" },
-    make("thead", {}, make("tr", {}, ...head.map((cell) => make("th", { scope: "col" }, cell)))),
-    make("tbody", {}, ...rows.map(([first, ...cells]) => make("tr", {}, make("th", { scope: "row" }, first), ...cells.map((cell) => make("td", {}, cell)))))));
+  return make(
+    "div",
+    { class: "ins-table-wrap", tabindex: "0", role: "group", "aria-label": "Table" },
+    make(
+      "table",
+      { class: "ins-table" },
+      make("thead", {}, make("tr", {}, ...head.map((cell) => make("th", { scope: "col" }, cell)))),
+      make(
+        "tbody",
+        {},
+        ...rows.map(([first, ...cells]) =>
+          make("tr", {}, make("th", { scope: "row" }, first), ...cells.map((cell) => make("td", {}, cell))),
+        ),
+      ),
+    ),
+  );
 }

@@ -1,6 +1,6 @@
 // Up to four images, as files that Gradio keeps: upload, drop, paste, remove. Python checks what they hold.
 const LIMIT = 4;
-const MOST_BYTES = 10_000_000;   // of a file, as in app/limits.py; above it Gradio would show a notice of its own
+const MOST_BYTES = 10_000_000; // of a file, as in app/limits.py; above it Gradio would show a notice of its own
 const part = (name) => element.querySelector(`[data-part="${name}"]`);
 const well = element.querySelector(".ins-well");
 let adding = false;
@@ -11,19 +11,29 @@ function draw() {
   part("hint").hidden = files.length > 0;
   part("add").hidden = files.length === 0 || files.length >= LIMIT;
   part("pictures").dataset.count = String(files.length);
-  part("pictures").replaceChildren(...files.map((file, n) => {
-    const picture = document.createElement("img"), remove = document.createElement("button"), frame = document.createElement("div");
-    picture.src = file.url;
-    // what no browser shows (TIFF) comes back from Python as something that it does; until then its name stands here
-    picture.onerror = () => picture.replaceWith(Object.assign(document.createElement("span"), { className: "ins-name", textContent: file.orig_name ?? "image" }));
-    picture.alt = files.length > 1 ? `Image ${n + 1} of the question` : "The image of the question";
-    remove.type = "button";
-    remove.textContent = "×";
-    remove.setAttribute("aria-label", `Remove image ${n + 1}`);
-    remove.onclick = () => put(files.filter((_, k) => k !== n));
-    frame.append(picture, remove);
-    return frame;
-  }));
+  part("pictures").replaceChildren(
+    ...files.map((file, n) => {
+      const picture = document.createElement("img"),
+        remove = document.createElement("button"),
+        frame = document.createElement("div");
+      picture.src = file.url;
+      // what no browser shows (TIFF) comes back from Python as something that it does; until then its name stands here
+      picture.onerror = () =>
+        picture.replaceWith(
+          Object.assign(document.createElement("span"), {
+            className: "ins-name",
+            textContent: file.orig_name ?? "image",
+          }),
+        );
+      picture.alt = files.length > 1 ? `Image ${n + 1} of the question` : "The image of the question";
+      remove.type = "button";
+      remove.textContent = "×";
+      remove.setAttribute("aria-label", `Remove image ${n + 1}`);
+      remove.onclick = () => put(files.filter((_, k) => k !== n));
+      frame.append(picture, remove);
+      return frame;
+    }),
+  );
 }
 
 function problem(sentence) {
@@ -39,7 +49,10 @@ function put(files) {
 
 // One file at a time: one that cannot be taken is named, and the others are taken all the same.
 async function take(list, append) {
-  const files = [...list], kept = append ? props.value ?? [] : [], sent = [], problems = [];
+  const files = [...list],
+    kept = append ? (props.value ?? []) : [],
+    sent = [],
+    problems = [];
   if (!files.length) return;
   problem("");
   well.setAttribute("aria-busy", "true");
@@ -51,10 +64,21 @@ async function take(list, append) {
     try {
       if (file.size > MOST_BYTES) throw new Error("size");
       const { path, url } = await upload(file);
-      sent.push({ path, url, orig_name: file.name, size: file.size, mime_type: file.type, meta: { _type: "gradio.FileData" } });
+      sent.push({
+        path,
+        url,
+        orig_name: file.name,
+        size: file.size,
+        mime_type: file.type,
+        meta: { _type: "gradio.FileData" },
+      });
     } catch (error) {
-      const said = /"detail":"([^"]+)"/.exec(String(error))?.[1];   // the server's sentence, where it has one
-      problems.push(/size/i.test(String(error)) ? `${file.name} is larger than 10 MB; save it smaller or crop it.` : `${file.name}${said ? `: ${said}` : " could not be uploaded; try again."}`);
+      const said = /"detail":"([^"]+)"/.exec(String(error))?.[1]; // the server's sentence, where it has one
+      problems.push(
+        /size/i.test(String(error))
+          ? `${file.name} is larger than 10 MB; save it smaller or crop it.`
+          : `${file.name}${said ? `: ${said}` : " could not be uploaded; try again."}`,
+      );
     }
   }
   well.removeAttribute("aria-busy");
@@ -62,9 +86,19 @@ async function take(list, append) {
   if (sent.length) put([...kept, ...sent]);
 }
 
-part("upload").onclick = () => { adding = false; part("file").click(); };
-part("add").onclick = () => { adding = true; part("file").click(); };
-part("file").onchange = () => { take(part("file").files, adding).finally(() => { part("file").value = ""; }); };
+part("upload").onclick = () => {
+  adding = false;
+  part("file").click();
+};
+part("add").onclick = () => {
+  adding = true;
+  part("file").click();
+};
+part("file").onchange = () => {
+  take(part("file").files, adding).finally(() => {
+    part("file").value = "";
+  });
+};
 part("paste").onclick = async () => {
   try {
     const found = [];
@@ -72,19 +106,32 @@ part("paste").onclick = async () => {
       const type = item.types.find((name) => name.startsWith("image/"));
       if (type) found.push(new File([await item.getType(type)], "pasted.png", { type }));
     }
-    if (found.length) take(found, false); else problem("The clipboard holds no image.");
-  } catch { problem("This browser does not let a page read the clipboard; press Ctrl+V instead."); }
+    if (found.length) take(found, false);
+    else problem("The clipboard holds no image.");
+  } catch {
+    problem("This browser does not let a page read the clipboard; press Ctrl+V instead.");
+  }
 };
 document.addEventListener("paste", (event) => {
   const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
-  if (files.length) { event.preventDefault(); take(files, false); }
+  if (files.length) {
+    event.preventDefault();
+    take(files, false);
+  }
 });
-well.ondragover = (event) => { event.preventDefault(); well.classList.add("ins-over"); };
+well.ondragover = (event) => {
+  event.preventDefault();
+  well.classList.add("ins-over");
+};
 well.ondragleave = () => well.classList.remove("ins-over");
-well.ondrop = (event) => { event.preventDefault(); well.classList.remove("ins-over"); take(event.dataTransfer.files, false); };
+well.ondrop = (event) => {
+  event.preventDefault();
+  well.classList.remove("ins-over");
+  take(event.dataTransfer.files, false);
+};
 
 watch("value", () => {
-  if (!props.value?.some((file) => file.orig_name)) problem("");   // another scene took the place of what was uploaded
+  if (!props.value?.some((file) => file.orig_name)) problem(""); // another scene took the place of what was uploaded
   draw();
 });
 draw();
