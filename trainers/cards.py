@@ -1,0 +1,68 @@
+"""Model cards of the embedded checkpoints: what a checkpoint is, and its reports, made from their JSON."""
+
+from latent_core import depict, grounding
+from latent_core.embedded import EMBEDDED
+from trainers import ablation_table, ablations, evidence
+from trainers.depict import markdown as depictions
+from trainers.ground import markdown as looks
+from trainers.recipe import Recipe, load_recipe
+from trainers.reports import read_report
+from trainers.rl.evidence import FILE as REINFORCEMENT
+from trainers.rl.table import markdown as reinforcement
+
+SECTIONS = {
+    evidence.FILE: ("Measurements", evidence.markdown),
+    grounding.FILE: ("Where the latents look", looks),
+    depict.REPORT: ("What the latents depict", depictions),
+    ablations.FILE: ("Ablations", ablation_table.markdown),
+    REINFORCEMENT: ("Before and after", reinforcement),
+}
+"""By a report's name in a checkpoint's folder: its title in the card, and what makes Markdown of it."""
+
+
+def card(name: str) -> str:
+    """The model card of an embedded checkpoint, with a section for each report that lies beside the weights."""
+    recipe, _ = load_recipe(name, [])
+    text = (
+        f"---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n\n# {name}\n\n"
+        f"{recipe.description} A Qwen2.5-VL of 1.7M parameters, trained from scratch on Glyphs, a procedural "
+        "micro-world; outside of it its answers mean nothing.\n\n"
+        f"Made by `python -m trainers run {name}` (or `make glyphs`) on two CPU cores; recipe, seed and versions are "
+        f"in `method.json`, the training curve in `training.jsonl`.\n\n{_latents(recipe)}"
+    )
+    sections = {
+        file: f"## {title}\n\n{markdown(read_report(EMBEDDED / name / file))}"
+        for file, (title, markdown) in SECTIONS.items()
+        if (EMBEDDED / name / file).is_file()
+    }
+    text += "\n".join([sections.pop(evidence.FILE, ""), *sections.values()])
+    return text.rstrip() + "\n"
+
+
+def _latents(recipe: Recipe) -> str:
+    """What the model card says about blocks."""
+    if recipe.method == "text" or recipe.stage in ("monet1", "deeplatent1"):
+        return ""
+    if recipe.stage == "rl":
+        most = "at most " if recipe.method == "deeplatent" else ""
+        return f"Blocks had {most}{recipe.latents_default} latents. Attention rule: `{recipe.rule}`.\n\n"
+    text = f"K was drawn from {recipe.latents_min} to {recipe.latents_max} for every training batch. "
+    if recipe.stage == "lvr":
+        most = recipe.lvr.slots_max
+        text = f"Slots were the image tokens of a thought's box{f', at most {most} of them' if most else ''}. "
+    if recipe.stage == "valr":
+        text = f"K was drawn from the square numbers from {recipe.latents_min} to {recipe.latents_max} for every "
+        text += f"training batch. Frozen encoders, in training alone: {', '.join(recipe.valr.encoders)}. "
+    if recipe.stage == "deeplatent2":
+        text = "Grids were those of the assistant images: 2 × 2 of a crop, 6 × 6 of a whole scene. "
+    text += f"Attention rule: `{recipe.rule}`"
+    text += (
+        f", for {recipe.everything_share:.0%} of the batches `everything`.\n\n" if recipe.everything_share else ".\n\n"
+    )
+    if recipe.rule in ("latents_only", "sealed"):
+        text += (
+            "Text after a block sees nothing but latents and itself. That the answer depends on the latents then "
+            "holds by construction, because the other wires are cut; the rows under `everything` are the ones to "
+            "compare with published models.\n\n"
+        )
+    return text
