@@ -20,7 +20,6 @@ from latent_core.example import Example
 from latent_core.grading import equal
 from latent_core.identity import checkpoint_hash, examples_hash
 from latent_core.reasoner import Reasoner
-from latent_core.tables import percent, table
 from latent_core.trace import Trace
 
 REPLACEMENTS = ("sham", "zero", "noise", "permute", "donor")
@@ -284,16 +283,3 @@ def timing(study: Study, family: str = "find", n: int = 20) -> Timing:
         token=statistics.median(token[1:]),
         run=statistics.median(whole[1:]),
     )
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The table of a study."""
-    header = ["family", "rule", "mode", "K", "condition", "n", "accuracy % [95%]", "trigger %", "answer changed %"]
-    lines = []
-    for row in rows:
-        c = row.condition
-        what = c.replace or ("wrong image" if c.wrong_image else "clean")
-        cells = [c.family, c.rule, c.mode, str(c.latents), what, str(row.n), percent(row.accuracy)]
-        cells += [percent(row.trigger), percent(row.changed), percent(row.donor)]
-        lines.append([*cells, "" if row.cosine is None else f"{row.cosine:.2f}", f"{row.tokens:.1f}"])
-    return table([*header, "donor's answer %", "cosine", "tokens"], lines)

@@ -11,12 +11,10 @@ from latent_core.study_rows import row_to_json, run_study
 from trainers.ablation_table import markdown
 from trainers.ablation_variants import ABLATIONS, Ablation, Variant
 from trainers.recipe import load_recipe
-from trainers.reports import write_report
+from trainers.reports import ABLATIONS_FILE, write_report
 from trainers.start import train
 
 FOLDER = Path("runs/ablations")
-FILE = "ablations.json"
-"""The report's name in a checkpoint's folder."""
 
 
 def ablate(checkpoint: str = "glyph-monet", *, n: int = 500, split: str = "test") -> Path:
@@ -37,7 +35,7 @@ def ablate(checkpoint: str = "glyph-monet", *, n: int = 500, split: str = "test"
     }
     written = write_report(folder / f"{split}.json", report, markdown)
     if split == "test" and (EMBEDDED / checkpoint).is_dir():
-        write_report(EMBEDDED / checkpoint / FILE, report, markdown)
+        write_report(EMBEDDED / checkpoint / ABLATIONS_FILE, report, markdown)
     return written
 
 

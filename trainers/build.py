@@ -13,10 +13,11 @@ from trainers.bank import bank
 from trainers.cards import card
 from trainers.depict import depict
 from trainers.encoders import TEACHERS
-from trainers.evidence import FILE, study
+from trainers.evidence import study
 from trainers.ground import ground
 from trainers.recipe import load_recipe
 from trainers.record import record
+from trainers.reports import METRICS_FILE
 from trainers.rl.evidence import reinforce
 from trainers.rl.runs import RUNS
 from trainers.start import train
@@ -85,7 +86,7 @@ def build(*, n: int = 500) -> None:
     reinforce("glyph-text-rl", n=n)
     for name in STUDIED:
         measured = study(name, families=families(name), n=n)
-        shutil.copy(measured / FILE, EMBEDDED / name)
+        shutil.copy(measured / METRICS_FILE, EMBEDDED / name)
         if load_recipe(name, [])[0].method != "text":
             ground(name)
         if name in PAINTED:

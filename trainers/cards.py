@@ -1,21 +1,19 @@
 """Model cards of the embedded checkpoints: what a checkpoint is, and its reports, made from their JSON."""
 
-from latent_core import depict, grounding
+from latent_core.depict import REPORT as DEPICT_FILE
 from latent_core.embedded import EMBEDDED
-from trainers import ablation_table, ablations, evidence
-from trainers.depict import markdown as depictions
-from trainers.ground import markdown as looks
+from latent_core.grounding import FILE as GROUNDING_FILE
+from trainers import ablation_table, depict, evidence, ground
 from trainers.recipe import Recipe, load_recipe
-from trainers.reports import read_report
-from trainers.rl.evidence import FILE as REINFORCEMENT
-from trainers.rl.table import markdown as reinforcement
+from trainers.reports import ABLATIONS_FILE, METRICS_FILE, REINFORCEMENT_FILE, read_report
+from trainers.rl import table as reinforcement_table
 
 SECTIONS = {
-    evidence.FILE: ("Measurements", evidence.markdown),
-    grounding.FILE: ("Where the latents look", looks),
-    depict.REPORT: ("What the latents depict", depictions),
-    ablations.FILE: ("Ablations", ablation_table.markdown),
-    REINFORCEMENT: ("Before and after", reinforcement),
+    METRICS_FILE: ("Measurements", evidence.markdown),
+    GROUNDING_FILE: ("Where the latents look", ground.markdown),
+    DEPICT_FILE: ("What the latents depict", depict.markdown),
+    ABLATIONS_FILE: ("Ablations", ablation_table.markdown),
+    REINFORCEMENT_FILE: ("Before and after", reinforcement_table.markdown),
 }
 """By a report's name in a checkpoint's folder: its title in the card, and what makes Markdown of it."""
 
@@ -30,13 +28,16 @@ def card(name: str) -> str:
         f"Made by `python -m trainers run {name}` (or `make glyphs`) on two CPU cores; recipe, seed and versions are "
         f"in `method.json`, the training curve in `training.jsonl`.\n\n{_latents(recipe)}"
     )
-    sections = {
-        file: f"## {title}\n\n{markdown(read_report(EMBEDDED / name / file))}"
-        for file, (title, markdown) in SECTIONS.items()
-        if (EMBEDDED / name / file).is_file()
-    }
-    text += "\n".join([sections.pop(evidence.FILE, ""), *sections.values()])
+    reports = {file: as_markdown(name, file) for file in SECTIONS}
+    sections = {file: f"## {SECTIONS[file][0]}\n\n{report}" for file, report in reports.items() if report}
+    text += "\n".join([sections.pop(METRICS_FILE, ""), *sections.values()])
     return text.rstrip() + "\n"
+
+
+def as_markdown(name: str, file: str) -> str:
+    """A report beside an embedded checkpoint, as Markdown; empty where there is none."""
+    path = EMBEDDED / name / file
+    return SECTIONS[file][1](read_report(path)) if path.is_file() else ""
 
 
 def _latents(recipe: Recipe) -> str:

@@ -196,10 +196,8 @@ def rates(read: torch.Tensor, wanted: torch.Tensor) -> dict[str, Interval]:
     """Of pictures (N, labels): how often each label is right, and all of them."""
     right = read == wanted
     columns = [*right.unbind(1), right.all(1)]
-    found = {}
-    for name, column in zip([*LABELS, "all three"], columns, strict=True):
-        found[name] = wilson(int(column.sum()), len(column))
-    return found
+    named = zip([*LABELS, "all three"], columns, strict=True)
+    return {name: wilson(int(column.sum()), len(column)) for name, column in named}
 
 
 def depict(checkpoint: str, *, n: int = 500, train: int = 2500, steps: int = 2000, seed: int = 0) -> Path:

@@ -11,14 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from latent_core import glyphs, load
 from latent_core.checkpoints import find
 from latent_core.embedded import available
-from latent_core.study import Row, Study, conditions, timing
-from latent_core.study import markdown as rows_as_markdown
+from latent_core.study import Condition, Row, Study, conditions, timing
 from latent_core.study_rows import row_from_json, row_to_json, run_study
-from latent_core.tables import percent
-from trainers.reports import Report, write_report
-
-FILE = "metrics.json"
-"""The report's name in a checkpoint's folder."""
+from latent_core.tables import percent, table
+from trainers.reports import METRICS_FILE, Report, write_report
 
 
 def beside_weights(checkpoint: str, what: str) -> Path:
@@ -61,10 +57,8 @@ def study(
         began = time.monotonic()
         for row in run_study(work, todo, out / "rows.jsonl"):
             rows.append(row)
-            what = row.condition.replace or ("wrong image" if row.condition.wrong_image else "clean")
-            label = (
-                f"{row.condition.family} {row.condition.rule} K {row.condition.latents} {row.condition.mode} {what}"
-            )
+            c = row.condition
+            label = f"{c.family} {c.rule} K {c.latents} {c.mode} {_change(c)}"
             progress.update(task, advance=1, description=f"{label}: {row.accuracy.value:.3f}")
     times = timing(work, families[0])
     blind = {family: glyphs.blind_accuracy(family, split=split) for family in families}
@@ -83,7 +77,7 @@ def study(
         "timing_ms": dataclasses.asdict(times),
         "rows": [row_to_json(row) for row in rows],
     }
-    write_report(out / FILE, report, markdown)
+    write_report(out / METRICS_FILE, report, markdown)
     return out
 
 
@@ -100,5 +94,21 @@ def markdown(report: Report) -> str:
         f"95% Wilson intervals.\n\n"
         f"Uniform guessing: {guess}. Best answer from the question alone: {blind}. "
         f"Single runs (median of {times['n']}): {speed}.\n\n"
-        f"{rows_as_markdown([row_from_json(row) for row in report['rows']])}"
+        f"{_conditions([row_from_json(row) for row in report['rows']])}"
     )
+
+
+def _conditions(rows: Sequence[Row]) -> str:
+    header = ["family", "rule", "mode", "K", "condition", "n", "accuracy % [95%]", "trigger %", "answer changed %"]
+    lines = []
+    for row in rows:
+        c = row.condition
+        cells = [c.family, c.rule, c.mode, str(c.latents), _change(c), str(row.n), percent(row.accuracy)]
+        cells += [percent(row.trigger), percent(row.changed), percent(row.donor)]
+        lines.append([*cells, "" if row.cosine is None else f"{row.cosine:.2f}", f"{row.tokens:.1f}"])
+    return table([*header, "donor's answer %", "cosine", "tokens"], lines)
+
+
+def _change(condition: Condition) -> str:
+    """What was done to the runs of a condition, in a word."""
+    return condition.replace or ("wrong image" if condition.wrong_image else "clean")

@@ -3,9 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from latent_core import glyphs, load
-from latent_core.grounding import FILE, Grounding, best, collect
-from latent_core.grounding import report as result
+from latent_core import glyphs, grounding, load
 from latent_core.records import from_json
 from latent_core.tables import percent, table
 from trainers.evidence import beside_weights
@@ -29,8 +27,8 @@ def ground(checkpoint: str, *, n: int = 300) -> Path:
     found = {}
     for split in ("val", "test"):
         examples = [glyphs.sample(FAMILY, seed, split) for seed in range(n)]
-        found[split] = collect(reasoner, examples, latents=latents)
-    rows = [result(found["test"], best(found["val"], kind)) for kind in KINDS]
+        found[split] = grounding.collect(reasoner, examples, latents=latents)
+    rows = [grounding.report(found["test"], grounding.best(found["val"], kind)) for kind in KINDS]
     command = f"python -m trainers ground {checkpoint} --n {n}"
     report = {
         "command": command,
@@ -39,12 +37,12 @@ def ground(checkpoint: str, *, n: int = 300) -> Path:
         "latents": latents,
         "rows": [dataclasses.asdict(row) for row in rows],
     }
-    return write_report(beside_weights(checkpoint, "ground") / FILE, report, markdown)
+    return write_report(beside_weights(checkpoint, "ground") / grounding.FILE, report, markdown)
 
 
 def markdown(report: Report) -> str:
     """What a grounding.json says, as Markdown: how it was measured, and a line per rule."""
-    rows = [from_json(Grounding, row, "grounding.json") for row in report["rows"]]
+    rows = [from_json(grounding.Grounding, row, grounding.FILE) for row in report["rows"]]
     numbers = [str(t + 1) for t in range(len(rows[0].by_latent))]
     header = ["looks at the highest", "all latents", *numbers, "words of the same runs", "random region of that size"]
     lines = []

@@ -7,6 +7,11 @@ from typing import Any
 
 from latent_core.files import write_file
 
+METRICS_FILE = "metrics.json"
+ABLATIONS_FILE = "ablations.json"
+REINFORCEMENT_FILE = "reinforcement.json"
+"""Names of reports in a checkpoint's folder; those that the page reads, too, have theirs in latent_core."""
+
 Report = dict[str, Any]
 """JSON values by name."""
 

@@ -13,11 +13,8 @@ from latent_core.records import from_json
 from latent_core.study import REPLACEMENTS, Condition, Row
 from latent_core.study_rows import row_from_json
 from latent_core.tables import percent, table
-from trainers import ablation_table, ablations
-from trainers.evidence import FILE
-from trainers.reports import Report, read_report
-from trainers.rl.evidence import FILE as REINFORCEMENT
-from trainers.rl.table import markdown as reinforcement
+from trainers.cards import as_markdown
+from trainers.reports import ABLATIONS_FILE, METRICS_FILE, REINFORCEMENT_FILE, Report, read_report
 
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = README.parent / "docs" / "RESULTS.md"
@@ -26,7 +23,7 @@ BEGIN, END = "<!-- evidence: written by `python -m trainers glyphs` -->", "<!-- 
 
 def measurements(name: str) -> Report:
     """metrics.json of an embedded checkpoint, its rows as Row."""
-    report = read_report(EMBEDDED / name / FILE)
+    report = read_report(EMBEDDED / name / METRICS_FILE)
     return report | {"rows": [row_from_json(row) for row in report["rows"]]}
 
 
@@ -60,12 +57,10 @@ def evidence(names: Sequence[str], reinforced: Sequence[str] = ()) -> str:
     parts += ["## Where they look, what they stand for", _looks(latent), _depictions(names)]
     parts += [_without_blocks(name, latent[name]) for name in names if _is_long(latent.get(name))]
     for name in names:
-        file = EMBEDDED / name / ablations.FILE
-        if file.is_file():
-            parts.append(f"## `{name}`, one part at a time\n{ablation_table.markdown(read_report(file))}")
+        if report := as_markdown(name, ABLATIONS_FILE):
+            parts.append(f"## `{name}`, one part at a time\n{report}")
     for name in reinforced:
-        report = read_report(EMBEDDED / name / REINFORCEMENT)
-        parts.append(f"## `{name}`, before and after reinforcement\n{reinforcement(report)}")
+        parts.append(f"## `{name}`, before and after reinforcement\n{as_markdown(name, REINFORCEMENT_FILE)}")
     return "\n".join(part for part in parts if part)
 
 

@@ -16,13 +16,11 @@ from latent_core.study import Condition, Row, Study
 from latent_core.study_rows import row_to_json, run_study
 from trainers.origin import source_folder
 from trainers.recipe import Recipe, load_recipe
-from trainers.reports import write_report
+from trainers.reports import REINFORCEMENT_FILE, write_report
 from trainers.rl.runs import FOLDER, RUNS
 from trainers.rl.table import markdown
 
 SWEEP = (1, 2, 4, 6, 8, 9, 12, 16, 24, 36)
-FILE = "reinforcement.json"
-"""The report's name in a checkpoint's folder."""
 
 
 def reinforce(name: str, *, n: int = 500, split: str = "test", batch: int = 250) -> Path:
@@ -62,7 +60,7 @@ def reinforce(name: str, *, n: int = 500, split: str = "test", batch: int = 250)
     written = write_report(FOLDER / name / f"{split}.json", report, markdown)
     shipped = EMBEDDED / (name if (EMBEDDED / name).is_dir() else recipe.init)  # else beside what it started from
     if split == "test" and shipped.is_dir():
-        write_report(shipped / FILE, report, markdown)
+        write_report(shipped / REINFORCEMENT_FILE, report, markdown)
     return written
 
 

@@ -7,6 +7,7 @@ from latent_core.tables import percent, table
 from trainers.reports import Report
 
 DASHES = " --- "
+"""Below the names of a header, as in the tables that ship."""
 Rows = dict[str, list[Row]]
 """By the name of the run, the checkpoint before it first."""
 Curves = dict[str, list[dict[str, float]]]
