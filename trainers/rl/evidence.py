@@ -41,18 +41,18 @@ def reinforce(name: str, *, n: int = 500, split: str = "test", batch: int = 250)
         )
         for label, folder in {before: start, **finals}.items()
     }
-    size, steps = arguments.per_device_train_batch_size, arguments.max_steps
+    size, steps, options = arguments.per_device_train_batch_size, arguments.max_steps, recipe.stage_options
     report = {
         "command": f"python -m trainers reinforce {name} --n {n} --split {split}",
         "n": n,
         "families": list(recipe.mixture),
-        "latents": None if recipe.rl.variant == "text" else recipe.latents_default,
+        "latents": None if options.variant == "text" else recipe.latents_default,
         "training": {
             "steps": steps,
-            "questions": steps // recipe.rl.updates * size,
-            "group": recipe.rl.group,
-            "updates": recipe.rl.updates,
-            "responses": size * recipe.rl.group,
+            "questions": steps // options.updates * size,
+            "group": options.group,
+            "updates": options.updates,
+            "responses": size * options.group,
         },
         "rows": {label: list(map(row_to_json, found)) for label, found in rows.items()},
         "curves": {label: curve(folder.parent / "metrics.jsonl") for label, folder in finals.items()},
