@@ -1,10 +1,15 @@
 """The arithmetic of the ablation tables, on made-up counts; every variant's fields are fields of its recipe."""
 
+import json
+import shutil
+
 import pytest
 
 from latent_core.analysis.statistics import Interval, wilson
+from latent_core.embedded import EMBEDDED
+from latent_core.records import from_json
 from latent_core.study import Row
-from trainers.ablation_table import Result, tables, verdict
+from trainers.ablation_table import Result, markdown, tables, verdict
 from trainers.ablation_variants import ABLATIONS, BUDGETS, DEEPLATENT, LVR, MONET, Ablation, Variant
 from trainers.ablations import ablate, conditions
 from trainers.recipe import load_recipe
@@ -77,6 +82,28 @@ def test_options_of_every_variant_are_fields_of_the_recipe(ablation, variant):
     assert changed == bool(variant.options) or variant.name == "K = 9" or variant.name == "an MLP head"
     names = [other.name for other in ablation.variants]
     assert len(set(names)) == len(names) and (variant.against is None or variant.against in names)
+
+
+def test_short_runs_are_reported_as_json_and_as_what_the_json_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EMBEDDED / "glyph-lvr", tmp_path / "runs/start/final")
+    ablation = Ablation(
+        checkpoint="short",
+        stages=(("glyph-lvr", 1),),
+        start="start",
+        figure="V*",
+        shared=("mixture={find: 1}", "per_device_train_batch_size=2", "warmup_steps=0", "val_size=2"),
+        families=("find",),
+        latents=4,
+        variants=(Variant(name="whole method", paper=80.0), Variant(name="two latents", latents=2, replace=False)),
+    )
+    monkeypatch.setitem(ABLATIONS, "short", ablation)
+    written = ablate("short", n=6, split="val")
+    report = json.loads(written.with_suffix(".json").read_text())
+    assert from_json(Ablation, report["ablation"], "report") == ablation
+    assert {name: len(rows) for name, rows in report["rows"].items()} == {"whole method": 3, "two latents": 1}
+    assert written.read_text() == markdown(report)
+    assert "seeds 0 to 5, K = 4 unless named, greedy; glyph-lvr for 1 steps" in written.read_text()
 
 
 def test_unknown_checkpoints_are_refused():

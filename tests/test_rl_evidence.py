@@ -59,6 +59,19 @@ def test_before_and_after_stand_one_below_the_other():
     assert "Groups of 1 by how many" in text
 
 
+def test_a_short_run_is_reported_as_json_and_as_what_the_json_says(tmp_path, monkeypatch):
+    short = ("max_steps=2", "per_device_train_batch_size=2", "val_size=2", "per_device_eval_batch_size=2")
+    often = ("eval_steps=1", "logging_steps=1", "warmup_steps=0", "rl.group=2", "rl.updates=1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(RUNS, "glyph-text-rl", (Run(name="short", options=(*short, *often)),))
+    written = reinforce("glyph-text-rl", n=2, split="val")
+    report = json.loads(written.with_suffix(".json").read_text())
+    assert written.read_text() == markdown(report)
+    assert list(report["rows"]) == ["`glyph-text`", "short"] and report["latents"] is None
+    assert [point["step"] for point in report["curves"]["short"]] == [1, 2]
+    assert report["training"]["responses"] == 128 and "seeds 0 to 1, greedy" in written.read_text()
+
+
 def test_a_curve_has_the_means_between_two_evaluations(tmp_path):
     lines = [
         {"step": 4, "reward": 0.2, "trigger": 1.0, "solved_0": 1.0, "learning_rate": 1.0},
