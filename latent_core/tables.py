@@ -8,12 +8,11 @@ from latent_core.analysis.statistics import Interval
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, dashes: str = "---") -> str:
     """A table in Markdown, a line per row, with a newline at its end. A bar within a cell becomes ¦.
 
-    dashes: what stands below each name of the header. Raises ValueError for a row of another length.
+    dashes: what stands below each name of the header.
     """
     lines = [_line(header), f"|{'|'.join([dashes] * len(header))}|"]
     for row in rows:
-        if len(row) != len(header):
-            raise ValueError(f"A row has {len(row)} cells, but the table {len(header)} columns: {', '.join(row)}.")
+        assert len(row) == len(header), f"{row} has no cell for each of {header}"
         lines.append(_line(row))
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,7 @@ from latent_core import glyphs
 from latent_core.embedded import EMBEDDED
 from trainers import build, cards
 from trainers.build import BANKED, BEFORE_AND_AFTER, PAINTED, REINFORCED, STAGES, STEPS, STUDIED, families
+from trainers.summary import BEGIN, END, RESULTS, headline, write_evidence
 
 
 @pytest.fixture
@@ -79,3 +80,14 @@ def test_what_ships_is_what_the_build_makes():
     }
     for file, names in reports.items():
         assert {path.parent.name for path in EMBEDDED.glob(f"*/{file}")} == names, file
+
+
+def test_the_evidence_is_written_between_the_markers_alone(tmp_path):
+    readme, results = tmp_path / "README.md", tmp_path / "RESULTS.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_evidence(STUDIED, BEFORE_AND_AFTER, readme, results)
+    assert readme.read_text() == f"before\n{BEGIN}\n{headline(STUDIED)}{END}\nafter\n"
+    assert results.read_bytes() == RESULTS.read_bytes()
+    readme.write_text("no markers")
+    with pytest.raises(ValueError, match="README.md lacks the marker"):
+        write_evidence(STUDIED, (), readme, results)
