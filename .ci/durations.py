@@ -1,7 +1,7 @@
 """Prints where the time of a test run went: durations.py REPORT (JUnit XML).
 
-The slowest tests, the sum of every file that takes a second or more, and the total, in seconds by the clock; then those
-that take long and are not marked `slow`, as a warning.
+The slowest tests, the sum of every file that takes a second or more, and the total, in seconds by the clock; then, as a
+warning, those that take long and are not marked `slow`.
 """
 
 import sys
@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 SLOWEST = 25
 LONG = 6.0
-"""Seconds by the clock after which a test should be marked slow: three times the two seconds of an idle core, for other
-processes run tests at the same time."""
+"""Seconds by the clock after which a test should be marked slow: three times the two seconds of an idle core, for
+other processes run tests at the same time."""
 
 
 def table(report: Path) -> str:
