@@ -1,7 +1,7 @@
 """Prints where the time of a test run went: durations.py REPORT (JUnit XML).
 
-The slowest tests, the sum of every file that takes a second or more, and the total, in seconds by the clock; then, as a
-warning, those that take long and are not marked `slow`.
+The slowest tests, the sum of every file that takes a second or more, and the total, in seconds by the clock; then
+those that take long and are not marked `slow`, as a warning.
 """
 
 import sys
