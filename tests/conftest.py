@@ -6,6 +6,7 @@ a test marked `alone` runs while no other does.
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,11 +32,18 @@ def one_thread() -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Writes each test's marks into the report that .ci/durations.py reads."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Writes each test's marks into the report that .ci/durations.py reads, and puts long files first.
+
+    Several processes take whole files, so one that is begun last should be short.
+    """
+    long: Counter[Path] = Counter()
     for item in items:
         marks = sorted({mark.name for mark in item.iter_markers()} & {"browser", "slow"})
         item.user_properties.append(("marks", " ".join(marks)))
+        long[item.path] += len(marks)
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: -long[item.path])
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
