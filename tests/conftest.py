@@ -17,6 +17,10 @@ os.environ["GRADIO_TEMP_DIR"] = VISITORS.name
 os.environ.setdefault("INSCAPE_TEST_TURNS", VISITORS.name)  # the first process sets it for all
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
+from app import folder  # noqa: E402
+
+folder.make(os.environ["GRADIO_TEMP_DIR"])  # some tests write there before any server has claimed it
+
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
