@@ -19,7 +19,7 @@ app: $(READY)  ## Open Inscape in the browser
 	$(RUN) app $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 test: $(READY)  ## Run all tests, a process for each core; ARGS="-n 0" for one process
-	$(RUN) pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN) pytest -n logical --maxprocesses 4 --no-loadscope-reorder $(ARGS)
 
 style: $(RUFF)  ## Format the code and fix what can be fixed
 	$(RUFF) format

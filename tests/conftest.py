@@ -9,7 +9,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+BROWSER = "tests/browser/"
 VISITORS = tempfile.TemporaryDirectory(prefix="inscape-tests-", ignore_cleanup_errors=True)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -48,6 +50,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long[item.path] += len(marks)
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: -long[item.path])
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, without which all runs in this process
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives a process whole files, for their fixtures' sake, and one process all that need a browser and a server."""
+    from xdist.scheduler import LoadFileScheduling
+
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = lambda test: BROWSER if test.startswith(BROWSER) else test.partition("::")[0]
+    return scheduler
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
