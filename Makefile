@@ -21,8 +21,8 @@ help:  ## Print this list
 app: $(READY)  ## Open Inscape in the browser
 	$(RUN) app $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
-test: $(READY)  ## Run all tests, those in a real browser included
-	$(RUN) pytest $(ARGS)
+test: $(READY)  ## Run all tests, a process for each core; ARGS="-n 0" for one process
+	$(RUN) pytest -n logical --maxprocesses 4 --no-loadscope-reorder $(ARGS)
 
 style: $(RUFF) $(PRETTIER)  ## Format the code and fix what can be fixed
 	$(RUFF) format

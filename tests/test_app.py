@@ -217,6 +217,7 @@ def test_the_page_is_built_and_its_state_can_be_copied(runner):
             assert copy.deepcopy(block.value) == block.value
 
 
+@pytest.mark.slow
 def test_a_program_can_do_what_the_page_does(runner, reasoner, tmp_path):
     page = serve(runner, host="127.0.0.1", port=None, wait=False)
     try:

@@ -45,6 +45,7 @@ def fields(runner) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small", [True, False])
 def test_the_twin_answers_on_the_page_in_a_stream(runner, monkeypatch, small):
     """In fp32, as its size demands, and in bf16, as the size of the real one does."""
@@ -75,6 +76,7 @@ def test_the_page_opens_with_the_checkpoints_own_settings(runner):
     assert opening("glyph-monet") == (LatentRange(), Sampling())
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_chosen_checkpoint_but_for_what_was_set(runner):
     handlers = Handlers(runner, History())
     former = dict(zip(SAMPLING, (0.0, 1.0, 0, 1.0, 128), strict=True))
@@ -84,6 +86,7 @@ def test_sampling_follows_the_chosen_checkpoint_but_for_what_was_set(runner):
     assert values[:4] == [0.0, 1.0, 0, 1.0] and values[4] == 300
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_checkpoint_is_a_sentence(runner, twin, tmp_path, monkeypatch):
     def short(*_):
         raise ValueError("Monet needs more memory.")

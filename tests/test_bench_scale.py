@@ -9,6 +9,7 @@ import torch
 from tests.benchmarks.bench_scale import Bench, main
 
 
+@pytest.mark.slow
 def test_it_measures_all_that_it_names(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     with mock.patch.object(torch, "set_num_threads"):

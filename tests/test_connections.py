@@ -65,6 +65,7 @@ def child(tmp_path, *, files: int):
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_server_with_few_files_is_reached_among_connections_that_say_nothing_and_ends_when_told(tmp_path):
     """300 half-open connections where 256 files may be open; then a run is under way when SIGTERM comes."""
     with child(tmp_path, files=256) as (process, url, log):

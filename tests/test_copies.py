@@ -81,6 +81,7 @@ def test_saved_copies_go_on_bit_for_bit(tmp_path):
     assert all(torch.equal(copy, other) for copy, other in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", ["1e-5", "1e-6"])
 def test_no_update_of_a_bf16_run_is_lost(rate, tmp_path):
     """Of the decoder's entries, 94% never moved in 20 steps at 1e-5 where the weights were stepped themselves, and 99%
@@ -103,6 +104,7 @@ def test_no_update_of_a_bf16_run_is_lost(rate, tmp_path):
     assert moved / total > 0.99
 
 
+@pytest.mark.slow
 def test_a_resumed_bf16_run_gives_the_weights_of_an_uninterrupted_one(tmp_path):
     given = ["init=" + str(EMBEDDED / "glyph-text"), "dtype=bfloat16", "max_steps=4", "save_steps=2", "use_cpu=true"]
     given += ["gradient_accumulation_steps=2", "per_device_train_batch_size=2", "lr_scheduler_type=cosine"]

@@ -153,6 +153,7 @@ def test_questions_alone_teach_no_reasoning():
         load_recipe("glyph-lvr", given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["virl", "thyme"])
 def test_a_run_on_published_rows(format, tmp_path):
     file = FORMATS[format].write_rows([glyphs.sample("count", i, "train") for i in range(120)], tmp_path, "glyphs")

@@ -173,6 +173,7 @@ def test_a_step_moves_everything_but_vision_and_teacher(options):
         assert moved != still, name
 
 
+@pytest.mark.slow
 def test_it_learns_to_stand_for_the_image():
     built = stage("method_options={width: 128}").train()
     given = batch(built, ("find", "count"))

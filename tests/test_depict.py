@@ -71,6 +71,7 @@ def test_the_file_comes_back_and_broken_ones_are_named(decoder, tmp_path):
         decoder(torch.randn(1, MOST + 1, 8), torch.ones(1, MOST + 1, dtype=torch.bool))
 
 
+@pytest.mark.slow
 def test_training_finds_what_is_in_the_vectors():
     """Grey levels that one of three vectors tells, the others noise: explained, from that one alone, too."""
     draw = torch.Generator().manual_seed(0)
@@ -113,6 +114,7 @@ def test_truth_and_rates():
     assert found["shape"].n == 2 and found["shape"].low < 0.5 < found["shape"].high
 
 
+@pytest.mark.slow
 def test_the_classifier_reads_what_it_was_taught():
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 4, (64, 1), generator=draw).expand(-1, 3)

@@ -75,6 +75,7 @@ def curve(run: Path, *names: str) -> list[tuple[float, ...]]:
     return [tuple(line[name] for name in names) for line in lines if "loss" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_learn_what_one_does(kind, recipe, one, request):

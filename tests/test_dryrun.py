@@ -195,6 +195,7 @@ def test_caps_reach_the_rows_of_student_and_teacher(tmp_path):
     assert sum(tokens(batch["rows"][0])) < sum(tokens(batch["teacher"][0])) <= 30 + 8
 
 
+@pytest.mark.slow
 def test_tokens_that_a_backbone_lacks_get_its_spare_rows_or_new_ones():
     tokenizer, model = build_tokenizer(), build_model(build_tokenizer())
     processor = Processor(tokenizer, build_image_processor())

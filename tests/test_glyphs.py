@@ -60,6 +60,7 @@ def test_only_compose_holds_the_held_out_pairs(family):
     assert all(scene & set(HELD_OUT) for scene in pairs("compose"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ASKED)
 def test_answers_are_balanced(family):
     n = 600
@@ -70,6 +71,7 @@ def test_answers_are_balanced(family):
     assert all(abs(count - share) < 4.5 * share**0.5 for count in counts.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ASKED)
 def test_a_question_alone_does_not_tell_the_answer(family):
     blind = glyphs.blind_accuracy(family, n=600, train=4000)

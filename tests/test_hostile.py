@@ -79,6 +79,7 @@ def usual(visitor: Visitor, image: dict, trace: dict) -> dict[str, list]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENDPOINTS)
 def test_wrong_arguments_are_refused(visitor, canary, scene, good_trace, name):
     """Every argument of every endpoint replaced by every wrong value, and argument lists of wrong length."""
@@ -96,6 +97,7 @@ def test_wrong_arguments_are_refused(visitor, canary, scene, good_trace, name):
         silent(said, case)
 
 
+@pytest.mark.slow
 def test_the_pages_own_functions_refuse_wrong_values(visitor, canary):
     """All functions behind the page, called as the page would, with wrong inputs and wrong events."""
     rng = random.Random(1)
@@ -114,6 +116,7 @@ def test_the_pages_own_functions_refuse_wrong_values(visitor, canary):
     assert count >= 300
 
 
+@pytest.mark.slow
 def test_image_files_that_lie_become_a_sentence(visitor, scene):
     """Bombs, cut, damaged and double files, under names of every kind: an answer, or a sentence on what is wrong."""
     cases = list(hostile.images(random.Random(2)))

@@ -80,6 +80,7 @@ def refused(name: str) -> str:
     return sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [MONET, SFT, LVR])
 def test_a_twin_is_fetched_loaded_and_answers(served, name):
     entry = PUBLISHED[name]
@@ -94,6 +95,7 @@ def test_a_twin_is_fetched_loaded_and_answers(served, name):
     assert settings.temperature == entry.config.sampling.temperature
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_fetched_again_and_needs_no_hub(served, monkeypatch):
     first = find(MONET)
     files = [file for file, _ in served.downloads()]
@@ -105,6 +107,7 @@ def test_what_is_there_is_not_fetched_again_and_needs_no_hub(served, monkeypatch
     assert "Monet-SFT-7B/stage3 is no folder here and could not be fetched" in refused(SFT)
 
 
+@pytest.mark.slow
 def test_a_copy_in_a_folder_is_known_by_its_name(twins, monkeypatch):
     for name, path in ((MONET, "Monet-7B"), (SFT, "Monet-SFT-7B/stage3")):
         reasoner = load(next(twins.glob(f"*/{path}")))
@@ -130,6 +133,7 @@ def test_a_connection_that_breaks_off_is_taken_up_where_it_broke(served):
     assert stored.shape == (151670, 16) and half() == []
 
 
+@pytest.mark.slow
 def test_a_download_that_ends_midway_goes_on_at_the_next_start(served):
     served.cut[SHARD] = [1_000_000] * 20  # no new byte comes, so it gives up
     assert "could not be fetched completely" in refused(MONET)
@@ -229,6 +233,7 @@ def test_an_index_that_cannot_be_read_is_named(served, text):
     assert served.downloads(SHARD) == []
 
 
+@pytest.mark.slow
 def test_a_corrupt_shard_is_named_and_deleted(served):
     served.garbled.add(SHARD)
     sentence = refused(MONET)
@@ -249,6 +254,7 @@ def test_a_corrupt_shard_is_not_believed_offline(served, monkeypatch):
     assert "could not be fetched" in refused(MONET)
 
 
+@pytest.mark.slow
 def test_tensors_that_do_not_fit_are_named(served):
     rewrite(folder(served, MONET), "model.norm.weight", torch.zeros(7, dtype=torch.bfloat16))
     assert "1 misshapen (" in (sentence := refused(MONET)) and "model.language_model.norm.weight" in sentence
@@ -256,6 +262,7 @@ def test_tensors_that_do_not_fit_are_named(served):
     assert "1 missing (model.visual.merger.ln_q.weight" in refused(LVR)
 
 
+@pytest.mark.slow
 def test_a_missing_token_is_named(served):
     path = folder(served, MONET) / "tokenizer.json"
     path.write_text(path.read_text().replace('"</abs_vis_token>"', '"</other>"'))
@@ -272,6 +279,7 @@ def test_a_token_with_another_id_is_named(served):
     assert "The tokenizer of vincentleebang/LVR-7B gives <|lvr|> id 151668, not 151666." == refused(LVR)
 
 
+@pytest.mark.slow
 def test_another_vocabulary_is_named_and_the_padded_one_taken(served):
     for rows in (151680, QWEN_ROWS):
         for tensor in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -291,6 +299,7 @@ def test_a_full_disk_is_named_before_it_is_filled(served, monkeypatch):
     assert served.downloads(".safetensors") == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_nothing_half(served):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_500_000, limits[1]))  # no file may grow past the limit
@@ -303,6 +312,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half(served):
     assert load(MONET).name == MONET
 
 
+@pytest.mark.slow
 def test_a_disk_without_space_leaves_nothing_half(served, monkeypatch):
     download = file_download.http_get
 
@@ -330,6 +340,7 @@ def test_pickles_and_code_are_never_fetched(served):
     assert not cached(".bin")
 
 
+@pytest.mark.slow
 def test_code_of_a_repository_is_not_run(served, tmp_path):
     code = f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n"
     (folder(served, MONET) / "configuration_monet.py").write_text(code)

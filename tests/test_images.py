@@ -202,6 +202,7 @@ def test_20000_by_20000_is_refused_before_decoding():
     refused(black_png(2**31 - 1, 2**31 - 1), "64 million")
 
 
+@pytest.mark.alone
 def test_a_whole_20000_by_20000_png_is_refused_at_once(tmp_path):
     assert load_image(black_png(20, 10, rows=10)).size == (20, 10)  # the writer below writes real images
     (tmp_path / "huge.png").write_bytes(black_png(20_000, 20_000, rows=20_000))

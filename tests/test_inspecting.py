@@ -134,6 +134,7 @@ print(most() - before)
 """
 
 
+@pytest.mark.slow
 def test_a_long_run_of_16_bits_opens_inspects_and_compares_within_200_mb(tmp_path):
     """What comes on top of what the imports take, in a process of its own."""
     example = glyphs.sample("relate", 22, "test")

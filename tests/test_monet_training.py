@@ -168,6 +168,7 @@ def stage_of(kind: type[Stage], world, *, rule: str = "latents_only", **options)
 KINDS = [WarmUp, AlignObservations, AlignLatents]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_is_the_mean_of_its_rows(kind, rule, world):

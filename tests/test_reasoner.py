@@ -255,6 +255,7 @@ def test_rule_none_is_the_checkpoints_own(reasoner):
     assert reasoner.settings(rule="everything").rule == "everything"
 
 
+@pytest.mark.slow
 def test_importing_latent_core_is_cheap():
     code = "import sys, latent_core; assert not {'torch', 'transformers', 'gradio'} & set(sys.modules), 'heavy'"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -65,6 +65,7 @@ def test_a_method_that_a_stage_cannot_teach_is_refused(override, words):
         load_recipe("glyph-latent", [override])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_asked_and_decodes_as_its_recipe_says(tmp_path):
     given = ["max_steps=1", "warmup_steps=0", "eval_strategy=no", "save_strategy=no", "latents_max=20", "init=null"]
     given += ["per_device_train_batch_size=2", f"output_dir={tmp_path / 'run'}", "use_cpu=true"]

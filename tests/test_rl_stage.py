@@ -54,6 +54,7 @@ def batch(built: RlStage, family: str = "count", n: int = 3) -> dict[str, object
     return built.collate([data[index] for index in range(n)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", STARTS)
 def test_the_first_update_is_on_the_policy_and_moves_what_may_move(variant, tmp_path):
     built = stage(variant, tmp_path)
@@ -81,6 +82,7 @@ def test_the_first_update_is_on_the_policy_and_moves_what_may_move(variant, tmp_
     assert again["metrics"]["token_ratio"] != pytest.approx(1, abs=1e-6) and again["metrics"]["token_kl"] > 0
 
 
+@pytest.mark.slow
 def test_what_a_method_draws_is_an_action_or_is_not_drawn(tmp_path):
     drawn = stage("modulation", tmp_path)
     drawn(**batch(drawn, "trace", n=4))
@@ -117,6 +119,7 @@ def quick(folder: Path, *more: str) -> list[str]:
     return [*given, "use_cpu=true", "learning_rate=1e-4", *more]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_rolls_out_what_it_would_have(tmp_path):
     def run(name: str) -> Path:
         return train(*load_recipe("glyph-monet-rl", quick(tmp_path / name)))
@@ -164,6 +167,7 @@ def test_a_variant_that_does_not_fit_its_method_is_refused(tmp_path):
             stage(start, tmp_path, given)
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_while_it_rolls_out_goes_on(tmp_path, monkeypatch):
     """The second phase breaks off in the middle of its responses; nothing of it is kept."""
     whole = train(*load_recipe("glyph-monet-rl", quick(tmp_path / "whole")))
@@ -192,6 +196,7 @@ def test_a_judge_that_is_down_stops_the_run_before_its_step(tmp_path):
     assert not list((tmp_path / "run").glob("checkpoint-*")) and not (tmp_path / "verdicts").exists()
 
 
+@pytest.mark.slow
 def test_sampled_responses_are_kept_as_traces(tmp_path):
     given = quick(tmp_path / "run", "max_steps=2", "eval_strategy=steps", "eval_steps=2", "val_size=4", "rl.samples=2")
     train(*load_recipe("glyph-monet-rl", [*given, "rl.noise=0.05"]))
@@ -208,6 +213,7 @@ def test_sampled_responses_are_kept_as_traces(tmp_path):
             assert view_of(trace).text
 
 
+@pytest.mark.slow
 def test_gradients_are_accumulated_over_batches_of_one_step(tmp_path):
     """Two batches of two prompts are rolled out before the first update, and learned from twice each."""
     given = quick(tmp_path / "run", "gradient_accumulation_steps=2", "max_steps=2", "save_strategy=no")
@@ -224,6 +230,7 @@ def test_gradients_are_accumulated_over_batches_of_one_step(tmp_path):
     assert train(recipe, arguments).is_dir()
 
 
+@pytest.mark.slow
 def test_the_latent_former_learns_only_where_it_is_asked_to(tmp_path):
     for former in (False, True):
         built = stage("modulation", tmp_path, f"rl.former={str(former).lower()}")
@@ -247,6 +254,7 @@ def test_a_former_that_nothing_would_teach_is_refused_before_anything_is_loaded(
         load_recipe("glyph-deeplatent-rl", ["rl.former=true", f"rl.variant={variant}", *more])
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_changes_no_result(tmp_path):
     def run(name: str, *more: str) -> list[float]:
         final = train(*load_recipe("glyph-monet-rl", quick(tmp_path / name, "save_strategy=no", *more)))

@@ -102,6 +102,7 @@ def test_a_part_with_something_else_in_it_is_named(file, harm, words, run):
     assert folder == run / "checkpoint-2" and words in reason
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_newest_whole_checkpoint(run, whole, capsys):
     (run / "checkpoint-4/optimizer.pt").unlink()
     for name in ("checkpoint-best", "checkpoint-12-old", "checkpoint-"):
@@ -128,6 +129,7 @@ def test_a_cut_line_of_the_log_is_dropped_by_its_number(end, tmp_path, capsys):
     assert f"metrics.jsonl: line {4 + len(kept)} is no log line" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rest", [b"", b'{"step": 3, "loss": 1.0, "learning_ra'])
 def test_a_log_that_was_cut_goes_on(rest, run, whole):
     shutil.rmtree(run / "checkpoint-4")
@@ -150,6 +152,7 @@ def test_where_none_is_whole_the_run_says_so_and_does_not_begin_anew(run):
     assert (run / "metrics.jsonl").read_bytes() == before and not (run / "final").exists()
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_saved_for_the_first_time_begins_anew_aloud(run, whole, capsys):
     shutil.rmtree(run / "checkpoint-4")
     (run / "checkpoint-2/complete").unlink()
@@ -198,6 +201,7 @@ def test_pruning_keeps_the_newest_complete_ones_and_what_is_no_checkpoint(keep, 
     assert all((tmp_path / name).is_dir() for name in ("checkpoint-best", "checkpoint-1-old", "final"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_saves_still_has_the_checkpoint_before(run, monkeypatch):
     """With one kept, the former is removed once the new one is marked, and that is marked once it is written."""
     shutil.rmtree(run / "checkpoint-4")
@@ -215,6 +219,7 @@ def killed(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_the_last_finite_checkpoint_survives_a_kill_before_pruning_and_then_divergence(tmp_path, monkeypatch):
     run, given = tmp_path / "run", ("max_steps=3", "save_steps=1", "save_total_limit=1")
     given = small("glyph-vision", run, "per_device_train_batch_size=2", *given)
@@ -241,6 +246,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_restart_that_is_killed_leaves_no_old_weights_under_the_new_name(whole, tmp_path, monkeypatch, capsys):
     """The old run lies aside, as it was, and the same command without --restart then begins the new one anew."""
     run, other = tmp_path / "run", ("learning_rate=1e-3", "seed=5")
@@ -289,6 +295,7 @@ def test_a_kill_while_a_run_is_set_aside_leaves_weights_beside_their_recipe(numb
     assert sum(path.name == "model.safetensors" for path in run.rglob("*")) == 3
 
 
+@pytest.mark.slow
 def test_a_second_run_in_one_folder_is_refused_and_drafts_are_those_of_the_dead(run):
     draft, mine = run / ".final.0123abcd", run / ".notes.0123abcd"
     draft.mkdir()
@@ -302,6 +309,7 @@ def test_a_second_run_in_one_folder_is_refused_and_drafts_are_those_of_the_dead(
     assert not draft.exists() and not (run / ".metrics.jsonl.89abcdef").exists() and mine.exists()
 
 
+@pytest.mark.slow
 def test_a_finished_checkpoint_that_is_damaged_is_set_aside_and_made_again(whole, tmp_path, capsys):
     run, other = tmp_path / "run", tmp_path / "final"
     for file in ("method.json", "config.json", "tokenizer.json", "model.safetensors"):
@@ -319,6 +327,7 @@ def test_a_finished_checkpoint_that_is_damaged_is_set_aside_and_made_again(whole
     assert same(run, whole) and not (run / "earlier-1/checkpoint-4").exists()
 
 
+@pytest.mark.slow
 def test_a_parent_that_changed_since_is_noticed(tmp_path, monkeypatch):
     """By its content, whatever it says of itself; that a finished run's is another by what it says, too."""
     parent, run = tmp_path / "parent", tmp_path / "run"

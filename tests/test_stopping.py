@@ -27,6 +27,7 @@ def command(name: str, folder: Path, *overrides: str) -> list[str]:
     return ["run", name, *SMALL, f"output_dir={folder}", "use_cpu=true", *overrides]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
@@ -134,6 +135,7 @@ def send(monkeypatch: pytest.MonkeyPatch, number: int, step: int) -> None:
     monkeypatch.setattr(JsonlLog, "on_log", on_log)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more"),
     [
@@ -160,6 +162,7 @@ def test_a_preempted_run_saves_goes_on_and_ends_with_the_same_weights(name, more
     assert final.read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_preempted_in_its_last_step_is_finished(tmp_path, monkeypatch, capsys):
     send(monkeypatch, signal.SIGTERM, 2)
     assert main(command("glyph-vision", tmp_path, "init=null", "max_steps=2", "enable_jit_checkpoint=true")) == 0
@@ -179,6 +182,7 @@ def test_a_checkpoint_on_a_signal_stands_between_two_batches_of_rollouts():
     assert stops == [4, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "saved"),
     [(signal.SIGTERM, 143, True), (signal.SIGINT, 130, True), (signal.SIGINT, 130, False)],

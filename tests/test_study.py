@@ -28,6 +28,7 @@ def work():
     return Study(load("glyph-monet"), lambda family, index: glyphs.sample(family, index), n=8, batch=5)
 
 
+@pytest.mark.slow
 def test_the_sham_changes_nothing_and_zeros_change_something(work):
     base = Condition(family="find", latents=6, rule="latents_only")
     clean = work.run(base)

@@ -238,6 +238,7 @@ def test_every_position_that_samples_in_a_free_run_has_a_label(tmp_path):
         assert ids[-1] == stage.processor.eos_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["glyph-vision", "glyph-search", "glyph-latent"])
 def test_a_step_moves_what_it_trains_and_nothing_else(name, tmp_path):
     recipe, arguments = small(name, tmp_path / name, "max_steps=2", "learning_rate=1e-2", "save_strategy=no")
@@ -253,6 +254,7 @@ def test_a_step_moves_what_it_trains_and_nothing_else(name, tmp_path):
         assert moved == words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["glyph-vision", "glyph-search", "glyph-latent"])
 def test_a_resumed_run_gives_the_curve_of_an_uninterrupted_one(name, tmp_path):
     schedule = ("max_steps=4", "save_steps=2", "lr_scheduler_type=cosine")
@@ -273,6 +275,7 @@ def test_a_resumed_run_gives_the_curve_of_an_uninterrupted_one(name, tmp_path):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again_and_a_changed_one_is_refused(tmp_path):
     recipe, arguments = small("glyph-vision", tmp_path, "max_steps=1", "save_steps=1")
     final = train(recipe, arguments)
@@ -283,6 +286,7 @@ def test_a_finished_run_is_not_run_again_and_a_changed_one_is_refused(tmp_path):
         train(*small("glyph-vision", tmp_path, "max_steps=1", "save_steps=1", "learning_rate=1e-4"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_saving_keeps_what_was_there(tmp_path, monkeypatch):
     recipe, arguments = small("glyph-vision", tmp_path, "max_steps=1", "save_strategy=no")
     final = train(recipe, arguments)
@@ -298,6 +302,7 @@ def test_a_full_disk_while_saving_keeps_what_was_there(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.glob(".final*")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1_000, 3_000_000])  # of the logs; of the weights
 def test_a_full_disk_while_a_checkpoint_is_written_ends_in_a_sentence(size, tmp_path, capsys):
     """A limit on the size of files says what a full disk says. What was saved before is gone on from."""
@@ -314,6 +319,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_ends_in_a_sentence(size, tmp_
     assert "No checkpoint is complete yet" in error and not list(tmp_path.glob("checkpoint-*/*"))
 
 
+@pytest.mark.slow
 def test_what_torch_says_of_a_full_disk_is_told_as_one(tmp_path, monkeypatch, capsys):
     def full(*_: object) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
@@ -325,6 +331,7 @@ def test_what_torch_says_of_a_full_disk_is_told_as_one(tmp_path, monkeypatch, ca
     assert "checkpoint-1 could not be saved: " in error and "Free some space. No checkpoint is complete yet" in error
 
 
+@pytest.mark.slow
 def test_one_example_is_learned_and_then_decoded_freely(tmp_path):
     """Behaviour: the latent stage overfits one example, and a free run through the engine gives its answer."""
     recipe, _ = small("glyph-latent", tmp_path, "latents_min=3", "latents_max=3")

@@ -33,6 +33,7 @@ def test_a_checkpoint_decodes_what_it_did(name):
         assert now["latents"] == pytest.approx(before["latents"], rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BEFORE["learned"])
 def test_a_stage_learns_what_it_did(name, tmp_path):
     for before, now in zip(BEFORE["learned"][name], learned(name, tmp_path), strict=True):

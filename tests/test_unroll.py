@@ -173,6 +173,7 @@ def test_detach_feedback_cuts_what_is_fed_but_not_the_cache(backbone):
     assert gradients(attached)[1] > last
 
 
+@pytest.mark.slow
 def test_overfits_one_answer_through_latents_alone():
     """Under `sealed` the answer can only come through the latents, and it is learned."""
     backbone, method = Backbone(tiny_model()), tiny_method(rule="sealed")

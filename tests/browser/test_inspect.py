@@ -215,6 +215,7 @@ def test_attention_minus_what_words_look_at(page):
     expect(page.locator("[data-part='low']")).to_have_text("0.00")
 
 
+@pytest.mark.alone
 def test_a_card_shows_its_overlay_within_200_ms(page):
     ask(page)
     took = page.evaluate(
