@@ -11,10 +11,11 @@ from statistics import median
 import torch
 import yaml
 from PIL import Image
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, TrainingArguments
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast, TrainingArguments
 
+from latent_core.backbones import image_geometry
 from latent_core.example import Example, Words
+from latent_core.fitting import Fit
 from latent_core.glyphs.model import build_model, build_tokenizer
 from latent_core.glyphs.scene import SIZE
 from latent_core.methods import build_method
@@ -52,8 +53,6 @@ from trainers.start import build_data, check_run, checkpoints_activations
 
 SAMPLE = 200
 """Rows whose lengths are measured."""
-PIXELS = 56 * 56, 28 * 28 * 16384
-"""Least and most pixels of an image in Qwen2.5-VL's preprocessor_config.json."""
 CHARACTERS = 3.5
 """Of English per token of Qwen's tokenizer, where that is not at hand."""
 
@@ -62,7 +61,7 @@ CHARACTERS = 3.5
 class Source:
     """What a run starts from, as far as it can be known."""
 
-    config: Qwen2_5_VLConfig
+    config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerFast | None
     name: str
 
@@ -213,8 +212,8 @@ def read_rows(recipe: Recipe, arguments: TrainingArguments) -> tuple[list[Exampl
 
 def length(example: Example, recipe: Recipe, source: Source) -> Length:
     """Tokens of a row as the stage lays it out, with the largest K."""
-    caps, vision = recipe.caps, source.config.vision_config
-    side = vision.patch_size * vision.spatial_merge_size
+    caps, geometry = recipe.caps, image_geometry(source.config)
+    side = geometry.token_side
     own = shrink(example, caps.total, caps.each, side=side) if caps.total else example
     theirs = shrink(example, caps.teacher_total, caps.teacher_each, side=side) if caps.teacher_total else own
     prompt = 30 + text_tokens(source, example.question) + text_tokens(source, recipe.system or "")
@@ -230,7 +229,7 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
     latents = thoughts * (recipe.latents_max + 2) if unrolled else 0
     if recipe.stage == "rl" and "text" not in (recipe.method, recipe.rl.variant):
         latents = recipe.rl.max_blocks * recipe.latents_default  # which the limit on tokens leaves out
-    limits = (SIZE**2, SIZE**2) if recipe.mixture else PIXELS
+    limits = (SIZE**2, SIZE**2) if recipe.mixture else (geometry.min_pixels, geometry.max_pixels)
     if recipe.stage == "lvr":
         grids = [image_grid(image.size, side, *limits) for image in own.images]
         slots = [
@@ -278,7 +277,7 @@ def image_tokens(size: tuple[int, int], side: int, low: int, high: int) -> int:
 
 def image_grid(size: tuple[int, int], side: int, low: int, high: int) -> tuple[int, int]:
     """(rows, columns) of the same."""
-    height, width = smart_resize(size[1], size[0], factor=side, min_pixels=low, max_pixels=high)
+    width, height = Fit(side=side, min_pixels=low, max_pixels=high, resample=0).size(*size)
     return height // side, width // side
 
 

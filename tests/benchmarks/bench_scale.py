@@ -15,7 +15,7 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from latent_core.attention import IMPLEMENTATION
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.config import MethodConfig
 from latent_core.embedded import EMBEDDED
 from latent_core.engine import decode
@@ -64,7 +64,7 @@ class Bench:
         self.shape, self.device, self.steps = shape, device, steps
         self.dtype = torch.float32 if shape == "glyph" else torch.bfloat16
         model = random_model(shape, device, self.dtype)
-        self.backbone = Backbone(model)
+        self.backbone = wrap(model)
         self.backbone.eos_ids = frozenset()
         model.generation_config.eos_token_id = None
         tokens = {"<open>": 3, "</open>": 2, "<pad>": 1}

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 
 from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.example import Example
 from latent_core.interventions import perturb
 from latent_core.lockstep import prompt_feeds
@@ -80,9 +81,9 @@ class RlStage(nn.Module):
     def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
         super().__init__()
         self.model, self.processor, self.recipe, self.options = model, processor, recipe, recipe.rl
-        self.backbone = Backbone(model)
+        self.backbone = wrap(model)
         self.method = build_method(recipe.method_config(), processor.token_id)
-        model.model.visual.requires_grad_(False)
+        self.backbone.train_vision(False)
         options = self.options
         check_variant(options, self.method)
         if self.method.name == "deeplatent":
@@ -101,7 +102,7 @@ class RlStage(nn.Module):
         """Keeps the policy as it is now as the reference: before a resumed run's own weights are loaded."""
         if self.options.kl:
             model, method = copy.deepcopy(self.model), copy.deepcopy(self.method)
-            self._reference = Backbone(model.requires_grad_(False).eval()), method.requires_grad_(False).eval()
+            self._reference = wrap(model.requires_grad_(False).eval()), method.requires_grad_(False).eval()
 
     @property
     def reference(self) -> tuple[Backbone, LatentMethod]:

@@ -9,7 +9,7 @@ from random import Random
 
 from torch import nn
 
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.drive import Block, Tokens
 from latent_core.example import Example
 from latent_core.layout import NO_LABEL, Row
@@ -31,9 +31,9 @@ class LatentStage(nn.Module):
     def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
         super().__init__()
         self.model, self.processor, self.recipe = model, processor, recipe
-        self.backbone = Backbone(model)
+        self.backbone = wrap(model)
         self.method = build_method(recipe.method_config(), processor.token_id)
-        model.model.visual.requires_grad_(recipe.train_vision)
+        self.backbone.train_vision(recipe.train_vision)
 
     def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
         # one K for the batch: rows whose blocks end together wait for nobody

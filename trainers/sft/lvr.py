@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.drive import Block, Tokens
 from latent_core.example import Box, Example, Step
 from latent_core.kinds import CLOSE, LATENT, OPEN, kind_class
@@ -82,11 +82,11 @@ class LvrStage(nn.Module):
     def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
         super().__init__()
         self.model, self.processor, self.recipe = model, processor, recipe
-        self.backbone = Backbone(model)
+        self.backbone = wrap(model)
         method = build_method(recipe.method_config(), processor.token_id)
         check(isinstance(method, Lvr), f"stage lvr trains method lvr, not {recipe.method!r}.")
         self.method: Lvr = method
-        model.model.visual.requires_grad_(False)
+        self.backbone.train_vision(False)
 
     def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
         rows, slots = [], []

@@ -20,6 +20,7 @@ from torch import nn
 
 from latent_core.attention import PLAIN, Flow
 from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.drive import Block, Picture, Segment, Tokens
 from latent_core.example import Example, Step, Thought, Words
 from latent_core.kinds import LATENT, kind_class
@@ -49,18 +50,17 @@ class MonetStage(nn.Module):
     def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
         super().__init__()
         self.model, self.processor, self.recipe, self.options = model, processor, recipe, recipe.monet
-        self.backbone = Backbone(model)
+        self.backbone = wrap(model)
         self.method = build_method(recipe.method_config(), processor.token_id)
         self._teacher: tuple[Backbone, ...] = ()  # in a tuple, so that nobody trains, saves or wraps it
         self._same_sight = False  # whether student and teacher see the same in an image, now and later
-        model.model.visual.requires_grad_(recipe.train_vision)
+        self.backbone.train_vision(recipe.train_vision)
 
     def learn_from(self, model: nn.Module) -> None:
         """Sets the frozen teacher."""
-        self._teacher = (Backbone(model.requires_grad_(False).eval()),)
-        own, theirs = (m.model.visual.state_dict() for m in (self.model, model))
+        self._teacher = (wrap(model.requires_grad_(False).eval()),)
         frozen = not self.recipe.train_vision and not self.recipe.caps.teacher_total
-        self._same_sight = frozen and all(torch.equal(own[name], theirs[name].to(own[name])) for name in own)
+        self._same_sight = frozen and self.backbone.vision_is_same(self._teacher[0])
 
     @property
     def teacher_backbone(self) -> Backbone:

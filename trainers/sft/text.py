@@ -6,6 +6,7 @@ from random import Random
 import torch
 from torch import nn
 
+from latent_core.backbones import wrap
 from latent_core.example import Example
 from latent_core.processor import Processor
 from trainers.data.segments import Words, segments
@@ -21,7 +22,8 @@ class TextStage(nn.Module):
     def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
         super().__init__()
         self.model, self.processor, self.recipe = model, processor, recipe
-        model.model.visual.requires_grad_(recipe.train_vision)
+        self.backbone = wrap(model)
+        self.backbone.train_vision(recipe.train_vision)
 
     def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
         prompts, rows = [], []
@@ -55,16 +57,9 @@ class TextStage(nn.Module):
         grid_thw: torch.Tensor,
         families: list[str],
     ) -> dict[str, object]:
-        # without mm_token_type_ids the positions would silently be one-dimensional
-        states = self.model.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            pixel_values=pixel_values,
-            image_grid_thw=grid_thw,
-            mm_token_type_ids=(input_ids == self.processor.image_token_id).int(),
-        ).last_hidden_state[:, :-1]
+        states = self.backbone.forward_ids(input_ids, attention_mask, pixel_values, grid_thw)[:, :-1]
         targets = labels[:, 1:]
         learned = targets != IGNORE
-        logits = self.model.lm_head(states[learned]).float()
+        logits = self.backbone.logits(states[learned]).float()
         loss, metrics = next_words(logits, targets[learned], learned, families)
         return {"loss": loss, "metrics": metrics}

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from latent_core.backbones import wrap
 from latent_core.example import Example
 from latent_core.glyphs.scene import COLOURS, MARKS, PLACES, SHAPES, SIZE, Scene
 from latent_core.processor import Processor
@@ -60,15 +61,15 @@ def token_labels(scene: Scene, rows: int, columns: int) -> torch.Tensor:
 
 
 class VisionStage(nn.Module):
-    """Weighted sum of the labels' cross-entropies; `model` is a Qwen2.5-VL, of which only the vision tower learns."""
+    """Weighted sum of the labels' cross-entropies; of `model` only the vision tower learns."""
 
     def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
         super().__init__()
         self.model, self.processor = model, processor
-        width = model.config.vision_config.out_hidden_size
-        self.head = nn.Linear(width, sum(LABELS))
+        self.backbone = wrap(model)
+        self.head = nn.Linear(self.backbone.width, sum(LABELS))
         model.requires_grad_(False)
-        model.model.visual.requires_grad_(True)
+        self.backbone.train_vision(True)
 
     def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
         prompts = [self.processor(example.images, "") for example, _ in items]
@@ -83,7 +84,7 @@ class VisionStage(nn.Module):
         }
 
     def forward(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, labels: torch.Tensor) -> dict[str, object]:
-        features = self.model.model.visual(pixel_values, grid_thw=grid_thw).pooler_output
+        features = self.backbone.encode_images(pixel_values, grid_thw).tokens
         loss, scores = label_loss(self.head(features), labels)
         metrics = {}
         for i, (name, score) in enumerate(zip(CLASSES, scores, strict=True)):
