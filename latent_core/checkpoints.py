@@ -33,13 +33,16 @@ from latent_core.placement import Placement
 from latent_core.processor import Processor
 from latent_core.reasoner import Reasoner
 from latent_core.records import nearest, to_json
-from latent_core.registry import FINAL, PUBLISHED, full_name
+from latent_core.registry import FINAL, PLAIN, PUBLISHED, full_name
 from latent_core.settings import check, short
 
 NUMBERS = ("BF16", "F16", "F32", "F64")
 MOST_TEXT = 64_000_000
 """Bytes of a file that is not of tensors; Qwen's tokenizer.json has 11 million."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_KNOWN = "the only checkpoints known without one: " + ", ".join(
+    [*(f"plain {kind.title}" for kind in BACKBONES.values()), *PUBLISHED]
+)
 log = logging.getLogger("inscape")
 
 
@@ -48,9 +51,10 @@ def load(
 ) -> Reasoner:
     """A checkpoint by embedded name, local folder, published name (registry.py) or Hub id, ready to answer.
 
-    Without `device` and `dtype` both are chosen from its size and the machine (placement.py); with one of them, the
-    other is the CPU or float32. Raises ValueError for an unknown name, for files that are missing, corrupt or do not
-    fit together, and where memory does not suffice.
+    A plain backbone, such as Qwen/Qwen2.5-VL-7B-Instruct, answers in words alone. Without `device` and `dtype` both
+    are chosen from its size and the machine (placement.py); with one of them, the other is the CPU or float32. Raises
+    ValueError for an unknown name, for files that are missing, corrupt or do not fit together, and where memory does
+    not suffice.
     """
     folder, called = find(name), full_name(name)
     config, processor = read_parts(folder, called)
@@ -81,6 +85,8 @@ def read_parts(folder: Path, name: str) -> tuple[MethodConfig, Processor]:
     kind, limits = BACKBONES[model_config.model_type], config.image
     processor = Processor.load(folder, kind.chat, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)
     rows = _embedding_rows(folder, kind)
+    if config is PLAIN:
+        _check_plain(name, processor, kind)
     if name in PUBLISHED:
         PUBLISHED[name].check_vocabulary(processor.token_id, rows)
     if len(processor.tokenizer) > rows:
@@ -188,12 +194,26 @@ def save(
 
 
 def read_config(folder: Path, name: str) -> MethodConfig:
-    """What method.json says, or what is known of a published checkpoint. Raises ValueError for neither."""
-    if not (folder / "method.json").exists():
-        if name in PUBLISHED:
-            return PUBLISHED[name].config
-        raise ValueError(f"{name} has no method.json; the only checkpoints known without one: {', '.join(PUBLISHED)}.")
-    return MethodConfig.read(folder)
+    """What method.json says, or what is known of a published checkpoint or a plain backbone.
+
+    Raises ValueError for none of these; whether a backbone is plain also depends on its tokenizer (`_check_plain`).
+    """
+    if (folder / "method.json").exists():
+        return MethodConfig.read(folder)
+    if name in PUBLISHED:
+        return PUBLISHED[name].config
+    kind = read_object(folder / "config.json").get("model_type")
+    check(kind in tuple(BACKBONES), f"{name} has no method.json; {_KNOWN}.")
+    return PLAIN
+
+
+def _check_plain(name: str, processor: Processor, kind: type[Backbone]) -> None:
+    """Raises ValueError where a tokenizer has control tokens beyond those of the backbone: a fine-tune's own."""
+    for token in processor.control_tokens:
+        check(
+            token in kind.control_tokens,
+            f"{name} has no method.json, and its tokenizer adds {token} to those of a plain {kind.title}; {_KNOWN}.",
+        )
 
 
 def _check_files(folder: Path) -> None:

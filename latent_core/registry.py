@@ -1,7 +1,7 @@
 """Published checkpoints on the Hub: what their repositories do not say about themselves, and what they must hold.
 
-They have no method.json. Facts are from the papers and the public code named in each entry's provenance; what those
-leave open stands in `unknown`.
+They have no method.json, nor has a plain backbone. Facts are from the papers and the public code named in each entry's
+provenance; what those leave open stands in `unknown`.
 """
 
 import os
@@ -155,6 +155,10 @@ _ENTRIES = (
 )
 
 PUBLISHED: dict[str, Published] = {entry.name: entry for entry in _ENTRIES}
+
+PLAIN = MethodConfig(method="text", sampling=Sampling(max_new_tokens=512))
+"""What the method.json of a plain backbone would say, the baseline of all that was trained from it: words alone,
+greedily, after the chat template's own system prompt, and the image limits of the image processor's file."""
 
 
 FINAL = "final"
