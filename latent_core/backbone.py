@@ -202,20 +202,6 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward_ids(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        pixel_values: torch.Tensor,
-        grid_thw: torch.Tensor,
-    ) -> torch.Tensor:
-        """States (B, N, D) after the final norm of texts with images, in one causal forward without cache.
-
-        input_ids (B, N) padded on the right, attention_mask (B, N) 1 where there is no padding; the images of all
-        rows, one after the other, take the places of their image tokens.
-        """
-
-    @abstractmethod
     def norm(self, states: torch.Tensor) -> torch.Tensor:
         """States (…, D) of any layer after the final norm, as `logits` reads them."""
 

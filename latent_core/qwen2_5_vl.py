@@ -174,22 +174,6 @@ class Qwen2_5_VL(Backbone):
         kept[self.num_layers] = hidden
         return hidden, [kept[level] for level in levels]
 
-    def forward_ids(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        pixel_values: torch.Tensor,
-        grid_thw: torch.Tensor,
-    ) -> torch.Tensor:
-        # without mm_token_type_ids the positions would silently be one-dimensional
-        return self.model.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            pixel_values=pixel_values,
-            image_grid_thw=grid_thw,
-            mm_token_type_ids=(input_ids == self.image_token_id).int(),
-        ).last_hidden_state
-
     def norm(self, states: torch.Tensor) -> torch.Tensor:
         return self._language.norm(states)
 

@@ -4,17 +4,14 @@ Without it, captions and questions stay at chance on marks for a thousand steps:
 tower from scratch very slowly.
 """
 
-from random import Random
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from latent_core.backbones import wrap
-from latent_core.example import Example
 from latent_core.glyphs.scene import COLOURS, MARKS, PLACES, SHAPES, SIZE, Scene
-from latent_core.processor import Processor
-from trainers.recipe import Recipe
+from trainers.stage import Item, Stage
 
 CLASSES = {
     "colour": ("", *COLOURS),
@@ -60,18 +57,15 @@ def token_labels(scene: Scene, rows: int, columns: int) -> torch.Tensor:
     return labels.flatten(0, 1)
 
 
-class VisionStage(nn.Module):
-    """Weighted sum of the labels' cross-entropies; of `model` only the vision tower learns."""
+class VisionStage(Stage):
+    """Weighted sum of the labels' cross-entropies, of which the vision tower and its head alone learn."""
 
-    def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
-        super().__init__()
-        self.model, self.processor = model, processor
-        self.backbone = wrap(model)
+    def setup(self) -> None:
         self.head = nn.Linear(self.backbone.width, sum(LABELS))
-        model.requires_grad_(False)
+        self.model.requires_grad_(False)
         self.backbone.train_vision(True)
 
-    def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
+    def collate(self, items: Sequence[Item]) -> dict[str, object]:
         prompts = [self.processor(example.images, "") for example, _ in items]
         labels = [
             token_labels(example.metadata["scene"], *self.processor.grid(prompt.images[0]))
