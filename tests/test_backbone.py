@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from latent_core.backbones import wrap
+from latent_core.backbones import build, image_geometry, wrap
 from latent_core.cache import GradientCache
 from latent_core.engine import decode
 from latent_core.feed import Feed
@@ -88,3 +88,38 @@ def test_padding_reaches_the_registered_attention():
     positions = (mask.cumsum(-1) - 1).clamp(min=0).expand(3, 1, -1)
     found = model(input_ids=padded, attention_mask=mask, position_ids=positions).logits[:, 3:]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_images_are_encoded_as_transformers_does():
+    backbone, prompt = wrap(tiny_model()), PROMPTS[1]
+    expected = tiny_model().get_image_features(prompt.pixel_values, prompt.grid_thw).pooler_output
+    tokens = backbone.encode_images(prompt.pixel_values, prompt.grid_thw).tokens
+    assert torch.equal(tokens, torch.cat(expected))
+
+
+def test_a_vision_tower_is_frozen_and_compared():
+    backbone, same, other = wrap(tiny_model()), wrap(tiny_model()), wrap(tiny_model(seed=1))
+    assert backbone.vision_is_same(same) and not backbone.vision_is_same(other)
+    names = {name for name, _ in backbone.model.named_parameters()}
+    backbone.train_vision(False)
+    learned = {name for name, p in backbone.model.named_parameters() if p.requires_grad}
+    assert learned == {name for name in names if "visual" not in name} != names
+    backbone.train_vision(True)
+    assert all(p.requires_grad for p in backbone.parameters())
+
+
+def test_geometry_is_that_of_the_model():
+    backbone = wrap(tiny_model(hidden=48))
+    attention = backbone.layers[0].self_attn
+    assert (backbone.num_key_heads, backbone.head_width) == (3, 8) == (attention.k_proj.out_features // 8, 8)
+    assert backbone.new_cache(2, 5).keys[1].shape == (2, 3, 5, 8)
+    geometry = image_geometry(backbone.model.config)
+    assert (geometry.patch, geometry.merge, geometry.token_side) == (4, backbone.merge_size, 8)
+
+
+def test_a_backbone_can_be_shapes_alone():
+    """What the planner counts needs no memory."""
+    with torch.device("meta"):
+        backbone = build(tiny_model().config)
+    assert {p.device.type for p in backbone.parameters()} == {"meta"}
+    assert sum(p.numel() for p in backbone.parameters()) == sum(p.numel() for p in tiny_model().parameters())
