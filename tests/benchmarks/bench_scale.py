@@ -78,8 +78,9 @@ class Bench:
         parallel = MethodConfig(method="deeplatent", options=wide, **{**names, "pad_token": None})
         self.deeplatent = build_method(parallel, token_id).to(device, self.dtype).eval()
         self.prompt = prompt(model.config)
-        layers = sum(p.numel() * p.element_size() for p in model.model.language_model.layers.parameters())
-        head = model.lm_head.weight.numel() * model.lm_head.weight.element_size()
+        layers = sum(p.numel() * p.element_size() for p in self.backbone.layers.parameters())
+        weight = model.get_output_embeddings().weight
+        head = weight.numel() * weight.element_size()
         self.read = {"text token": layers + head, "latent": layers}
         """Bytes of the weights that a step reads."""
         parameters = sum(p.numel() for p in model.parameters())
