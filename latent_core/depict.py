@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from latent_core.analysis.statistics import is_share
 from latent_core.files import write_file
 from latent_core.finite import not_finite
-from latent_core.grounding import is_share
 from latent_core.records import checked_report
 from latent_core.settings import check
 

@@ -8,7 +8,6 @@ size.
 Shapes: n runs, K latents of a block, N image tokens, D model width.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 from latent_core.analysis.regions import tokens_in
 from latent_core.analysis.similarity import Grid, nearest_patch
+from latent_core.analysis.statistics import Interval, is_share, mean_share
 from latent_core.events import Look, StartEvent, TokenEvent
 from latent_core.example import Example
 from latent_core.records import checked_report
@@ -54,28 +54,17 @@ class LookRule:
         return f"attention of block {self.level + 1}, {head}"
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A share of looks that hit, in 0…1, with the 95% interval of a mean over runs."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    """Runs."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grounding:
     """What one rule finds on one split."""
 
     rule: LookRule
-    latents: Share
-    by_latent: tuple[Share, ...]
+    latents: Interval
+    by_latent: tuple[Interval, ...]
     """Latent 1, 2, … of the block."""
-    words: Share
+    words: Interval
     """The same for the words outside blocks."""
-    elsewhere: Share
+    elsewhere: Interval
     """The latents, and a random region of the same size in place of the true one."""
 
 
@@ -231,13 +220,6 @@ def _check_report(report: object) -> None:
             check(is_share(row.get(name)), f"{name} of a row is no share of runs")
 
 
-def is_share(value: object) -> bool:
-    """Whether a JSON value is a share with its interval and the number of runs, as reports hold them."""
-    if not isinstance(value, dict) or type(value.get("n")) is not int:
-        return False
-    return all(type(value.get(edge)) in (int, float) and 0 <= value[edge] <= 1 for edge in ("value", "low", "high"))
-
-
 def best(hits: Hits, kind: str) -> LookRule:
     """The rule of a kind whose latents hit oftenest; the smallest of equal ones."""
     rules = sorted(rule for rule in hits if rule.kind == kind)
@@ -249,17 +231,8 @@ def report(hits: Hits, rule: LookRule) -> Grounding:
     found = hits[rule]
     return Grounding(
         rule=rule,
-        latents=share(found["latents"].nanmean(1)),
-        by_latent=tuple(share(column[~column.isnan()]) for column in found["latents"].unbind(1)),
-        words=share(found["words"]),
-        elsewhere=share(found["elsewhere"]),
+        latents=mean_share(found["latents"].nanmean(1)),
+        by_latent=tuple(mean_share(column[~column.isnan()]) for column in found["latents"].unbind(1)),
+        words=mean_share(found["words"]),
+        elsewhere=mean_share(found["elsewhere"]),
     )
-
-
-def share(values: torch.Tensor) -> Share:
-    """Mean of runs' shares (n,), n ≥ 2, with mean ± 1.96 · s / √n, cut to 0…1.
-
-    Latents of one run are not independent, so the run is what is counted.
-    """
-    mean, half = values.mean().item(), 1.96 * values.std().item() / math.sqrt(len(values))
-    return Share(mean, max(0.0, mean - half), min(1.0, mean + half), len(values))

@@ -5,7 +5,6 @@ Rows are appended to a JSONL file as they finish (study_rows.py), so that a stop
 """
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from importlib.metadata import version
 import torch
 
 from latent_core import grading, interventions
+from latent_core.analysis.statistics import Interval, wilson
 from latent_core.events import LatentEvent
 from latent_core.example import Example
 from latent_core.grading import equal
@@ -50,12 +50,11 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """Results of one condition; rates in 0…1 with 95% Wilson intervals."""
+    """Results of one condition; shares in 0…1, the intervals are Wilson's."""
 
     condition: Condition
     n: int
-    accuracy: float
-    interval: tuple[float, float]
+    accuracy: Interval
     trigger: float
     """Share of runs that opened a block."""
     tokens: float
@@ -64,25 +63,12 @@ class Row:
     """Mean fed latents."""
     cosine: float | None
     """Mean cosine between neighbouring latents of a block."""
-    changed: float | None = None
+    changed: Interval | None = None
     """Share of answers that differ from the clean run's; replacements only."""
-    changed_interval: tuple[float, float] | None = None
     text_changed: float | None = None
     """Share of whole texts that differ; 0 under a destructive replacement means that the hook does not fire."""
-    donor: float | None = None
+    donor: Interval | None = None
     """Share of answers equal to the donor's."""
-    donor_interval: tuple[float, float] | None = None
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95% Wilson score interval of a rate, in 0…1. n = 0 gives (0, 1)."""
-    if n == 0:
-        return 0.0, 1.0
-    z = 1.959964
-    rate, square = successes / n, z * z / n
-    middle = (rate + square / 2) / (1 + square)
-    half = z / (1 + square) * math.sqrt(rate * (1 - rate) / n + square / (4 * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def donors(answers: Sequence[str]) -> list[int]:
@@ -174,12 +160,10 @@ class Study:
         n = len(chosen)
         changed = sum(not equal(trace.answer, clean[i].answer) for i, trace in zip(chosen, traces, strict=True))
         rewritten = sum(trace.text != clean[i].text for i, trace in zip(chosen, traces, strict=True))
-        row = dataclasses.replace(
-            row, changed=changed / max(n, 1), changed_interval=wilson(changed, n), text_changed=rewritten / max(n, 1)
-        )
+        row = dataclasses.replace(row, changed=wilson(changed, n), text_changed=rewritten / max(n, 1))
         if condition.replace == "donor":
             taken = sum(equal(trace.answer, clean[others[i]].answer) for i, trace in zip(chosen, traces, strict=True))
-            row = dataclasses.replace(row, donor=taken / max(n, 1), donor_interval=wilson(taken, n))
+            row = dataclasses.replace(row, donor=wilson(taken, n))
         return row
 
     def _decode(
@@ -216,8 +200,7 @@ class Study:
         return Row(
             condition=condition,
             n=n,
-            accuracy=right / max(n, 1),
-            interval=wilson(right, n),
+            accuracy=wilson(right, n),
             trigger=sum(bool(trace.finish.blocks) for trace in traces) / max(n, 1),
             tokens=sum(trace.finish.tokens for trace in traces) / max(n, 1),
             latents=sum(trace.finish.latents for trace in traces) / max(n, 1),
@@ -300,27 +283,3 @@ def timing(study: Study, family: str = "find", n: int = 20) -> Timing:
         token=statistics.median(token[1:]),
         run=statistics.median(whole[1:]),
     )
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The table of a study."""
-
-    def percent(value: float | None, interval: tuple[float, float] | None = None) -> str:
-        if value is None:
-            return ""
-        text = f"{100 * value:.1f}"
-        return f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else text
-
-    lines = [
-        "| family | rule | mode | K | condition | n | accuracy % [95%] | trigger % | answer changed % "
-        "| donor's answer % | cosine | tokens |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        c = row.condition
-        what = c.replace or ("wrong image" if c.wrong_image else "clean")
-        cells = [c.family, c.rule, c.mode, str(c.latents), what, str(row.n), percent(row.accuracy, row.interval)]
-        cells += [percent(row.trigger), percent(row.changed, row.changed_interval)]
-        cells += [percent(row.donor, row.donor_interval), "" if row.cosine is None else f"{row.cosine:.2f}"]
-        lines.append("| " + " | ".join([*cells, f"{row.tokens:.1f}"]) + " |")
-    return "\n".join(lines) + "\n"

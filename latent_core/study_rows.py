@@ -9,10 +9,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from latent_core.analysis.statistics import Interval
 from latent_core.lines import append_line, read_lines
 from latent_core.study import Condition, Row, Study
 
 MADE = "made_with"
+BOUNDS = {"accuracy": "interval", "changed": "changed_interval", "donor": "donor_interval"}
+"""In JSON a row's shares stand as numbers, and their bounds under names of their own."""
 log = logging.getLogger("inscape")
 
 
@@ -25,17 +28,28 @@ def run_study(study: Study, todo: Sequence[Condition], path: Path) -> Iterator[R
     for condition in todo:
         if condition not in done:
             done[condition] = study.run(condition)
-            append_line(path, dataclasses.asdict(done[condition]) | {MADE: study.made_with(condition)})
+            append_line(path, row_to_json(done[condition]) | {MADE: study.made_with(condition)})
         yield done[condition]
 
 
+def row_to_json(row: Row) -> dict[str, object]:
+    """A Row as JSON values."""
+    values: dict[str, object] = {}
+    for name, value in dataclasses.asdict(row).items():
+        values[name] = value["value"] if name in BOUNDS and value else value
+        if name in BOUNDS:
+            values[BOUNDS[name]] = value and [value["low"], value["high"]]
+    return values
+
+
 def row_from_json(values: dict) -> Row:
-    """A Row from what `dataclasses.asdict` made of it; what it was made with may stand beside."""
+    """A Row from what `row_to_json` made of it; what it was made with may stand beside."""
     values = {name: value for name, value in values.items() if name != MADE}
     values["condition"] = Condition(**values["condition"])
-    for name in ("interval", "changed_interval", "donor_interval"):
+    for name, bounds in BOUNDS.items():
+        edges = values.pop(bounds)
         if values[name] is not None:
-            values[name] = tuple(values[name])
+            values[name] = Interval(values[name], *edges, values["n"])
     return Row(**values)
 
 

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from app.limits import PUBLIC
+from latent_core import tables
 from tests.attacks import ATTACKS, Attack, connections, runs, traces, uploads  # noqa: F401, they list their attacks
 from tests.instance import KEEP_SECONDS, Instance
 from tests.soak import TOLERANCE, crowd
@@ -165,12 +166,9 @@ def grown(start: dict[str, int], end: dict[str, int]) -> list[str]:
 
 def table(results: list[Result]) -> str:
     """The results as Markdown."""
-    lines = [
-        "| attack | what was sent | worst /health during, after | worst honest try, wait | peak memory | most heard |",
-        "|---|---|---|---|---|---|",
-    ]
-    for result in results:
-        cells = [
+    header = ["attack", "what was sent", "worst /health during, after", "worst honest try, wait", "peak memory"]
+    rows = [
+        [
             result.name,
             result.sent,
             f"{result.health:.2f} s, {result.health_after:.2f} s",
@@ -178,8 +176,9 @@ def table(results: list[Result]) -> str:
             f"{result.memory / 1e9:.2f} GB",
             "; ".join(f"{count} × {what}" for what, count in list(result.heard.items())[:3]),
         ]
-        lines.append(f"| {' | '.join(cell.replace('|', '¦') for cell in cells)} |")
-    return "\n".join(lines)
+        for result in results
+    ]
+    return tables.table([*header, "most heard"], rows).rstrip()
 
 
 def main() -> int:

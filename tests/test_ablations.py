@@ -1,23 +1,17 @@
 """The arithmetic of the ablation tables, on made-up counts; every variant's fields are fields of its recipe."""
 
+import json
+import shutil
+
 import pytest
 
-from latent_core.study import Row, wilson
-from trainers.ablations import (
-    ABLATIONS,
-    BUDGETS,
-    DEEPLATENT,
-    LVR,
-    MONET,
-    Ablation,
-    Result,
-    Variant,
-    ablate,
-    conditions,
-    difference,
-    table,
-    verdict,
-)
+from latent_core.analysis.statistics import Interval, wilson
+from latent_core.embedded import EMBEDDED
+from latent_core.records import from_json
+from latent_core.study import Row
+from trainers.ablation_table import Result, markdown, tables, verdict
+from trainers.ablation_variants import ABLATIONS, BUDGETS, DEEPLATENT, LVR, MONET, Ablation, Variant
+from trainers.ablations import ablate, conditions
 from trainers.recipe import load_recipe
 
 EVERY = [(ablation, variant) for ablation in ABLATIONS.values() for variant in ablation.variants]
@@ -28,50 +22,34 @@ def result(ablation: Ablation, variant: Variant, accuracy: float, n: int = 100) 
         Row(
             condition=condition,
             n=n,
-            accuracy=0.0 if condition.replace else accuracy,
-            interval=wilson(round(accuracy * n), n),
+            accuracy=wilson(0 if condition.replace else round(accuracy * n), n),
             trigger=1.0,
             tokens=20.0,
             latents=8.0,
             cosine=0.5,
-            changed={"": None, "sham": 0.02, "zero": 0.62}.get(condition.replace, 0.32),
-            donor=0.9 if condition.replace == "donor" else None,
-            donor_interval=wilson(round(0.9 * n), n) if condition.replace == "donor" else None,
+            changed=wilson({"sham": 2, "zero": 62}.get(condition.replace, 32), n) if condition.replace else None,
+            donor=wilson(round(0.9 * n), n) if condition.replace == "donor" else None,
         )
         for condition in conditions(ablation, variant, "latents_only")
     ]
     return Result(variant, rows)
 
 
-def test_difference_has_newcombes_interval():
-    """Newcombe 1998, method 10, table II (a): 56/70 against 48/80 gives 0.2000 [0.0524, 0.3339]."""
-    first, second = (result(MONET, MONET.variants[0], 0) for _ in range(2))
-    first.rows[:] = [first.rows[0].__class__(**fields(first.rows[0], 56, 70))]
-    second.rows[:] = [second.rows[0].__class__(**fields(second.rows[0], 48, 80))]
-    assert difference(first, second) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
-
-
-def fields(row: Row, right: int, n: int) -> dict:
-    names = ("condition", "trigger", "tokens", "latents", "cosine")
-    return {name: getattr(row, name) for name in names} | {
-        "n": n,
-        "accuracy": right / n,
-        "interval": wilson(right, n),
-    }
-
-
 def test_verdict_says_whether_the_sign_agrees_and_when_nothing_can_be_said():
     whole, worse = Variant(name="whole", paper=82.2), Variant(name="less", paper=46.07)
-    assert verdict(-0.2, -0.3, -0.1, worse, whole) == "lower: agrees"
-    assert verdict(0.2, 0.1, 0.3, worse, whole) == "higher: disagrees"
-    assert verdict(-0.02, -0.1, 0.05, worse, whole) == "no difference beyond chance"
-    assert "not at hand" in verdict(-0.2, -0.3, -0.1, Variant(name="?"), whole)
-    assert verdict(-0.2, -0.3, -0.1, Variant(name="collapses", lower=True), whole) == "lower: agrees"
-    assert verdict(-0.2, -0.3, -0.1, Variant(name="same", paper=82.2), whole) == "lower: in the paper equal"
+    assert verdict(Interval(-0.2, -0.3, -0.1, 200), worse, whole) == "lower: agrees"
+    assert verdict(Interval(0.2, 0.1, 0.3, 200), worse, whole) == "higher: disagrees"
+    assert verdict(Interval(-0.02, -0.1, 0.05, 200), worse, whole) == "no difference beyond chance"
+    assert "not at hand" in verdict(Interval(-0.2, -0.3, -0.1, 200), Variant(name="?"), whole)
+    assert verdict(Interval(-0.2, -0.3, -0.1, 200), Variant(name="collapses", lower=True), whole) == "lower: agrees"
+    assert (
+        verdict(Interval(-0.2, -0.3, -0.1, 200), Variant(name="same", paper=82.2), whole)
+        == "lower: in the paper equal"
+    )
 
 
 def test_monets_table_names_every_variant():
-    text = table(MONET, [result(MONET, v, 0.9 if v is MONET.variants[0] else 0.5) for v in MONET.variants])
+    text = tables(MONET, [result(MONET, v, 0.9 if v is MONET.variants[0] else 0.5) for v in MONET.variants])
     for variant in MONET.variants:
         assert f"| {variant.name} |" in text
     assert text.count("lower: agrees") == 3 and "-40.0 [-45" in text
@@ -80,7 +58,7 @@ def test_monets_table_names_every_variant():
 
 def test_a_variant_may_be_compared_with_another_than_the_first():
     accuracies = (0.4, 0.9, 0.9, 0.5, 0.9)
-    text = table(LVR, [result(LVR, v, a) for v, a in zip(LVR.variants, accuracies, strict=True)])
+    text = tables(LVR, [result(LVR, v, a) for v, a in zip(LVR.variants, accuracies, strict=True)])
     vector, switch = (line for line in text.splitlines() if line.startswith("| exit") and "against" in line)
     assert "-40.0 [" in vector and "(against an MLP head) | worse | lower: agrees" in vector
     assert "+0.0 [" in switch and "no difference beyond chance" in switch
@@ -89,7 +67,7 @@ def test_a_variant_may_be_compared_with_another_than_the_first():
 
 def test_sweeps_have_a_column_per_budget_and_text_no_latents():
     results = [result(DEEPLATENT, variant, 0.5) for variant in DEEPLATENT.variants]
-    text = table(DEEPLATENT, results)
+    text = tables(DEEPLATENT, results)
     header = next(line for line in text.splitlines() if "| K = " in line)
     assert header == "| variant | " + " | ".join(f"K = {k}" for k in BUDGETS) + " |"
     assert text.count("fixed grids, one by one |") == 3 and text.count("| text only |") == 1
@@ -104,6 +82,28 @@ def test_options_of_every_variant_are_fields_of_the_recipe(ablation, variant):
     assert changed == bool(variant.options) or variant.name == "K = 9" or variant.name == "an MLP head"
     names = [other.name for other in ablation.variants]
     assert len(set(names)) == len(names) and (variant.against is None or variant.against in names)
+
+
+def test_short_runs_are_reported_as_json_and_as_what_the_json_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EMBEDDED / "glyph-lvr", tmp_path / "runs/start/final")
+    ablation = Ablation(
+        checkpoint="short",
+        stages=(("glyph-lvr", 1),),
+        start="start",
+        figure="V*",
+        shared=("mixture={find: 1}", "per_device_train_batch_size=2", "warmup_steps=0", "val_size=2"),
+        families=("find",),
+        latents=4,
+        variants=(Variant(name="whole method", paper=80.0), Variant(name="two latents", latents=2, replace=False)),
+    )
+    monkeypatch.setitem(ABLATIONS, "short", ablation)
+    written = ablate("short", n=6, split="val")
+    report = json.loads(written.with_suffix(".json").read_text())
+    assert from_json(Ablation, report["ablation"], "report") == ablation
+    assert {name: len(rows) for name, rows in report["rows"].items()} == {"whole method": 3, "two latents": 1}
+    assert written.read_text() == markdown(report)
+    assert "seeds 0 to 5, K = 4 unless named, greedy; glyph-lvr for 1 steps" in written.read_text()
 
 
 def test_unknown_checkpoints_are_refused():

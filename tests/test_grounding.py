@@ -5,11 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from latent_core import glyphs, load
 from latent_core.embedded import EMBEDDED
-from latent_core.grounding import LookRule, best, collect, report, share
+from latent_core.grounding import LookRule, best, collect, report
 from trainers.__main__ import main
 
 N, K = 6, 4
@@ -67,14 +66,6 @@ def test_every_rule_is_there_and_the_best_is_the_best(reasoner, hits):
         told = report(hits, rule)
         assert told.latents.value == pytest.approx(top.item())
         assert [one.value for one in told.by_latent] == pytest.approx(hits[rule]["latents"].mean(0).tolist())
-
-
-def test_a_share_has_the_interval_of_a_mean():
-    values = torch.tensor([0.0, 0.5, 1.0, 1.0])
-    found = share(values)
-    half = 1.96 * np.std(values.numpy(), ddof=1) / 2
-    assert (found.value, found.low) == pytest.approx((0.625, 0.625 - half), abs=1e-6)
-    assert found.high == 1.0 and found.n == 4
 
 
 def test_the_command_line_reports_and_refuses(tmp_path, monkeypatch, capsys):

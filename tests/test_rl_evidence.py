@@ -5,18 +5,20 @@ import json
 import pytest
 
 from latent_core import load
+from latent_core.analysis.statistics import Interval
 from latent_core.study import Condition, Row
+from latent_core.study_rows import row_to_json
 from trainers.recipe import load_recipe
-from trainers.rl.evidence import conditions, curve, reinforce, table
+from trainers.rl.evidence import conditions, curve, reinforce
 from trainers.rl.runs import RUNS, Run
+from trainers.rl.table import markdown
 
 
 def row(family: str, accuracy: float, **fields: object) -> Row:
-    donor = {"donor": 0.4, "donor_interval": (0.3, 0.5)} if fields.get("replace") == "donor" else {}
+    donor = {"donor": Interval(0.4, 0.3, 0.5, 500)} if fields.get("replace") == "donor" else {}
     condition = Condition(family=family, rule="latents_only", **{"latents": 24} | fields)
-    interval = (accuracy - 0.1, accuracy + 0.1)
-    figures = dict(n=500, accuracy=accuracy, interval=interval, trigger=0.9, tokens=20.0, latents=8.0, cosine=None)
-    return Row(condition=condition, **figures, **donor)
+    share = Interval(accuracy, accuracy - 0.1, accuracy + 0.1, 500)
+    return Row(condition=condition, n=500, accuracy=share, trigger=0.9, tokens=20.0, latents=8.0, cosine=None, **donor)
 
 
 def measured(accuracy: float) -> list[Row]:
@@ -37,14 +39,37 @@ def points() -> list[dict[str, float]]:
 
 
 def test_before_and_after_stand_one_below_the_other():
-    recipe, _ = load_recipe("glyph-monet-rl", [])
-    text = table(recipe, {"`glyph-monet`": measured(0.5), "seed 0": measured(0.75)}, {"seed 0": points()})
+    rows = {"`glyph-monet`": measured(0.5), "seed 0": measured(0.75)}
+    report = {
+        "command": "python -m trainers reinforce glyph-monet-rl",
+        "n": 500,
+        "families": ["count"],
+        "latents": 24,
+        "training": {"steps": 8, "questions": 32, "group": 8, "updates": 4, "responses": 128},
+        "rows": {label: list(map(row_to_json, found)) for label, found in rows.items()},
+        "curves": {"seed 0": points()},
+    }
+    text = markdown(report)
+    assert "seeds 0 to 499" in text and "8 steps: 32 questions of count, 8 responses to each" in text
     assert "| `glyph-monet` | 50.0 [40.0, 60.0] | 80.0 [70.0, 90.0] |" in text
     assert "| seed 0 | 75.0 [65.0, 85.0] |" in text and "| 40.0 [30.0, 50.0] | 20.0 | 90.0 |" in text
     assert "|  | K = 8 | K = 24 |" in text and "| seed 0 | 37.5 | 75.0 |" in text
     assert "| seed 0 | 0.540 | 0.580 |" in text
     assert "| seed 0 | 1.000 ± 0.020 | 1.0 |  |  | 0.100 |  | 100.0 to 100.0 |" in text
     assert "Groups of 1 by how many" in text
+
+
+def test_a_short_run_is_reported_as_json_and_as_what_the_json_says(tmp_path, monkeypatch):
+    short = ("max_steps=2", "per_device_train_batch_size=2", "val_size=2", "per_device_eval_batch_size=2")
+    often = ("eval_steps=1", "logging_steps=1", "warmup_steps=0", "rl.group=2", "rl.updates=1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(RUNS, "glyph-text-rl", (Run(name="short", options=(*short, *often)),))
+    written = reinforce("glyph-text-rl", n=2, split="val")
+    report = json.loads(written.with_suffix(".json").read_text())
+    assert written.read_text() == markdown(report)
+    assert list(report["rows"]) == ["`glyph-text`", "short"] and report["latents"] is None
+    assert [point["step"] for point in report["curves"]["short"]] == [1, 2]
+    assert report["training"]["responses"] == 128 and "seeds 0 to 1, greedy" in written.read_text()
 
 
 def test_a_curve_has_the_means_between_two_evaluations(tmp_path):

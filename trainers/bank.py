@@ -1,6 +1,5 @@
 """`python -m trainers bank`: a checkpoint's reference bank, from greedy runs on the val split of Glyphs."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -12,6 +11,7 @@ from rich.progress import track
 
 from latent_core import glyphs, load
 from latent_core.analysis.geometry import adjacent_cosine, effective_rank, instance_similarity, rank_at
+from latent_core.analysis.statistics import mean
 from latent_core.bank import FILE, KINDS, Bank, lay_out
 from latent_core.events import TokenEvent
 from latent_core.example import Example
@@ -132,8 +132,6 @@ def _words(trace: Trace) -> torch.Tensor:
 
 
 def _mean(quantity: str, of: str, values: Iterable[float | None]) -> dict[str, object]:
-    found = torch.tensor([value for value in values if value is not None])
-    half = 1.96 * found.std().item() / math.sqrt(len(found))
-    mean = found.mean().item()
-    interval = [round(mean - half, 4), round(mean + half, 4)]
-    return {"quantity": quantity, "of": of, "value": round(mean, 4), "interval": interval, "n": len(found)}
+    found = mean(torch.tensor([value for value in values if value is not None]))
+    bounds = [round(found.low, 4), round(found.high, 4)]
+    return {"quantity": quantity, "of": of, "value": round(found.value, 4), "interval": bounds, "n": found.n}

@@ -10,13 +10,15 @@ from latent_core import glyphs
 from latent_core.embedded import EMBEDDED
 from latent_core.files import write_folder
 from trainers.bank import bank
+from trainers.cards import card
 from trainers.depict import depict
 from trainers.encoders import TEACHERS
 from trainers.evidence import study
 from trainers.ground import ground
-from trainers.recipe import Recipe, load_recipe
+from trainers.recipe import load_recipe
 from trainers.record import record
-from trainers.rl.evidence import NAME, reinforce
+from trainers.reports import METRICS_FILE
+from trainers.rl.evidence import reinforce
 from trainers.rl.runs import RUNS
 from trainers.start import train
 from trainers.summary import write_evidence
@@ -83,14 +85,15 @@ def build(*, n: int = 500) -> None:
         document(name)
     reinforce("glyph-text-rl", n=n)
     for name in STUDIED:
-        report = study(name, families=families(name), n=n)
+        measured = study(name, families=families(name), n=n)
+        shutil.copy(measured / METRICS_FILE, EMBEDDED / name)
         if load_recipe(name, [])[0].method != "text":
             ground(name)
         if name in PAINTED:
             depict(name)
         if name in BANKED:
             bank(name)
-        document(name, report)
+        document(name)
     for name in REINFORCED:
         install(name, RUNS[name][0].train(name))
         reinforce(name, n=n)
@@ -118,48 +121,6 @@ def install(name: str, final: Path) -> None:
     write_folder(target, fill)
 
 
-def document(name: str, report: Path | None = None) -> None:
-    """Puts the model card beside an embedded checkpoint, with the measurements of a study if there is one."""
-    recipe, _ = load_recipe(name, [])
-    folder = EMBEDDED / name
-    measured = ""
-    if report is not None:
-        shutil.copy(report / "metrics.json", folder / "metrics.json")
-        measured = f"## Measurements\n\n{(report / 'metrics.md').read_text()}"
-    parts = (
-        ("Where the latents look", "grounding.md"),
-        ("What the latents depict", "depict.md"),
-        ("Ablations", "ablations.md"),
-        ("Before and after", f"{NAME}.md"),
-    )
-    for title, file in parts:
-        if (folder / file).is_file():
-            measured += f"\n## {title}\n\n{(folder / file).read_text()}"
-    card = (
-        f"---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n\n# {name}\n\n"
-        f"{recipe.description} A Qwen2.5-VL of 1.7M parameters, trained from scratch on Glyphs, a procedural "
-        "micro-world; outside of it its answers mean nothing.\n\n"
-        f"Made by `python -m trainers run {name}` (or `make glyphs`) on two CPU cores; recipe, seed and versions are "
-        f"in `method.json`, the training curve in `training.jsonl`.\n\n{_latents(recipe)}{measured}"
-    )
-    (folder / "README.md").write_text(card.rstrip() + "\n")
-
-
-def _latents(recipe: Recipe) -> str:
-    """What the model card says about blocks."""
-    text = recipe.spec.stage.card(recipe)
-    if recipe.method == "text" or not text:
-        return ""
-    if recipe.spec.reinforces:
-        return f"{text} Attention rule: `{recipe.rule}`.\n\n"
-    text += f" Attention rule: `{recipe.rule}`"
-    text += (
-        f", for {recipe.everything_share:.0%} of the batches `everything`.\n\n" if recipe.everything_share else ".\n\n"
-    )
-    if recipe.rule in ("latents_only", "sealed"):
-        text += (
-            "Text after a block sees nothing but latents and itself. That the answer depends on the latents then "
-            "holds by construction, because the other wires are cut; the rows under `everything` are the ones to "
-            "compare with published models.\n\n"
-        )
-    return text
+def document(name: str) -> None:
+    """Puts the model card beside an embedded checkpoint."""
+    (EMBEDDED / name / "README.md").write_text(card(name), encoding="utf-8")

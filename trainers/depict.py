@@ -6,7 +6,6 @@ that was trained in the same way on the states of the words before the block, an
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +17,18 @@ from rich.progress import track
 from torch import nn
 
 from latent_core import glyphs, load
-from latent_core.depict import FILE, MOST, SIDE, Depicter
+from latent_core.analysis.statistics import Interval, wilson
+from latent_core.depict import FILE, MOST, REPORT, SIDE, Depicter
 from latent_core.events import TokenEvent
 from latent_core.example import Example
-from latent_core.files import write_file
 from latent_core.finite import not_finite, shortened
 from latent_core.glyphs.scene import COLOURS, MARKS, SHAPES
 from latent_core.reasoner import Reasoner
 from latent_core.settings import check
-from latent_core.study import donors, wilson
+from latent_core.study import donors
+from latent_core.tables import percent, table
 from trainers.evidence import beside_weights
+from trainers.reports import Report, write_report
 
 LABELS = {"colour": tuple(COLOURS), "shape": SHAPES, "mark": MARKS}
 BATCH = 64
@@ -191,25 +192,12 @@ def train_classifier(pictures: torch.Tensor, labels: torch.Tensor, *, steps: int
     return classifier.eval()
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A share of pictures, in 0…1, with its 95% Wilson interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-def rates(read: torch.Tensor, wanted: torch.Tensor) -> dict[str, Rate]:
+def rates(read: torch.Tensor, wanted: torch.Tensor) -> dict[str, Interval]:
     """Of pictures (N, labels): how often each label is right, and all of them."""
     right = read == wanted
     columns = [*right.unbind(1), right.all(1)]
-    found = {}
-    for name, column in zip([*LABELS, "all three"], columns, strict=True):
-        hits, n = int(column.sum()), len(column)
-        found[name] = Rate(hits / n, *wilson(hits, n), n)
-    return found
+    named = zip([*LABELS, "all three"], columns, strict=True)
+    return {name: wilson(int(column.sum()), len(column)) for name, column in named}
 
 
 def depict(checkpoint: str, *, n: int = 500, train: int = 2500, steps: int = 2000, seed: int = 0) -> Path:
@@ -254,10 +242,11 @@ def depict(checkpoint: str, *, n: int = 500, train: int = 2500, steps: int = 200
     }
     errors = {family: _explained(decoder, some, average) for family, some in tested.items()}
     command = f"python -m trainers depict {checkpoint} --n {n}"
-    content = {
+    report = {
         "command": command,
         "fingerprint": reasoner.config.provenance.get("fingerprint", "unknown"),
         "latents": usual,
+        "n": n,
         "train_samples": len(examples),
         "steps": steps,
         "seed": seed,
@@ -265,10 +254,8 @@ def depict(checkpoint: str, *, n: int = 500, train: int = 2500, steps: int = 200
         "explained": errors,
     }
     out = beside_weights(checkpoint, "depict")
-    decoder.save(out / FILE, {name: content[name] for name in ("command", "fingerprint", "latents", "steps", "seed")})
-    write_file(out / "depict.json", json.dumps(content, indent=1).encode())
-    write_file(out / "depict.md", _document(content, rows, n).encode())
-    return out / "depict.md"
+    decoder.save(out / FILE, {name: report[name] for name in ("command", "fingerprint", "latents", "steps", "seed")})
+    return write_report(out / REPORT, report, markdown)
 
 
 @torch.inference_mode()
@@ -286,23 +273,18 @@ def _explained(decoder: Depicter, some: Thoughts, average: torch.Tensor) -> floa
     return round(1 - (missed / (average - some.pictures).square().mean()).item(), 4)
 
 
-def _document(content: dict, rows: dict[str, dict[str, Rate]], n: int) -> str:
+def markdown(report: Report) -> str:
+    """What a depict.json says, as Markdown: how it was measured, and a line per kind of picture."""
     names = [*LABELS, "all three"]
-    explained = ", ".join(f"{family} {value:.2f}" for family, value in content["explained"].items())
+    explained = ", ".join(f"{family} {value:.2f}" for family, value in report["explained"].items())
     lines = [
-        f"`{content['command']}`: a decoder trained on {content['train_samples']:,} runs of the train split "
-        f"({content['steps']:,} steps, seed {content['seed']}) paints what a block stands for; a classifier that has "
-        f"seen true pictures only reads them. `find`, K = {content['latents']}, seeds 0 to {n - 1} of test; percent "
-        "read rightly, 95% Wilson intervals. The question names colour and shape, the mark is what it asks for.",
-        "",
-        f"| picture | {' | '.join(names)} |",
-        "|---" * (len(names) + 1) + "|",
+        [picture, *(percent(Interval(**shares[name])) for name in names)] for picture, shares in report["read"].items()
     ]
-    for name, row in rows.items():
-        lines.append(f"| {name} | {' | '.join(_rate(row[label]) for label in names)} |")
-    lines += ["", f"Share of the pictures’ variance that the decoder explains (1 is perfect): {explained}.", ""]
-    return "\n".join(lines)
-
-
-def _rate(rate: Rate) -> str:
-    return f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+    return (
+        f"`{report['command']}`: a decoder trained on {report['train_samples']:,} runs of the train split "
+        f"({report['steps']:,} steps, seed {report['seed']}) paints what a block stands for; a classifier that has "
+        f"seen true pictures only reads them. `find`, K = {report['latents']}, seeds 0 to {report['n'] - 1} of test; "
+        "percent read rightly, 95% Wilson intervals. The question names colour and shape, the mark is what it asks "
+        f"for.\n\n{table(['picture', *names], lines)}\n"
+        f"Share of the pictures’ variance that the decoder explains (1 is perfect): {explained}.\n"
+    )

@@ -1,7 +1,6 @@
 """`python -m trainers study`: the evidence table of a checkpoint, as JSON and Markdown."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,9 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from latent_core import glyphs, load
 from latent_core.checkpoints import find
 from latent_core.embedded import available
-from latent_core.files import write_file
-from latent_core.study import Row, Study, Timing, conditions, markdown, timing
-from latent_core.study_rows import run_study
+from latent_core.study import Condition, Row, Study, conditions, timing
+from latent_core.study_rows import row_from_json, row_to_json, run_study
+from latent_core.tables import percent, table
+from trainers.reports import METRICS_FILE, Report, write_report
 
 
 def beside_weights(checkpoint: str, what: str) -> Path:
@@ -57,11 +57,9 @@ def study(
         began = time.monotonic()
         for row in run_study(work, todo, out / "rows.jsonl"):
             rows.append(row)
-            what = row.condition.replace or ("wrong image" if row.condition.wrong_image else "clean")
-            label = (
-                f"{row.condition.family} {row.condition.rule} K {row.condition.latents} {row.condition.mode} {what}"
-            )
-            progress.update(task, advance=1, description=f"{label}: {row.accuracy:.3f}")
+            c = row.condition
+            label = f"{c.family} {c.rule} K {c.latents} {c.mode} {_change(c)}"
+            progress.update(task, advance=1, description=f"{label}: {row.accuracy.value:.3f}")
     times = timing(work, families[0])
     blind = {family: glyphs.blind_accuracy(family, split=split) for family in families}
     asked = "" if tuple(families) == glyphs.FAMILIES else f" --families {' '.join(families)}"
@@ -77,22 +75,40 @@ def study(
         "blind_accuracy": blind,
         "guessing": {family: 1 / len(glyphs.answers(family)) for family in families},
         "timing_ms": dataclasses.asdict(times),
-        "rows": [dataclasses.asdict(row) for row in rows],
+        "rows": [row_to_json(row) for row in rows],
     }
-    write_file(out / "metrics.json", json.dumps(report, indent=1).encode())
-    write_file(out / "metrics.md", _document(report, rows, times).encode())
+    write_report(out / METRICS_FILE, report, markdown)
     return out
 
 
-def _document(report: dict, rows: Sequence[Row], times: Timing) -> str:
-    blind = ", ".join(f"{family} {100 * value:.1f}%" for family, value in report["blind_accuracy"].items())
-    guess = ", ".join(f"{family} {100 * value:.1f}%" for family, value in report["guessing"].items())
-    speed = f"{times.token:.1f} ms per token, {times.run:.0f} ms per run"
-    if times.latent is not None:
-        speed = f"{times.latent:.1f} ms per latent, {times.thought:.0f} ms per thought, {speed}"
+def markdown(report: Report) -> str:
+    """What a metrics.json says, as Markdown: how it was measured, guessing, speed, and a line per condition."""
+    blind = ", ".join(f"{family} {percent(value)}%" for family, value in report["blind_accuracy"].items())
+    guess = ", ".join(f"{family} {percent(value)}%" for family, value in report["guessing"].items())
+    times = report["timing_ms"]
+    speed = f"{times['token']:.1f} ms per token, {times['run']:.0f} ms per run"
+    if times["latent"] is not None:
+        speed = f"{times['latent']:.1f} ms per latent, {times['thought']:.0f} ms per thought, {speed}"
     return (
         f"`{report['command']}`: split {report['split']}, seeds {report['seeds'][0]} to {report['seeds'][1]}, greedy, "
         f"95% Wilson intervals.\n\n"
         f"Uniform guessing: {guess}. Best answer from the question alone: {blind}. "
-        f"Single runs (median of {times.n}): {speed}.\n\n{markdown(rows)}"
+        f"Single runs (median of {times['n']}): {speed}.\n\n"
+        f"{_conditions([row_from_json(row) for row in report['rows']])}"
     )
+
+
+def _conditions(rows: Sequence[Row]) -> str:
+    header = ["family", "rule", "mode", "K", "condition", "n", "accuracy % [95%]", "trigger %", "answer changed %"]
+    lines = []
+    for row in rows:
+        c = row.condition
+        cells = [c.family, c.rule, c.mode, str(c.latents), _change(c), str(row.n), percent(row.accuracy)]
+        cells += [percent(row.trigger), percent(row.changed), percent(row.donor)]
+        lines.append([*cells, "" if row.cosine is None else f"{row.cosine:.2f}", f"{row.tokens:.1f}"])
+    return table([*header, "donor's answer %", "cosine", "tokens"], lines)
+
+
+def _change(condition: Condition) -> str:
+    """What was done to the runs of a condition, in a word."""
+    return condition.replace or ("wrong image" if condition.wrong_image else "clean")

@@ -1,13 +1,13 @@
 """`python -m trainers ground`: how often latents look at what they are about; rule from val, figures on test."""
 
 import dataclasses
-import json
 from pathlib import Path
 
-from latent_core import glyphs, load
-from latent_core.files import write_file
-from latent_core.grounding import Grounding, Share, best, collect, report
+from latent_core import glyphs, grounding, load
+from latent_core.records import from_json
+from latent_core.tables import percent, table
 from trainers.evidence import beside_weights
+from trainers.reports import Report, write_report
 
 FAMILY = "find"
 KINDS = ("similarity", "attention")
@@ -27,41 +27,30 @@ def ground(checkpoint: str, *, n: int = 300) -> Path:
     found = {}
     for split in ("val", "test"):
         examples = [glyphs.sample(FAMILY, seed, split) for seed in range(n)]
-        found[split] = collect(reasoner, examples, latents=latents)
-    rows = [report(found["test"], best(found["val"], kind)) for kind in KINDS]
+        found[split] = grounding.collect(reasoner, examples, latents=latents)
+    rows = [grounding.report(found["test"], grounding.best(found["val"], kind)) for kind in KINDS]
     command = f"python -m trainers ground {checkpoint} --n {n}"
-    content = {
+    report = {
         "command": command,
         "fingerprint": reasoner.config.provenance.get("fingerprint", "unknown"),
         "family": FAMILY,
         "latents": latents,
         "rows": [dataclasses.asdict(row) for row in rows],
     }
-    head = (
-        f"`{command}`: `{FAMILY}`, K = {latents}, seeds 0 to {n - 1} of test, rule chosen on as many of val; share of "
-    )
-    head += "looks at the thing asked for in percent, 95% intervals over runs.\n\n"
-    out = beside_weights(checkpoint, "ground")
-    write_file(out / "grounding.json", json.dumps(content, indent=1).encode())
-    write_file(out / "grounding.md", (head + table(rows)).encode())
-    return out / "grounding.md"
+    return write_report(beside_weights(checkpoint, "ground") / grounding.FILE, report, markdown)
 
 
-def table(rows: list[Grounding]) -> str:
-    """Markdown, a line per rule."""
-    count = len(rows[0].by_latent)
-    numbers = " | ".join(str(t) for t in range(1, count + 1))
-    lines = [
-        f"| looks at the highest | all latents | {numbers} | words of the same runs | random region of that size |",
-        "|---" * (count + 4) + "|",
-    ]
+def markdown(report: Report) -> str:
+    """What a grounding.json says, as Markdown: how it was measured, and a line per rule."""
+    rows = [from_json(grounding.Grounding, row, grounding.FILE) for row in report["rows"]]
+    numbers = [str(t + 1) for t in range(len(rows[0].by_latent))]
+    header = ["looks at the highest", "all latents", *numbers, "words of the same runs", "random region of that size"]
+    lines = []
     for row in rows:
-        each = " | ".join(f"{100 * one.value:.0f}" for one in row.by_latent)
-        lines.append(
-            f"| {row.rule} | {_share(row.latents)} | {each} | {_share(row.words)} | {_share(row.elsewhere)} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _share(share: Share) -> str:
-    return f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+        each = [f"{100 * one.value:.0f}" for one in row.by_latent]
+        lines.append([str(row.rule), percent(row.latents), *each, percent(row.words), percent(row.elsewhere)])
+    return (
+        f"`{report['command']}`: `{report['family']}`, K = {report['latents']}, seeds 0 to {rows[0].words.n - 1} of "
+        "test, rule chosen on as many of val; share of looks at the thing asked for in percent, 95% intervals over "
+        f"runs.\n\n{table(header, lines)}"
+    )

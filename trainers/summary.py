@@ -1,24 +1,29 @@
 """The evidence in README and docs/RESULTS.md, written from the embedded checkpoints' measurements and nothing else."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from latent_core import glyphs
+from latent_core import depict, glyphs, grounding
+from latent_core.analysis.statistics import Interval
 from latent_core.embedded import EMBEDDED
 from latent_core.files import write_file
+from latent_core.grounding import Grounding
+from latent_core.records import from_json
 from latent_core.study import REPLACEMENTS, Condition, Row
 from latent_core.study_rows import row_from_json
+from latent_core.tables import percent, table
+from trainers.cards import as_markdown
+from trainers.reports import ABLATIONS_FILE, METRICS_FILE, REINFORCEMENT_FILE, Report, read_report
 
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = README.parent / "docs" / "RESULTS.md"
 BEGIN, END = "<!-- evidence: written by `python -m trainers glyphs` -->", "<!-- /evidence -->"
 
 
-def measurements(name: str) -> dict:
+def measurements(name: str) -> Report:
     """metrics.json of an embedded checkpoint, its rows as Row."""
-    report = json.loads((EMBEDDED / name / "metrics.json").read_text())
+    report = read_report(EMBEDDED / name / METRICS_FILE)
     return report | {"rows": [row_from_json(row) for row in report["rows"]]}
 
 
@@ -52,19 +57,17 @@ def evidence(names: Sequence[str], reinforced: Sequence[str] = ()) -> str:
     parts += ["## Where they look, what they stand for", _looks(latent), _depictions(names)]
     parts += [_without_blocks(name, latent[name]) for name in names if _is_long(latent.get(name))]
     for name in names:
-        file = EMBEDDED / name / "ablations.md"
-        if file.is_file():
-            parts.append(f"## `{name}`, one part at a time\n{file.read_text().strip()}\n")
+        if report := as_markdown(name, ABLATIONS_FILE):
+            parts.append(f"## `{name}`, one part at a time\n{report}")
     for name in reinforced:
-        text = (EMBEDDED / name / "reinforcement.md").read_text()
-        parts.append(f"## `{name}`, before and after reinforcement\n{text.strip()}\n")
+        parts.append(f"## `{name}`, before and after reinforcement\n{as_markdown(name, REINFORCEMENT_FILE)}")
     return "\n".join(part for part in parts if part)
 
 
 TITLE = """# What the embedded models do
 Written by `python -m trainers glyphs` from the measurements that lie beside each checkpoint (`metrics.json`,
-`grounding.md`, `depict.md`, `ablations.md`, `reinforcement.md` in `assets/checkpoints/`); a test compares them. What
-the checkpoints are stands in the [README](../README.md#the-embedded-models).
+`grounding.json`, `depict.json`, `ablations.json`, `reinforcement.json` in `assets/checkpoints/`); a test compares
+them. What the checkpoints are stands in the [README](../README.md#the-embedded-models).
 
 ## How often they are right"""
 
@@ -75,17 +78,13 @@ def _reports(names: Sequence[str]) -> tuple[dict[str, dict], dict[str, dict]]:
     return reports, {name: report for name, report in reports.items() if _own(report)[1] is not None}
 
 
-def _table(header: Sequence[str], lines: Sequence[str]) -> str:
-    return "\n".join([_line(header[0], header[1:]), "|---" * len(header) + "|", *lines, ""])
-
-
 def _accuracies(reports: dict[str, dict]) -> str:
     first = next(iter(reports.values()))
     families = (*glyphs.FAMILIES, "views")
     lines = []
     for label, key in (("uniform guessing", "guessing"), ("best answer from the question alone", "blind_accuracy")):
         known = {family: share for report in reports.values() for family, share in report[key].items()}
-        lines.append(_line(label, [_number(known[family]) if family in known else "" for family in families]))
+        lines.append([label, *(percent(known.get(family)) for family in families)])
     for name, report in reports.items():
         rows, rule, latents = _rows(report), *_own(report)
         if latents is None:
@@ -95,10 +94,10 @@ def _accuracies(reports: dict[str, dict]) -> str:
             asked = {f"`{name}`, K = {latents}, `{r}`": {"latents": latents, "rule": r} for r in rules}
         for label, fields in asked.items():
             found = (rows.get(Condition(family=family, **fields)) for family in families)
-            lines.append(_line(label, ["" if row is None else _accuracy(row) for row in found]))
+            lines.append([label, *("" if row is None else percent(row.accuracy) for row in found)])
     return (
         f"Test split, seeds {first['seeds'][0]} to {first['seeds'][1]}, greedy; accuracy in %, 95% intervals:\n\n"
-        + _table(["", *families], lines)
+        + table(["", *families], lines)
     )
 
 
@@ -108,19 +107,19 @@ def _interventions(reports: dict[str, dict]) -> str:
         rows, own, latents = _rows(report), *_own(report)
         for rule in dict.fromkeys((own, "everything")):
             base = Condition(family="find", latents=latents, rule=rule)
-            by = {name: rows[replace(base, replace=name)] for name in REPLACEMENTS}
-            cells = [f"`{rule}`", _accuracy(rows[base]), _rate(by["donor"].donor, by["donor"].donor_interval)]
-            cells += [_number(by[name].changed) for name in ("sham", "zero", "noise", "permute", "donor")]
-            cells += [_number(rows[replace(base, mode="markers")].accuracy)]
-            cells += [_number(rows[replace(base, wrong_image=True)].accuracy)]
+            by = {what: rows[replace(base, replace=what)] for what in REPLACEMENTS}
+            cells = [f"`{name}`", f"`{rule}`", percent(rows[base].accuracy), percent(by["donor"].donor)]
+            cells += [percent(by[what].changed.value) for what in REPLACEMENTS]
+            cells += [percent(rows[replace(base, mode="markers")].accuracy.value)]
+            cells += [percent(rows[replace(base, wrong_image=True)].accuracy.value)]
             cosine = rows[base].cosine
-            lines.append(_line(f"`{name}`", [*cells, "" if cosine is None else f"{cosine:.2f}"]))
+            lines.append([*cells, "" if cosine is None else f"{cosine:.2f}"])
     header = ["", "rule", "as it is", "donor's answer", "sham", "zeros", "noise", "permuted", "donor"]
     return (
         "What becomes of answers to `find` when latents are replaced, in percent: accuracy as it is, answers equal "
         "to those of the sample that the latents are from, answers that change (`sham` feeds a run its own latents "
         "again), accuracy with markers alone and with another image, cosine of neighbouring latents:\n\n"
-        + _table([*header, "markers alone", "another image", "cosine"], lines)
+        + table([*header, "markers alone", "another image", "cosine"], lines)
     )
 
 
@@ -131,10 +130,10 @@ def _sweeps(reports: dict[str, dict]) -> str:
         rows, rule, _ = _rows(report), *_own(report)
         found = [rows.get(Condition(family="find", latents=count, rule=rule)) for count in counts]
         times = report["timing_ms"]
-        cells = ["" if row is None else _number(row.accuracy) for row in found]
+        cells = [f"`{name}`", *("" if row is None else percent(row.accuracy.value) for row in found)]
         own = rows[Condition(family="find", latents=_own(report)[1], rule=rule)]
-        cells += [_number(own.trigger), f"{own.latents:.1f}", f"{times['latent']:.2f}", f"{times['thought']:.1f}"]
-        lines.append(_line(f"`{name}`", cells))
+        cells += [percent(own.trigger), f"{own.latents:.1f}", f"{times['latent']:.2f}", f"{times['thought']:.1f}"]
+        lines.append(cells)
     header = [
         *(f"K = {count}" for count in counts),
         "opens a block",
@@ -142,22 +141,23 @@ def _sweeps(reports: dict[str, dict]) -> str:
         "ms a latent",
         "ms a run's latents",
     ]
-    return "`find` by K, accuracy in percent; at the checkpoint's own K the rest:\n\n" + _table(["", *header], lines)
+    return "`find` by K, accuracy in percent; at the checkpoint's own K the rest:\n\n" + table(["", *header], lines)
 
 
-def _looks(reports: dict[str, dict]) -> str:
-    """The rows of every grounding.md that hold its figures."""
+def _looks(names: Iterable[str]) -> str:
+    """What each checkpoint's latents look at, by the two rules that were measured."""
     lines = []
-    for name in reports:
-        file = EMBEDDED / name / "grounding.md"
+    for name in names:
+        file = EMBEDDED / name / grounding.FILE
         if file.is_file():
-            table = [line.strip("| ").split(" | ") for line in file.read_text().splitlines() if line.startswith("| ")]
-            for row in table[1:]:
-                lines.append(_line(f"`{name}`", [row[0], row[1], *row[-2:]]))
+            for row in read_report(file)["rows"]:
+                found = from_json(Grounding, row, file.name)
+                shares = map(percent, (found.latents, found.words, found.elsewhere))
+                lines.append([f"`{name}`", str(found.rule), *shares])
     header = ["", "looks at the highest", "latents", "words of the same runs", "random region of that size"]
     return (
         "How often a look falls on the thing asked for, `find`, percent (`python -m trainers ground`, n = 300):\n\n"
-        + _table(header, lines)
+        + table(header, lines)
         if lines
         else ""
     )
@@ -167,14 +167,13 @@ def _depictions(names: Sequence[str]) -> str:
     """The mark, as read from what a decoder paints."""
     lines = []
     for name in names:
-        file = EMBEDDED / name / "depict.md"
+        file = EMBEDDED / name / depict.REPORT
         if file.is_file():
-            table = [line.strip("| ").split(" | ") for line in file.read_text().splitlines() if line.startswith("| ")]
-            marks = {row[0]: row[3] for row in table}
-            lines.append(_line(f"`{name}`", [marks[what] for what in DEPICTED]))
+            read = read_report(file)["read"]
+            lines.append([f"`{name}`", *(percent(Interval(**read[picture]["mark"])) for picture in DEPICTED)])
     return (
         "The mark, read by a classifier of true pictures from what a decoder of latents paints, in percent "
-        "(`python -m trainers depict`, n = 500):\n\n" + _table(["", *DEPICTED], lines)
+        "(`python -m trainers depict`, n = 500):\n\n" + table(["", *DEPICTED], lines)
         if lines
         else ""
     )
@@ -193,19 +192,19 @@ def _without_blocks(name: str, report: dict) -> str:
     rows, rule, latents = _rows(report), *_own(report)
     lines = []
     for family in report["guessing"]:
-        cells = []
+        cells = [f"`{family}`"]
         for asked in dict.fromkeys((rule, "everything")):
             for mode in ("latent", "text"):
                 row = rows[Condition(family=family, latents=latents, rule=asked, mode=mode)]
-                cells += [_accuracy(row), f"{row.tokens:.0f}"]
-        lines.append(_line(f"`{family}`", cells))
+                cells += [percent(row.accuracy), f"{row.tokens:.0f}"]
+        lines.append(cells)
     header = [
         f"`{asked}`, {words}{what}"
         for asked in dict.fromkeys((rule, "everything"))
         for words in ("with blocks", "words only")
         for what in ("", ": tokens")
     ]
-    return f"`{name}` with its blocks and without, by the length of the answer:\n\n" + _table(["", *header], lines)
+    return f"`{name}` with its blocks and without, by the length of the answer:\n\n" + table(["", *header], lines)
 
 
 def _rows(report: dict) -> dict[Condition, Row]:
@@ -216,19 +215,3 @@ def _own(report: dict) -> tuple[str, int | None]:
     """The checkpoint's own rule and K, which its first row was measured with; None for a model without latents."""
     condition = report["rows"][0].condition
     return condition.rule, None if condition.mode == "text" else condition.latents
-
-
-def _number(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _rate(share: float | None, interval: tuple[float, float] | None) -> str:
-    return "" if share is None else f"{_number(share)} [{_number(interval[0])}, {_number(interval[1])}]"
-
-
-def _accuracy(row: Row) -> str:
-    return _rate(row.accuracy, row.interval)
-
-
-def _line(label: str, cells: Sequence[str]) -> str:
-    return f"| {label} | {' | '.join(cells)} |"

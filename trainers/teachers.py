@@ -74,14 +74,14 @@ class TeacherStage(nn.Module):
         return {"loss": loss}
 
 
-def teach(name: str) -> None:
-    """Trains one encoder and writes it to TEACHERS."""
+def teach(name: str, *, steps: int = STEPS, folder: Path = TEACHERS) -> None:
+    """Trains one encoder for `steps` batches of ROWS images, and writes it to `folder` under its name."""
     build, processor = KINDS[name]
     set_seed(0)
     stage = TeacherStage(build())
     arguments = TrainingArguments(
         output_dir=f"runs/{name}",
-        max_steps=STEPS,
+        max_steps=steps,
         per_device_train_batch_size=ROWS,
         learning_rate=RATE,
         lr_scheduler_type="cosine",
@@ -94,7 +94,7 @@ def teach(name: str) -> None:
         disable_tqdm=True,
         seed=0,
     )
-    data = GlyphsDataset(MIXTURE, STEPS * ROWS, seed=1)
+    data = GlyphsDataset(MIXTURE, steps * ROWS, seed=1)
     run = Path(arguments.output_dir)
     run.mkdir(parents=True, exist_ok=True)
     log = JsonlLog(run / "metrics.jsonl")
@@ -104,9 +104,9 @@ def teach(name: str) -> None:
     bad = not_finite(stage.model.named_parameters())
     check(not bad, f"{name} diverged: {shortened(bad)} have nan or infinity. Nothing was written; lower RATE.")
 
-    def fill(folder: Path) -> None:
-        stage.model.save_pretrained(folder)
-        processor(image_mean=MEAN, image_std=STD, size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
-        (folder / "training.jsonl").write_text(log.path.read_text())
+    def fill(draft: Path) -> None:
+        stage.model.save_pretrained(draft)
+        processor(image_mean=MEAN, image_std=STD, size={"height": SIZE, "width": SIZE}).save_pretrained(draft)
+        (draft / "training.jsonl").write_text(log.path.read_text())
 
-    write_folder(TEACHERS / name, fill)
+    write_folder(folder / name, fill)
