@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
@@ -24,7 +25,7 @@ from app.zero import Lend, Work, lent, seconds_for
 from latent_core.config import MethodConfig
 from latent_core.embedded import beside
 from latent_core.events import Event
-from latent_core.registry import PUBLISHED
+from latent_core.registry import PLAIN, PUBLISHED
 from latent_core.trace import Trace
 
 if TYPE_CHECKING:
@@ -336,7 +337,9 @@ def own_config(checkpoint: str, folder: str | None = None) -> MethodConfig | Non
     """
     if path := beside(folder or checkpoint, "method.json"):
         return MethodConfig.read(path.parent)
-    return PUBLISHED[checkpoint].config if checkpoint in PUBLISHED else None
+    if checkpoint in PUBLISHED:
+        return PUBLISHED[checkpoint].config
+    return PLAIN if folder and Path(folder).is_dir() else None
 
 
 def timely(events: Iterable[T], seconds: float, clock: Callable[[], float] = time.monotonic) -> Iterator[T]:

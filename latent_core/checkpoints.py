@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from latent_core import embedded, placement
 from latent_core.backbone import Backbone
+from latent_core.backbones import BACKBONES, wrap
 from latent_core.config import MethodConfig
 from latent_core.files import write_folder
 from latent_core.finite import not_finite, shortened
@@ -32,15 +33,16 @@ from latent_core.placement import Placement
 from latent_core.processor import Processor
 from latent_core.reasoner import Reasoner
 from latent_core.records import nearest, to_json
-from latent_core.registry import FINAL, PUBLISHED, full_name
+from latent_core.registry import FINAL, PLAIN, PUBLISHED, full_name
 from latent_core.settings import check, short
 
 NUMBERS = ("BF16", "F16", "F32", "F64")
 MOST_TEXT = 64_000_000
 """Bytes of a file that is not of tensors; Qwen's tokenizer.json has 11 million."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_EMBEDDINGS = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight")
-"""The embedding's name in older and newer checkpoints."""
+_KNOWN = "the only checkpoints known without one: " + ", ".join(
+    [*(f"plain {kind.title}" for kind in BACKBONES.values()), *PUBLISHED]
+)
 log = logging.getLogger("inscape")
 
 
@@ -49,9 +51,10 @@ def load(
 ) -> Reasoner:
     """A checkpoint by embedded name, local folder, published name (registry.py) or Hub id, ready to answer.
 
-    Without `device` and `dtype` both are chosen from its size and the machine (placement.py); with one of them, the
-    other is the CPU or float32. Raises ValueError for an unknown name, for files that are missing, corrupt or do not
-    fit together, and where memory does not suffice.
+    A plain backbone, such as Qwen/Qwen2.5-VL-7B-Instruct, answers in words alone. Without `device` and `dtype` both
+    are chosen from its size and the machine (placement.py); with one of them, the other is the CPU or float32. Raises
+    ValueError for an unknown name, for files that are missing, corrupt or do not fit together, and where memory does
+    not suffice.
     """
     folder, called = find(name), full_name(name)
     config, processor = read_parts(folder, called)
@@ -65,7 +68,7 @@ def load(
     load_parameters(method, folder)
     return Reasoner(
         name=called,
-        backbone=Backbone(model).eval(),
+        backbone=wrap(model).eval(),
         processor=processor,
         method=method.to(device, dtype).eval(),
         config=config,
@@ -78,14 +81,17 @@ def read_parts(folder: Path, name: str) -> tuple[MethodConfig, Processor]:
     Raises ValueError for what is missing, corrupt or does not fit together.
     """
     _check_files(folder)
-    config = read_config(folder, name)
-    processor = Processor.load(folder, min_pixels=config.image.min_pixels, max_pixels=config.image.max_pixels)
-    rows = _embedding_rows(folder)
+    config, model_config = read_config(folder, name), read_model_config(folder)
+    kind, limits = BACKBONES[model_config.model_type], config.image
+    processor = Processor.load(folder, kind.chat, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)
+    rows = _embedding_rows(folder, kind)
+    if config is PLAIN:
+        _check_plain(name, processor, kind)
     if name in PUBLISHED:
         PUBLISHED[name].check_vocabulary(processor.token_id, rows)
     if len(processor.tokenizer) > rows:
         raise ValueError(f"{name}: the tokenizer has {len(processor.tokenizer)} tokens, the model only {rows} rows.")
-    check_fit(read_model_config(folder), processor, name)
+    check_fit(model_config, processor, name)
     return config, processor
 
 
@@ -117,10 +123,8 @@ def find(name: str | os.PathLike[str]) -> Path:
     return fetch(str(name))
 
 
-def load_model(
-    folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32
-) -> Qwen2_5_VLForConditionalGeneration:
-    """The backbone of a checkpoint folder, in evaluation mode.
+def load_model(folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The backbone's model of a checkpoint folder, in evaluation mode.
 
     The embedding may have more or fewer rows than config.json says, as released fine-tunes do. Raises ValueError that
     names whatever else is missing, unexpected, misshapen, corrupt or not finite.
@@ -129,18 +133,10 @@ def load_model(
     _check_files(folder)
     try:
         config = read_model_config(folder)
-        config.text_config.vocab_size = _embedding_rows(folder)
+        kind = BACKBONES[config.model_type]
+        config.text_config.vocab_size = _embedding_rows(folder, kind)
         check_buildable(config, stored_parameters(folder), folder.name)
-        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # reported below, by name
-            output_loading_info=True,
-        )
+        model, info = kind.read(folder, config, dtype)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder.name} cannot be read: {error}") from error
     except (TypeError, AttributeError, KeyError) as error:  # of generation_config.json, which transformers trusts
@@ -166,7 +162,7 @@ def load_model(
 def save(
     folder: str | os.PathLike[str],
     *,
-    model: Qwen2_5_VLForConditionalGeneration,
+    model: PreTrainedModel,
     processor: Processor,
     config: MethodConfig,
     method: LatentMethod | None = None,
@@ -198,12 +194,26 @@ def save(
 
 
 def read_config(folder: Path, name: str) -> MethodConfig:
-    """What method.json says, or what is known of a published checkpoint. Raises ValueError for neither."""
-    if not (folder / "method.json").exists():
-        if name in PUBLISHED:
-            return PUBLISHED[name].config
-        raise ValueError(f"{name} has no method.json; the only checkpoints known without one: {', '.join(PUBLISHED)}.")
-    return MethodConfig.read(folder)
+    """What method.json says, or what is known of a published checkpoint or a plain backbone.
+
+    Raises ValueError for none of these; whether a backbone is plain also depends on its tokenizer (`_check_plain`).
+    """
+    if (folder / "method.json").exists():
+        return MethodConfig.read(folder)
+    if name in PUBLISHED:
+        return PUBLISHED[name].config
+    kind = read_object(folder / "config.json").get("model_type")
+    check(kind in tuple(BACKBONES), f"{name} has no method.json; {_KNOWN}.")
+    return PLAIN
+
+
+def _check_plain(name: str, processor: Processor, kind: type[Backbone]) -> None:
+    """Raises ValueError where a tokenizer has control tokens beyond those of the backbone: a fine-tune's own."""
+    for token in processor.control_tokens:
+        check(
+            token in kind.control_tokens,
+            f"{name} has no method.json, and its tokenizer adds {token} to those of a plain {kind.title}; {_KNOWN}.",
+        )
 
 
 def _check_files(folder: Path) -> None:
@@ -248,19 +258,20 @@ def stored_parameters(folder: Path) -> int:
     return count
 
 
-def _embedding_rows(folder: Path) -> int:
+def _embedding_rows(folder: Path, kind: type[Backbone]) -> int:
     """Rows of the stored input embedding."""
+    names = kind.embedding_names
     for name, listed in _tensor_files(folder).items():
-        if listed and not set(listed) & set(_EMBEDDINGS):
+        if listed and not set(listed) & set(names):
             continue
         with _opened(folder, name) as tensors:
-            for stored in set(tensors.keys()) & set(_EMBEDDINGS):
+            for stored in set(tensors.keys()) & set(names):
                 shape = tensors.get_slice(stored).get_shape()
                 check(
                     len(shape) == 2, f"{stored} of {folder.name} has shape {short(shape)}; rows of numbers are needed."
                 )
                 return shape[0]
-    raise ValueError(f"{folder.name} has no input embedding ({' or '.join(_EMBEDDINGS)}).")
+    raise ValueError(f"{folder.name} has no input embedding ({' or '.join(names)}).")
 
 
 def _listed(value: object) -> list[object]:

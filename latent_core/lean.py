@@ -2,8 +2,8 @@
 
 There the time of a token is the overhead between kernels, and this needs fewer of them. It calls the same submodules
 with the same weights in the same order; only the attention's bookkeeping, the rotation and the norms are written out.
-Training runs transformers' blocks, and a test holds both equal. A block that is wrapped (FSDP), dispatched by
-accelerate or hooked is called as it is.
+The backbone says which class of blocks that holds for. Training runs transformers' blocks, and a test holds both
+equal. A block that is wrapped (FSDP), dispatched by accelerate or hooked is called as it is.
 
 Shapes: B rows, N vectors, D model width, H heads.
 """
@@ -11,7 +11,6 @@ Shapes: B rows, N vectors, D model width, H heads.
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLRMSNorm
 
 from latent_core.attention import Recorder, attention
 from latent_core.cache import Cache
@@ -29,23 +28,23 @@ def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Ten
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
-def norm(module: Qwen2_5_VLRMSNorm, x: torch.Tensor) -> torch.Tensor:
+def norm(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """The fused kernel, where it rounds as the module does."""
     if x.dtype == torch.float32:
         return F.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)
     return module(x)
 
 
-def is_stock(layer: nn.Module) -> bool:
+def is_stock(layer: nn.Module, stock: type[nn.Module]) -> bool:
     """Whether `block` may stand in for the block's own forward: transformers' class, and nobody listens inside."""
-    if type(layer) is not Qwen2_5_VLDecoderLayer:
+    if type(layer) is not stock:
         return False
     modules = (layer, layer.self_attn, layer.input_layernorm, layer.post_attention_layernorm)
     return not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in modules)
 
 
 def block(
-    layer: Qwen2_5_VLDecoderLayer,
+    layer: nn.Module,
     hidden: torch.Tensor,
     rotary: tuple[torch.Tensor, torch.Tensor],
     cache: Cache,

@@ -30,11 +30,11 @@ def see(backbone: Backbone, images: Sequence[Prompt | Picture]) -> list[torch.Te
     counts = [int(item.grid_thw.prod(-1).sum()) // backbone.merge_size**2 for item in once]
     if not any(counts):
         return [torch.zeros(0, backbone.width, dtype=backbone.dtype, device=backbone.device)] * len(images)
-    features = backbone.image_features(
+    encoded = backbone.encode_images(
         torch.cat([item.pixel_values for item in once if len(item.grid_thw)]),
         torch.cat([item.grid_thw for item in once]),
     )
-    found = dict(zip(places, features.to(backbone.dtype).split(counts), strict=True))
+    found = dict(zip(places, encoded.tokens.to(backbone.dtype).split(counts), strict=True))
     return [found[id(item)] for item in images]
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedConfig
 
+from latent_core.backbones import BACKBONES, image_geometry
 from latent_core.processor import Processor
+from latent_core.qwen2_5_vl import Qwen2_5_VL
 from latent_core.settings import check, short
 
-MODEL_TYPE = "qwen2_5_vl"
 PARTS = ("text_config", "vision_config")
 ATTENTION = ("attn_implementation", "_attn_implementation")
 STOCK = (None, "eager", "sdpa")
@@ -46,19 +47,20 @@ SIZES = {
 """Part → size → the most of it that a model may have: far above what is published."""
 
 
-def read_model_config(folder: Path) -> Qwen2_5_VLConfig:
+def read_model_config(folder: Path) -> PreTrainedConfig:
     """The backbone's configuration. Raises ValueError that names what in config.json cannot be used, and why."""
     where = f"config.json of {folder.name}"
     values = read_object(folder / "config.json")
-    kind = values.get("model_type") or MODEL_TYPE
-    check(kind == MODEL_TYPE, f"{where} is that of a {kind!r}; only Qwen2.5-VL ({MODEL_TYPE}) can be loaded.")
+    kind = values.get("model_type") or Qwen2_5_VL.model_type
+    known = ", ".join(f"{backbone.title} ({name})" for name, backbone in BACKBONES.items())
+    check(kind in tuple(BACKBONES), f"{where} is that of a {kind!r}; only {known} can be loaded.")
     for part, fields in _parts(values, where):
         _check_weights(fields, f"{where}{part}")
         _check_sizes(fields, f"{where}{part}")
         for name in DTYPES:
             fields.pop(name, None)
     try:
-        config = Qwen2_5_VLConfig.from_dict(values)
+        config = BACKBONES[kind].configuration(values)
     except (StrictDataclassError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise ValueError(f"{where} cannot be used: {' '.join(str(error).split())[:300]}") from error
     _check_shape(config, where)
@@ -80,13 +82,13 @@ def read_object(path: Path) -> dict[str, object]:
     return values
 
 
-def check_buildable(config: Qwen2_5_VLConfig, stored: int, name: str) -> None:
+def check_buildable(config: PreTrainedConfig, stored: int, name: str) -> None:
     """Raises ValueError where no model can be built of a configuration, or only one with far more parameters than the
     `stored` ones of checkpoint `name`: what is missing in its files would be made up, in gigabytes.
     """
     try:
         with torch.device("meta"):
-            model = Qwen2_5_VLForConditionalGeneration(config)
+            model = BACKBONES[config.model_type].build(config)
     except (ArithmeticError, LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
@@ -99,7 +101,7 @@ def check_buildable(config: Qwen2_5_VLConfig, stored: int, name: str) -> None:
     )
 
 
-def check_fit(config: Qwen2_5_VLConfig, processor: Processor, name: str) -> None:
+def check_fit(config: PreTrainedConfig, processor: Processor, name: str) -> None:
     """Raises ValueError where the processor cuts images or marks them otherwise than checkpoint `name` expects."""
     images, vision = processor.image_processor, config.vision_config
     for theirs, own in (
@@ -113,16 +115,16 @@ def check_fit(config: Qwen2_5_VLConfig, processor: Processor, name: str) -> None
             f"The image processor of {name} has {theirs} {cut}, but its config.json has {own} {expected}; one of the "
             "files belongs to another checkpoint, so take both from the same one.",
         )
-    side = vision.patch_size * vision.spatial_merge_size
+    side = image_geometry(config).token_side
     check(
         vision.window_size >= side,
         f"config.json of {name} (vision_config) has window_size {vision.window_size}, less than the {side} pixels of "
         "an image token.",
     )
     for token, own in (
-        ("<|image_pad|>", "image_token_id"),
-        ("<|vision_start|>", "vision_start_token_id"),
-        ("<|vision_end|>", "vision_end_token_id"),
+        (processor.chat.image, "image_token_id"),
+        (processor.chat.image_start, "vision_start_token_id"),
+        (processor.chat.image_end, "vision_end_token_id"),
     ):
         given, expected = processor.token_id(token), getattr(config, own)
         check(
@@ -175,7 +177,7 @@ def _check_sizes(fields: dict[str, object], where: str) -> None:
             check(fits, f"{where} has {name} {short(value)}; at most {most:,} can be loaded.")
 
 
-def _check_shape(config: Qwen2_5_VLConfig, where: str) -> None:
+def _check_shape(config: PreTrainedConfig, where: str) -> None:
     """Refuses sizes that no model has, and those of parts that do not fit together."""
     for part, names in SIZES.items():
         for name in names:

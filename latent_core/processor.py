@@ -1,6 +1,6 @@
 """Images and a question → the model's inputs; ids → text. Works without torchvision.
 
-Follows transformers' Qwen2.5-VL chat template and `Qwen2VLImageProcessorPil` (equal in tests), with one difference:
+Follows transformers' Qwen2.5-VL chat template and image processor (equal in tests), with one difference:
 text from users is encoded by a copy of the tokenizer that knows no control tokens, so that a question containing
 `<|im_end|>` or `<|image_pad|>` stays text.
 
@@ -22,14 +22,12 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, normalizers
 from transformers import PreTrainedTokenizerFast
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from latent_core.backbone import Chat
 from latent_core.fitting import Fit
 from latent_core.images import load_image
+from latent_core.qwen2_5_vl import ImageProcessor, Qwen2_5_VL
 from latent_core.settings import check
-
-DEFAULT_SYSTEM = "You are a helpful assistant."
-"""What Qwen's chat template inserts when a conversation has no system message."""
 
 MOST_LEAST = 1 << 24
 """Pixels that a small image may be enlarged to; the published checkpoints ask for 200,704."""
@@ -53,14 +51,17 @@ class Prompt:
 
 
 class Processor:
-    """A byte-level BPE tokenizer with Qwen's special tokens, and Qwen2-VL's image geometry.
+    """A byte-level BPE tokenizer with a backbone's chat layout, and Qwen2-VL's cut of images.
 
     Raises ValueError where the tokenizer lacks a control token or lets user text become one.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, image_processor: Qwen2VLImageProcessorPil) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, image_processor: ImageProcessor, chat: Chat = Qwen2_5_VL.chat
+    ) -> None:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
+        self.chat = chat
         backend = tokenizer.backend_tokenizer
         if not isinstance(backend.decoder, decoders.ByteLevel):
             raise ValueError(f"The tokenizer decodes with {backend.decoder}; a byte-level BPE tokenizer is needed.")
@@ -75,11 +76,11 @@ class Processor:
             if not self._added.keys().isdisjoint(self.encode(token.content)):
                 raise ValueError(f"The tokenizer's vocabulary lets user text become {token.content}.")
         self._silent: dict[int, list[int]] = {}
-        self.image_token_id = self.token_id("<|image_pad|>")
-        self.vision_start_id = self.token_id("<|vision_start|>")
-        self.vision_end_id = self.token_id("<|vision_end|>")
-        self.turn_start_id = self.token_id("<|im_start|>")
-        self.eos_id = self.token_id("<|im_end|>")
+        self.image_token_id = self.token_id(chat.image)
+        self.vision_start_id = self.token_id(chat.image_start)
+        self.vision_end_id = self.token_id(chat.image_end)
+        self.turn_start_id = self.token_id(chat.turn_start)
+        self.eos_id = self.token_id(chat.turn_end)
 
         self.merge_size: int = image_processor.merge_size
         mean, std = np.array(image_processor.image_mean), np.array(image_processor.image_std)
@@ -90,7 +91,12 @@ class Processor:
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike[str], *, min_pixels: int | None = None, max_pixels: int | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        chat: Chat = Qwen2_5_VL.chat,
+        *,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
     ) -> "Processor":
         """Reads tokenizer and image processor as transformers saves them; pixel limits per image override the file.
 
@@ -102,7 +108,7 @@ class Processor:
         with _named(ValueError, f"The tokenizer in {name} cannot be read"):
             _check_ids(json.loads(Path(folder, "tokenizer.json").read_text(encoding="utf-8")))
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        return cls(tokenizer, _image_processor(Path(folder), min_pixels, max_pixels))
+        return cls(tokenizer, _image_processor(Path(folder), min_pixels, max_pixels), chat)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes tokenizer, chat template and preprocessor_config.json into an existing folder."""
@@ -121,7 +127,7 @@ class Processor:
             shown.append(pixels)
             patches.append(self._patchify(pixels))
             grids.append((1, pixels.shape[0] // self._patch, pixels.shape[1] // self._patch))
-        ids = self._turn("system", DEFAULT_SYSTEM if system is None else system)
+        ids = self._turn("system", self.system(system))
         ids += [self.turn_start_id]
         if grids:
             ids += self.encode("user\n")
@@ -148,6 +154,15 @@ class Processor:
         rows, columns = pixels.shape[0] // self._patch, pixels.shape[1] // self._patch
         return self._patchify(pixels), torch.tensor([[1, rows, columns]])
 
+    def system(self, given: str | None) -> str:
+        """The system prompt given, or the chat template's own for None."""
+        return self.chat.default_system if given is None else given
+
+    @property
+    def control_tokens(self) -> list[str]:
+        """All tokens that the tokenizer has beside its text."""
+        return [token.content for token in self._added.values()]
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; whatever looks like a control token is spelled out in letters."""
         return self._plain.encode(text, add_special_tokens=False).ids
@@ -166,8 +181,7 @@ class Processor:
         for id, added in self._added.items():
             if added.content == token:
                 return id
-        known = ", ".join(added.content for added in self._added.values())
-        raise ValueError(f"The tokenizer has no control token {token}; it has {known}.")
+        raise ValueError(f"The tokenizer has no control token {token}; it has {', '.join(self.control_tokens)}.")
 
     def is_special(self, id: int) -> bool:
         """Whether `id` is a control token, which is not shown as text."""
@@ -248,7 +262,7 @@ class Detokenizer:
         return self._utf8.decode(b"", final=True)
 
 
-def _fit(images: Qwen2VLImageProcessorPil) -> Fit:
+def _fit(images: ImageProcessor) -> Fit:
     return Fit(
         side=images.patch_size * images.merge_size,
         min_pixels=images.size["shortest_edge"],
@@ -257,13 +271,13 @@ def _fit(images: Qwen2VLImageProcessorPil) -> Fit:
     )
 
 
-def _image_processor(folder: Path, min_pixels: int | None, max_pixels: int | None) -> Qwen2VLImageProcessorPil:
+def _image_processor(folder: Path, min_pixels: int | None, max_pixels: int | None) -> ImageProcessor:
     """A checkpoint's image processor, with the limits that are given in place of its own."""
     limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
     given = {name: value for name, value in limits.items() if value is not None}
     file, settings = _image_settings(folder)
     with _named(ValueError, f"{file} in {folder.name} cannot be read"):
-        images = Qwen2VLImageProcessorPil.from_dict(settings, **given)
+        images = ImageProcessor.from_dict(settings, **given)
     _check_images(images, f"{file} in {folder.name}")
     return images
 
@@ -292,7 +306,7 @@ def _check_ids(tokenizer: dict[str, dict]) -> None:
     check(all(0 <= id <= MOST_ID for id in ids), f"a token has an id below 0 or above {MOST_ID:,}.")
 
 
-def _check_images(images: Qwen2VLImageProcessorPil, where: str) -> None:
+def _check_images(images: ImageProcessor, where: str) -> None:
     """Raises ValueError for settings with which no image can be cut into patches."""
 
     def number(value: object) -> bool:

@@ -19,7 +19,7 @@ from latent_core.events import Event, TokenEvent
 from latent_core.feed import Feed
 from latent_core.fitting import Fit
 from latent_core.methods import LatentMethod
-from latent_core.processor import DEFAULT_SYSTEM, Detokenizer, Processor, Prompt
+from latent_core.processor import Detokenizer, Processor, Prompt
 from latent_core.records import nearest
 from latent_core.settings import Settings, check, counted, plain, short
 from latent_core.trace import Source, Trace
@@ -157,7 +157,7 @@ class Reasoner:
             dtype=str(self.backbone.dtype).removeprefix("torch."),
             versions=_versions(),
         )
-        system = DEFAULT_SYSTEM if self.config.system is None else self.config.system
+        system = self.processor.system(self.config.system)
         chosen = self.settings(**settings)
         return Trace.collect(events, question=question, system=system, settings=chosen, source=source)
 

@@ -1,7 +1,7 @@
 """Published checkpoints on the Hub: what their repositories do not say about themselves, and what they must hold.
 
-They have no method.json. Facts are from the papers and the public code named in each entry's provenance; what those
-leave open stands in `unknown`.
+They have no method.json, nor has a plain backbone. Facts are from the papers and the public code named in each entry's
+provenance; what those leave open stands in `unknown`.
 """
 
 import os
@@ -10,15 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latent_core.config import LatentRange, MethodConfig, PixelLimits, Sampling
+from latent_core.qwen2_5_vl_facts import FIRST_ADDED, ROWS_7B, parameters_7b
 from latent_core.settings import check
 
-QWEN_ROWS = 152064
-"""Embedding rows of Qwen2.5-VL-7B; its tokenizer has 151665 tokens, the rest is padding."""
-FIRST_ADDED = 151665
-"""Id of the first token that a fine-tune adds."""
-_QWEN_PARAMETERS = 8_292_166_656
-"""Qwen2.5-VL-7B with QWEN_ROWS rows, vision tower included."""
-_WIDTH = 3584
 BYTES = {"bf16": 2, "fp32": 4}
 """Per parameter."""
 
@@ -36,7 +30,7 @@ class Published:
     tokens: tuple[str, ...]
     """Control tokens that it adds to Qwen's, in the order of their ids, from FIRST_ADDED on."""
     rows: int
-    """Embedding rows as published. One padded to QWEN_ROWS is accepted too."""
+    """Embedding rows as published. One padded to ROWS_7B is accepted too."""
     licence: str
     """Of code and weights."""
     unknown: tuple[str, ...]
@@ -49,8 +43,8 @@ class Published:
 
     @property
     def parameters(self) -> int:
-        """Of the backbone; input and output embeddings are two tensors."""
-        return _QWEN_PARAMETERS - 2 * (QWEN_ROWS - self.rows) * _WIDTH
+        """Of the backbone."""
+        return parameters_7b(self.rows)
 
     def weights(self, precision: str) -> int:
         """Bytes of the weights in "bf16" or "fp32"."""
@@ -75,8 +69,8 @@ class Published:
                 ) from error
             check(found == expected, f"The tokenizer of {self.name} gives {token} id {found}, not {expected}.")
         check(
-            rows in (self.rows, QWEN_ROWS),
-            f"The embedding of {self.name} has {rows} rows; {self.rows} or, padded, {QWEN_ROWS} are expected.",
+            rows in (self.rows, ROWS_7B),
+            f"The embedding of {self.name} has {rows} rows; {self.rows} or, padded, {ROWS_7B} are expected.",
         )
 
 
@@ -150,7 +144,7 @@ _ENTRIES = (
             provenance={"paper": "arXiv 2509.24251", "code": "VincentLeebang/lvr at 637a9f7"},
         ),
         tokens=("<|lvr_start|>", "<|lvr|>", "<|lvr_latent_end|>", "<|lvr_end|>"),
-        rows=QWEN_ROWS,
+        rows=ROWS_7B,
         licence="Apache-2.0 for the code, not known for the weights; see the repository",
         unknown=(
             "sampling (greedy here)",
@@ -161,6 +155,10 @@ _ENTRIES = (
 )
 
 PUBLISHED: dict[str, Published] = {entry.name: entry for entry in _ENTRIES}
+
+PLAIN = MethodConfig(method="text", sampling=Sampling(max_new_tokens=512))
+"""What the method.json of a plain backbone would say, the baseline of all that was trained from it: words alone,
+greedily, after the chat template's own system prompt, and the image limits of the image processor's file."""
 
 
 FINAL = "final"

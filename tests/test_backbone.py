@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from latent_core.backbone import Backbone
+from latent_core.backbones import build, image_geometry, wrap
 from latent_core.cache import GradientCache
 from latent_core.engine import decode
 from latent_core.feed import Feed
@@ -20,7 +20,7 @@ PROMPTS = [tiny_prompt(0), tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9), tiny_
 @torch.no_grad()
 def test_states_of_a_prompt_equal_transformers(prompt):
     """All levels of a prompt, the ragged batch padded, against the plain model with its own positions and masks."""
-    backbone = Backbone(tiny_model())
+    backbone = wrap(tiny_model())
     levels = range(backbone.num_layers + 1)
     lockstep = Lockstep(backbone, backbone.new_cache(len(PROMPTS), 8), ["everything"] * len(PROMPTS))
     _, found = lockstep.feed(prompt_feeds(backbone, PROMPTS), levels=levels)
@@ -35,7 +35,7 @@ def test_states_of_a_prompt_equal_transformers(prompt):
 
 def test_lean_blocks_equal_transformers_blocks():
     """Decoding's own block against the published one that training runs, over a prompt and ten ragged ticks."""
-    backbone = Backbone(tiny_model())
+    backbone = wrap(tiny_model())
     rules = ["everything", "sealed", "no_image"]
     lean = Lockstep(backbone, backbone.new_cache(3, 8), rules)
     stock = Lockstep(backbone, GradientCache(backbone.num_layers, 3, backbone.device), rules)
@@ -51,9 +51,9 @@ def test_lean_blocks_equal_transformers_blocks():
 
 def test_hooks_on_blocks_are_called_while_decoding():
     """A researcher's hook turns the lean block off, for that model and as long as it is there."""
-    backbone, calls = Backbone(tiny_model()), []
+    backbone, calls = wrap(tiny_model()), []
     clean = list(decode(backbone, tiny_method("text"), PROMPTS[:1], [Settings(max_new_tokens=4)]))
-    attention = backbone.model.model.language_model.layers[1].self_attn
+    attention = backbone.layers[1].self_attn
     hook = attention.register_forward_hook(lambda *_: calls.append(1))
     hooked = list(decode(backbone, tiny_method("text"), PROMPTS[:1], [Settings(max_new_tokens=4)]))
     hook.remove()
@@ -63,14 +63,14 @@ def test_hooks_on_blocks_are_called_while_decoding():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_dtype_comes_from_the_model(dtype):
-    backbone = Backbone(tiny_model().to(dtype))
+    backbone = wrap(tiny_model().to(dtype))
     settings = [Settings(mode="forced", latents=3, rule="sealed", max_new_tokens=12, temperature=1.0)]
     *_, latent, _, _ = decode(backbone, tiny_method(), PROMPTS[:1], settings)
     assert backbone.dtype == dtype and latent.hidden.dtype == torch.float32 and latent.hidden.isfinite().all()
 
 
 def test_saved_models_do_not_know_of_us(tmp_path):
-    backbone = Backbone(tiny_model())
+    backbone = wrap(tiny_model())
     backbone.model.save_pretrained(tmp_path)
     assert "inscape" not in (tmp_path / "config.json").read_text()
     plain = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
@@ -84,7 +84,42 @@ def test_padding_reaches_the_registered_attention():
     padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), ids], 1)
     mask = torch.cat([torch.zeros(1, 3, dtype=torch.long), torch.ones_like(ids)], 1)
     expected = model(input_ids=ids).logits
-    model = Backbone(model).model
+    model = wrap(model).model
     positions = (mask.cumsum(-1) - 1).clamp(min=0).expand(3, 1, -1)
     found = model(input_ids=padded, attention_mask=mask, position_ids=positions).logits[:, 3:]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_images_are_encoded_as_transformers_does():
+    backbone, prompt = wrap(tiny_model()), PROMPTS[1]
+    expected = tiny_model().get_image_features(prompt.pixel_values, prompt.grid_thw).pooler_output
+    tokens = backbone.encode_images(prompt.pixel_values, prompt.grid_thw).tokens
+    assert torch.equal(tokens, torch.cat(expected))
+
+
+def test_a_vision_tower_is_frozen_and_compared():
+    backbone, same, other = wrap(tiny_model()), wrap(tiny_model()), wrap(tiny_model(seed=1))
+    assert backbone.vision_is_same(same) and not backbone.vision_is_same(other)
+    names = {name for name, _ in backbone.model.named_parameters()}
+    backbone.train_vision(False)
+    learned = {name for name, p in backbone.model.named_parameters() if p.requires_grad}
+    assert learned == {name for name in names if "visual" not in name} != names
+    backbone.train_vision(True)
+    assert all(p.requires_grad for p in backbone.parameters())
+
+
+def test_geometry_is_that_of_the_model():
+    backbone = wrap(tiny_model(hidden=48))
+    attention = backbone.layers[0].self_attn
+    assert (backbone.num_key_heads, backbone.head_width) == (3, 8) == (attention.k_proj.out_features // 8, 8)
+    assert backbone.new_cache(2, 5).keys[1].shape == (2, 3, 5, 8)
+    geometry = image_geometry(backbone.model.config)
+    assert (geometry.patch, geometry.merge, geometry.token_side) == (4, backbone.merge_size, 8)
+
+
+def test_a_backbone_can_be_shapes_alone():
+    """What the planner counts needs no memory."""
+    with torch.device("meta"):
+        backbone = build(tiny_model().config)
+    assert {p.device.type for p in backbone.parameters()} == {"meta"}
+    assert sum(p.numel() for p in backbone.parameters()) == sum(p.numel() for p in tiny_model().parameters())

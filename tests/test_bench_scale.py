@@ -27,6 +27,6 @@ def test_each_run_feeds_what_its_time_is_divided_by(name, forwards):
     """The prompt, then 4 words; or 4 latents between two markers; or all of them at once."""
     bench = Bench("glyph", torch.device("cpu"), steps=4)
     counted = mock.Mock(return_value=None)
-    bench.backbone.model.model.language_model.layers[0].self_attn.q_proj.register_forward_hook(counted)
+    bench.backbone.layers[0].self_attn.q_proj.register_forward_hook(counted)
     bench.whole_runs()[name]()
     assert counted.call_count == forwards

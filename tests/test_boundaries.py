@@ -58,3 +58,48 @@ def test_files_can_be_read_in_one_sitting(package):
 def test_spaces_is_no_package():
     assert (ROOT / "spaces").is_dir()
     assert not (ROOT / "spaces" / "__init__.py").exists(), "it would hide Hugging Face's package `spaces`"
+
+
+SEAM = {"latent_core/qwen2_5_vl.py"}
+"""The files that may touch the insides of a backbone: one for each kind."""
+INSIDES = {"visual", "language_model", "lm_head"}
+PUBLISHED_CLASSES = ("Qwen2_5_VL", "Qwen2VL", "Qwen3VL")
+
+
+def reaches_inside(source: str) -> Iterator[tuple[int, str]]:
+    """Line and name of every reach into a backbone's model, and of every import of the classes that it is made of."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            inner = node.value.attr if isinstance(node.value, ast.Attribute) else ""
+            if node.attr in INSIDES:
+                yield node.lineno, f".{node.attr}"
+            elif inner == node.attr == "model":
+                yield node.lineno, ".model.model"
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                if name.name.startswith("transformers.models.qwen"):
+                    yield node.lineno, name.name
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "transformers":
+            for name in node.names:
+                if node.module.startswith("transformers.models.qwen") or name.name.startswith(PUBLISHED_CLASSES):
+                    yield node.lineno, f"{node.module}.{name.name}"
+
+
+def test_reaches_inside_sees_every_form():
+    source = (
+        "from transformers import AutoModel, Qwen2_5_VLConfig\nimport transformers.models.qwen2_vl as q\n"
+        "from transformers.models.qwen2_5_vl import x\nself.model.model.norm(a)\nb.visual\nmodel.lm_head(c)\n"
+        "from latent_core.qwen2_5_vl import Qwen2_5_VL\nbackbone.model.config\n"
+    )
+    assert [line for line, _ in sorted(reaches_inside(source))] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_only_the_seam_touches_the_insides_of_a_backbone(package):
+    offences = [
+        f"{path.relative_to(ROOT)}:{line} has {name}"
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if path.relative_to(ROOT).as_posix() not in SEAM
+        for line, name in reaches_inside(path.read_text(encoding="utf-8"))
+    ]
+    assert not offences, "\n".join(offences)

@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.drive import Block, Tokens
 from latent_core.engine import decode
 from latent_core.events import LatentEvent, TokenEvent
 from latent_core.layout import Row, lay_out
 from latent_core.lockstep import prompt_feeds
 from latent_core.methods.deeplatent import SIDE, DeepLatent, Modulation, centres, fit, image_tokens, squarest
+from latent_core.qwen2_5_vl import Qwen2_5_VL
 from latent_core.settings import Settings
 from latent_core.unroll import splice, unroll
 from tests.tiny import CLOSE, EOS, OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 
-BACKBONE = Backbone(tiny_model())
+BACKBONE = wrap(tiny_model())
 
 
 def method(**options) -> DeepLatent:
@@ -34,9 +35,9 @@ def run(built, script, settings=None, prompt=None):
 @pytest.mark.parametrize("latents", [1, 4, 36])
 def test_a_block_takes_two_forwards_however_large(monkeypatch, latents):
     sizes = []
-    forward = Backbone.forward
+    forward = Qwen2_5_VL.forward
     monkeypatch.setattr(
-        Backbone, "forward", lambda self, x, *a, **k: sizes.append(x.shape[1]) or forward(self, x, *a, **k)
+        Qwen2_5_VL, "forward", lambda self, x, *a, **k: sizes.append(x.shape[1]) or forward(self, x, *a, **k)
     )
     run(method(grid="fixed"), [1, OPEN, 3, OPEN], Settings(latents=latents))
     prompt = len(tiny_prompt(grids=[(4, 6), (4, 4)]).input_ids)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from latent_core import glyphs
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.drive import Block, Picture, Tokens
 from latent_core.example import Example, Step
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
@@ -51,7 +51,7 @@ def test_options_of_another_method_reach_no_stage(kind):
 
 def test_an_assistant_image_in_place_of_latents_is_aligned_at_every_level():
     """The image's own embeddings in the slots, between the markers of an image: nothing is left to align."""
-    backbone = Backbone(tiny_model())
+    backbone = wrap(tiny_model())
 
     class Bare(type(tiny_method("deeplatent"))):
         def controls(self):

@@ -13,7 +13,7 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from latent_core import glyphs
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.layout import lay_out
 from latent_core.processor import Processor
@@ -86,7 +86,7 @@ def saved_bytes(model: torch.nn.Module, tokens: int) -> int:
             found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    backbone = Backbone(model)
+    backbone = wrap(model)
     embeds = torch.randn(1, tokens, backbone.width, dtype=backbone.dtype, requires_grad=True)
     rotary = backbone.rotary(torch.arange(tokens).expand(3, 1, tokens))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

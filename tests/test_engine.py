@@ -5,8 +5,10 @@ import torch
 
 from latent_core.attention import Recorder
 from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.engine import decode
 from latent_core.events import FinishEvent, LatentEvent, StartEvent, TokenEvent
+from latent_core.qwen2_5_vl import Qwen2_5_VL
 from latent_core.settings import Settings
 from tests.tiny import (
     CLOSE,
@@ -32,7 +34,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return Backbone(tiny_model())
+    return wrap(tiny_model())
 
 
 def run(backbone, method, prompts, settings, **keywords):
@@ -234,9 +236,9 @@ def test_one_copy_to_the_host_per_tick(backbone, monkeypatch):
     copies, forwards = [], []
     original = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or original(tensor))
-    forward = Backbone.forward
+    forward = Qwen2_5_VL.forward
     monkeypatch.setattr(
-        Backbone, "forward", lambda self, *a, **k: forwards.append(a[0].shape[1]) or forward(self, *a, **k)
+        Qwen2_5_VL, "forward", lambda self, *a, **k: forwards.append(a[0].shape[1]) or forward(self, *a, **k)
     )
     prompt = tiny_prompt(0, grids=[])
     script = scripted([1, OPEN, 2, 3])
@@ -250,7 +252,7 @@ def test_one_copy_to_the_host_per_tick(backbone, monkeypatch):
 
 
 def test_two_interleaved_streams_do_not_touch_each_other():
-    backbone, method = Backbone(tiny_model()), tiny_method()
+    backbone, method = wrap(tiny_model()), tiny_method()
     settings = [Settings(mode="forced", latents=4, max_new_tokens=16, rule="sealed")]
     alone = [run(backbone, method, [prompt], settings) for prompt in PROMPTS[:2]]
     streams = [decode(backbone, method, [prompt], settings) for prompt in PROMPTS[:2]]

@@ -20,8 +20,9 @@ from app.__main__ import main
 from latent_core import hub, placement
 from latent_core.checkpoints import find, load
 from latent_core.placement import Machine
+from latent_core.qwen2_5_vl_facts import ROWS_7B
 from latent_core.records import to_json
-from latent_core.registry import PUBLISHED, QWEN_ROWS
+from latent_core.registry import PUBLISHED
 from tests.hub_downloads import Hub, online, serving
 from tests.twins import rewrite, write_twin
 
@@ -281,11 +282,11 @@ def test_a_token_with_another_id_is_named(served):
 
 @pytest.mark.slow
 def test_another_vocabulary_is_named_and_the_padded_one_taken(served):
-    for rows in (151680, QWEN_ROWS):
+    for rows in (151680, ROWS_7B):
         for tensor in ("model.embed_tokens.weight", "lm_head.weight"):
             rewrite(folder(served, MONET), tensor, torch.zeros(rows, 16, dtype=torch.bfloat16))
-        if rows == QWEN_ROWS:
-            assert load(MONET).backbone.vocabulary == QWEN_ROWS
+        if rows == ROWS_7B:
+            assert load(MONET).backbone.vocabulary == ROWS_7B
         else:
             assert refused(MONET) == (
                 "The embedding of NOVAglow646/Monet-7B has 151680 rows; 151670 or, padded, 152064 are expected."

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from latent_core import interventions
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.engine import decode
 from latent_core.events import LatentEvent, TokenEvent
 from latent_core.settings import Settings
 from tests.tiny import OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 
-BACKBONE = Backbone(tiny_model())
+BACKBONE = wrap(tiny_model())
 SCRIPT = [1, OPEN, 2, OPEN, 3, 4]
 
 

@@ -63,7 +63,7 @@ def test_slots_hold_the_boxes_tokens_and_their_targets():
     assert slots == box_slots(example.steps[0].region, (6, 6), "x") and len(slots) == 4
     unrolled = built.run(given["rows"], given["slots"])
     (latents,) = unrolled.latents[0]
-    features = built.backbone.image_features(row.prompt.pixel_values, row.prompt.grid_thw)
+    features = built.backbone.encode_images(row.prompt.pixel_values, row.prompt.grid_thw).tokens
     torch.testing.assert_close(latents, features[slots])
     predicted, wanted = built.pairs(unrolled)
     assert torch.equal(wanted, latents)

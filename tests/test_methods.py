@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.config import MethodConfig
 from latent_core.drive import Block, Tokens, count
 from latent_core.engine import decode
@@ -16,7 +16,7 @@ from latent_core.settings import Settings
 from latent_core.unroll import splice, unroll
 from tests.tiny import CLOSE, EOS, OPEN, TOKENS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 
-BACKBONE = Backbone(tiny_model())
+BACKBONE = wrap(tiny_model())
 WITH_LATENTS = [name for name in METHODS if tiny_method(name).has_latents]
 RULES = ("everything", "no_image", "latents_only", "sealed")
 
@@ -132,7 +132,7 @@ def test_gradients_reach_the_backbone_and_the_methods_own_parameters_through_lat
     states, _ = unroll(BACKBONE, method, [row]).learned()
     BACKBONE.zero_grad(), method.zero_grad()
     states[-1].sum().backward()
-    assert BACKBONE.model.model.language_model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
+    assert BACKBONE.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
     own = dict(method.named_parameters())
     if own:
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in own.values())

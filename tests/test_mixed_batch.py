@@ -5,7 +5,7 @@ from collections.abc import Generator
 import pytest
 import torch
 
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.engine import decode
 from latent_core.events import LatentEvent, TokenEvent
 from latent_core.feed import Context, Feed
@@ -36,7 +36,7 @@ LATENTS = (6, 4, 3, 5, 8)
 @pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed"])
 def test_batched_equals_single(monkeypatch, rule):
     monkeypatch.setitem(METHODS, "mixed", Mixed)
-    backbone, method = Backbone(tiny_model()), tiny_method("mixed", rule=rule)
+    backbone, method = wrap(tiny_model()), tiny_method("mixed", rule=rule)
     prompts = [tiny_prompt(i, text=5 + i, grids=[(4, 6)] * (1 + i % 2)) for i in range(len(SCRIPTS))]
     settings = [Settings(latents=k) for k in LATENTS]
     hooks = [None, None, zero(), only([(0, 2)], zero()), only([(0, 3)], zero())]
@@ -60,7 +60,7 @@ def test_batched_equals_single(monkeypatch, rule):
 def test_attention_of_latents_fed_at_once_and_of_words_after_them_is_each_ones_own(monkeypatch):
     """Under plain causal attention and one after the other, latents fed at once attend as the same ones in turn do."""
     monkeypatch.setitem(METHODS, "mixed", Mixed)
-    backbone, prompts = Backbone(tiny_model()), [tiny_prompt(), tiny_prompt(1, text=9)]
+    backbone, prompts = wrap(tiny_model()), [tiny_prompt(), tiny_prompt(1, text=9)]
 
     class InTurn(Mixed):
         def block(self, context):
@@ -86,7 +86,7 @@ def test_events_of_a_block_fed_at_once_come_in_order(monkeypatch):
     monkeypatch.setitem(METHODS, "mixed", Mixed)
     method = tiny_method("mixed")
     settings = [Settings(latents=4, max_new_tokens=12)]
-    events = list(decode(Backbone(tiny_model()), method, [tiny_prompt()], settings, sampler=scripted([1, OPEN, 3])))
+    events = list(decode(wrap(tiny_model()), method, [tiny_prompt()], settings, sampler=scripted([1, OPEN, 3])))
     steps = [e for e in events if isinstance(e, (TokenEvent, LatentEvent))]
     kinds = [e.kind if isinstance(e, TokenEvent) else "latent" for e in steps]
     assert kinds == ["text", "open", *["latent"] * 4, "close", "text", "text"]
@@ -99,7 +99,7 @@ def test_events_of_a_block_fed_at_once_come_in_order(monkeypatch):
 def test_a_run_ends_where_its_room_ends(monkeypatch, room):
     monkeypatch.setitem(METHODS, "mixed", Mixed)
     method, settings = tiny_method("mixed"), [Settings(latents=4, max_new_tokens=room)]
-    events = list(decode(Backbone(tiny_model()), method, [tiny_prompt()], settings, sampler=scripted([OPEN, 3, 3, 3])))
+    events = list(decode(wrap(tiny_model()), method, [tiny_prompt()], settings, sampler=scripted([OPEN, 3, 3, 3])))
     finish = events[-1]
     assert finish.tokens <= room and finish.latents == (4 if room >= 2 else 0)
     assert finish.reason == ("stop" if room >= 6 else "length")

@@ -236,7 +236,7 @@ def test_a_shared_vision_tower_looks_once_and_learns_the_same(kind, world, monke
     stage, (_, tokenizer) = stage_of(kind, world), world
     assert not stage.same_sight  # another teacher, another tower
     teacher = build_model(tokenizer, seed=1)
-    teacher.model.visual.load_state_dict(stage.model.model.visual.state_dict())
+    teacher.model.visual.load_state_dict(stage.backbone.vision.state_dict())
     stage.learn_from(teacher)
     assert stage.same_sight
     batch = stage.collate([(glyphs.sample(family, 3, "train"), Random(0)) for family in ("find", "relate")])

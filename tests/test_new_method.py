@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from latent_core import checkpoints, load
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.drive import Block, Tokens
 from latent_core.engine import decode
 from latent_core.events import LatentEvent
@@ -40,7 +40,7 @@ def method(known):
 
 @pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed"])
 def test_decoding_and_unrolling_agree(known, rule):
-    backbone, prompts = Backbone(tiny_model()), [tiny_prompt(0), tiny_prompt(1, text=9)]
+    backbone, prompts = wrap(tiny_model()), [tiny_prompt(0), tiny_prompt(1, text=9)]
     method = tiny_method("fading", rule=rule)
     script = [1, OPEN, 3, OPEN, 4]
     settings = [Settings(latents=3), Settings(latents=2)]
@@ -58,7 +58,7 @@ def test_decoding_and_unrolling_agree(known, rule):
 
 
 def test_gradients_reach_its_parameters(method):
-    backbone = Backbone(tiny_model())
+    backbone = wrap(tiny_model())
     rows = [Row(tiny_prompt(), (Tokens((1,)), Block(3), Tokens((4, EOS))))]
     states, labels = unroll(backbone, method, rows).learned()
     torch.nn.functional.cross_entropy(backbone.logits(states), labels).backward()

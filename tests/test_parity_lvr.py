@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.config import MethodConfig
 from latent_core.drive import Block, Tokens
 from latent_core.engine import decode
@@ -36,7 +37,7 @@ def model() -> Qwen2_5_VLForConditionalGeneration:
 
 @pytest.fixture(scope="module")
 def backbone(model) -> Backbone:
-    backbone = Backbone(model)
+    backbone = wrap(model)
     backbone.eos_ids = frozenset()  # as in the reference's runs
     return backbone
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.config import MethodConfig
 from latent_core.drive import Block, Tokens
 from latent_core.engine import decode
@@ -33,7 +34,7 @@ TOLERANCE = {"atol": 1e-4, "rtol": 0}
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return Backbone(Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER / "model", dtype=torch.float32))
+    return wrap(Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER / "model", dtype=torch.float32))
 
 
 def golden(section: str, key: str) -> torch.Tensor:
@@ -145,7 +146,7 @@ def test_equal_to_plain_transformers(convention):
 
     events = list(
         decode(
-            Backbone(tiny_model()),
+            wrap(tiny_model()),
             method,
             [prompt],
             [Settings(latents=latents)],
@@ -168,7 +169,7 @@ def test_nothing_but_latents_leads_from_the_prompt_to_the_answer(rule):
     perturbation enters through the latent slots, and only there (see the reachability test of the mask). Both rules:
     without latents, nothing comes through at all.
     """
-    backbone, monet = Backbone(tiny_model()), tiny_method(rule=rule)
+    backbone, monet = wrap(tiny_model()), tiny_method(rule=rule)
     latents = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
 
     def answer(seed: int, count: int) -> torch.Tensor:
@@ -187,7 +188,7 @@ def test_nothing_but_latents_leads_from_the_prompt_to_the_answer(rule):
 @torch.no_grad()
 def test_sealed_answers_follow_the_latents():
     """The other direction: other latents, another answer, in a decoded run."""
-    backbone, monet = Backbone(tiny_model()), tiny_method(rule="sealed")
+    backbone, monet = wrap(tiny_model()), tiny_method(rule="sealed")
     rows = [Row(tiny_prompt(), (Block(3), Tokens((5,))))]
     one, two = (
         splice(backbone, monet, rows, [[torch.randn(3, 32, generator=torch.Generator().manual_seed(s))]])

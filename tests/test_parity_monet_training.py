@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from latent_core.attention import Flow, attend, tables
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.drive import Block, Picture, Tokens
 from latent_core.kinds import PAD
 from latent_core.layout import Row, lay_out
@@ -114,7 +114,7 @@ def test_mask_equals_the_reference(name):
         build_row(ids[seen.bool()], SECTIONS["mask"][f"layout_{step}"], [])
         for ids, seen, step in zip(given, golden("mask", f"{name}.attention_mask"), steps, strict=True)
     ]
-    backbone = Backbone(Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER / "model"))
+    backbone = wrap(Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER / "model"))
     layout = lay_out(backbone, method("causal_one_block"), rows, ["everything"] * len(rows))
     slots = torch.arange(layout.kinds.shape[1]).expand(len(rows), -1)
     flow = Flow() if name.endswith("visible") else Flow(readers="latents", own=False)

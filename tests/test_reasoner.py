@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from latent_core import engine
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.config import LatentRange, MethodConfig, Sampling
 from latent_core.events import FinishEvent, LatentEvent, StartEvent, TokenEvent
 from latent_core.methods import build_method
@@ -41,7 +41,7 @@ def reasoner():
     processor = words_processor()
     return Reasoner(
         name="tiny",
-        backbone=Backbone(words_model(processor)),
+        backbone=wrap(words_model(processor)),
         processor=processor,
         method=build_method(CONFIG, processor.token_id),
         config=CONFIG,

@@ -7,7 +7,8 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from latent_core.methods import METHODS, build_method
-from latent_core.registry import FIRST_ADDED, PUBLISHED, QWEN_ROWS, full_name
+from latent_core.qwen2_5_vl_facts import FIRST_ADDED, ROWS_7B
+from latent_core.registry import PUBLISHED, full_name
 from trainers.architectures import published as architectures
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -21,7 +22,7 @@ def test_the_method_is_built_from_its_entry(name):
     assert method.name in METHODS and method.open_id in ids.values() and method.close_id in ids.values()
     assert not method.state_dict()  # the published repositories hold a plain backbone
     assert entry.config.pad_token in ids
-    assert FIRST_ADDED + len(ids) <= entry.rows <= QWEN_ROWS
+    assert FIRST_ADDED + len(ids) <= entry.rows <= ROWS_7B
 
 
 @pytest.mark.parametrize("name", ["NOVAglow646/Monet-7B", "vincentleebang/LVR-7B"])

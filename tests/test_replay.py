@@ -9,7 +9,7 @@ import torch
 from latent_core import glyphs, interventions, load
 from latent_core.analysis.lens import logit_lens
 from latent_core.attention import Rollout
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.events import LatentEvent
 from latent_core.layout import Row
 from latent_core.replay import lens_by_layer, replay
@@ -76,7 +76,7 @@ def test_rollout_against_eager_attention():
     """R = Π (A + I) / 2 in numpy, from transformers' eager attention of another copy of the model."""
     prompt = tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9)
     rollout = Rollout(2)
-    splice(Backbone(tiny_model()), tiny_method(), [Row(prompt, ())], [[]], rule="everything", recorder=rollout)
+    splice(wrap(tiny_model()), tiny_method(), [Row(prompt, ())], [[]], rule="everything", recorder=rollout)
     wanted = np.eye(len(prompt.input_ids))
     for layer in eager_attention(prompt):
         wanted = 0.5 * (layer[0].detach().numpy().mean(0) + np.eye(len(wanted))) @ wanted

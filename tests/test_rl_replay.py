@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.kinds import IMAGE, PROMPT
 from latent_core.lockstep import prompt_feeds
 from latent_core.methods import METHODS
@@ -14,7 +14,7 @@ from trainers.rl import rollouts as module
 from trainers.rl.objective import latent_log_ratio, modulation_log_ratio
 from trainers.rl.rollouts import replay, roll_out
 
-BACKBONE = Backbone(tiny_model())
+BACKBONE = wrap(tiny_model())
 WITH_LATENTS = [name for name in METHODS if tiny_method(name).has_latents]
 HEAT = 0.5
 SCRIPTS = ([1, OPEN, CLOSE, 3, OPEN, CLOSE, 4], [2, 3, 4, 5, 6], [OPEN, CLOSE, 7, 8], [1, 2])

@@ -118,7 +118,7 @@ def other_weights(work: Study) -> Study:
 
     reasoner = load("glyph-monet")
     with torch.no_grad():
-        next(reasoner.backbone.model.model.language_model.layers[1].parameters()).flatten()[0] += 1
+        next(reasoner.backbone.layers[1].parameters()).flatten()[0] += 1
     return again(work, reasoner=reasoner)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from latent_core.attention import PLAIN, Flow
 from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.drive import Block, Picture, Tokens
 from latent_core.kinds import (
     AFTER,
@@ -39,7 +40,7 @@ MIXED = ["sealed", "everything", "no_image", "latents_only"]
 
 @pytest.fixture
 def backbone() -> Backbone:
-    return Backbone(tiny_model())
+    return wrap(tiny_model())
 
 
 @pytest.mark.parametrize("convention", ["start_fed", "start_overwritten"])
@@ -161,7 +162,7 @@ def test_detach_feedback_cuts_what_is_fed_but_not_the_cache(backbone):
     row = Row(tiny_prompt(0), (Tokens((1,)), Block(3), Tokens((5,))))
     attached, detached = (unroll(backbone, method, [row], detach_feedback=cut) for cut in (False, True))
     torch.testing.assert_close(attached.states, detached.states, atol=0, rtol=0)
-    layers = backbone.model.model.language_model.layers
+    layers = backbone.layers
 
     def gradients(unrolled: Unrolled) -> tuple[float, float]:
         backbone.zero_grad()
@@ -176,7 +177,7 @@ def test_detach_feedback_cuts_what_is_fed_but_not_the_cache(backbone):
 @pytest.mark.slow
 def test_overfits_one_answer_through_latents_alone():
     """Under `sealed` the answer can only come through the latents, and it is learned."""
-    backbone, method = Backbone(tiny_model()), tiny_method(rule="sealed")
+    backbone, method = wrap(tiny_model()), tiny_method(rule="sealed")
     rows = [Row(tiny_prompt(seed, text=2), (Block(2), Tokens((10 + seed, EOS)))) for seed in range(4)]
     optimiser = torch.optim.AdamW(backbone.parameters(), 3e-3)
     for _ in range(80):

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from latent_core import checkpoints, glyphs, load
+from latent_core.backbones import wrap
 from latent_core.drive import Block, Tokens
 from latent_core.engine import decode
 from latent_core.events import LatentEvent
@@ -119,7 +120,7 @@ def test_the_producer_of_one_latent_moves_only_the_blocks_below():
     given = batch(built, ("find",))
     unrolled = unroll(built.backbone, built.method, given["rows"], levels=(3,))
     built.alignment(unrolled, given["targets"]).backward()
-    layers = built.model.model.language_model.layers
+    layers = built.backbone.layers
     moved = [sum(p.grad.abs().sum().item() for p in layer.parameters() if p.grad is not None) > 0 for layer in layers]
     assert moved == [True, True, True, False, False]
 
@@ -191,7 +192,7 @@ def test_k_is_a_square_number_or_a_line():
 
 
 def test_delimiters_may_count():
-    backbone = __import__("latent_core.backbone", fromlist=["Backbone"]).Backbone(tiny_model())
+    backbone = wrap(tiny_model())
     for options, latents in (({}, 4), ({"count_delimiters": True}, 2)):
         method = tiny_method("valr", options=options)
         events = list(decode(backbone, method, [tiny_prompt()], [Settings(latents=4)], sampler=scripted([OPEN, 1])))
@@ -274,7 +275,7 @@ def test_the_own_tower_gives_the_models_image_tokens():
     (features,), grids = tower.features(tower.prepare(example.images))
     prompt = built.processor(example.images, "")
     assert grids == [(6, 6)]
-    torch.testing.assert_close(features, built.backbone.image_features(prompt.pixel_values, prompt.grid_thw))
+    torch.testing.assert_close(features, built.backbone.encode_images(prompt.pixel_values, prompt.grid_thw).tokens)
     built(**batch(built))["loss"].backward()
 
 

@@ -1,5 +1,7 @@
 """A tiny tokenizer and processor, built in code: bytes, a few merges, the special tokens of Qwen2.5-VL and Monet."""
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -23,14 +25,18 @@ CHAT_TEMPLATE = (
 """What Qwen2.5-VL's own template says for text and images."""
 
 
-def words_tokenizer() -> PreTrainedTokenizerFast:
+PLAIN = SPECIAL[:7]
+"""Without the tokens that a fine-tune adds."""
+
+
+def words_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=320,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=SPECIAL,
+        special_tokens=list(special),
         show_progress=False,
     )
     words = ["system\n", "user\n", "assistant\n", "Which mark is on the blue square?", "ring", "\\boxed{cross}"]
@@ -42,12 +48,12 @@ def words_tokenizer() -> PreTrainedTokenizerFast:
     return wrapped
 
 
-def words_processor(*, patch: int = 4, pixels: int = 16 * 24) -> Processor:
+def words_processor(*, patch: int = 4, pixels: int = 16 * 24, special: Sequence[str] = SPECIAL) -> Processor:
     """Images become `pixels` pixels, so 16 × 24 (a 2 × 3 grid of merged tokens) where the shape fits."""
     images = Qwen2VLImageProcessorPil(
         patch_size=patch, merge_size=2, size={"shortest_edge": pixels, "longest_edge": pixels}
     )
-    return Processor(words_tokenizer(), images)
+    return Processor(words_tokenizer(special), images)
 
 
 def words_model(processor: Processor, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:

@@ -3,7 +3,10 @@
 Source: config.json of the repositories named here.
 """
 
-from transformers import Qwen2_5_VLConfig
+from transformers import PreTrainedConfig
+
+from latent_core.qwen2_5_vl import Qwen2_5_VL
+from latent_core.qwen2_5_vl_facts import ROWS_7B, WIDTH_7B
 
 _VISION = dict(
     depth=32,
@@ -19,20 +22,18 @@ _VISION = dict(
 _TEXT = dict(max_position_embeddings=128000, rms_norm_eps=1e-6)
 
 
-def _config(*, tied: bool, **text: int) -> Qwen2_5_VLConfig:
-    return Qwen2_5_VLConfig(
-        text_config={
-            **_TEXT,
-            **text,
+def _config(*, tied: bool, **text: int) -> PreTrainedConfig:
+    rope = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]}
+    return Qwen2_5_VL.configuration(
+        {
+            "text_config": {**_TEXT, **text, "tie_word_embeddings": tied, "rope_parameters": rope},
+            "vision_config": _VISION | {"out_hidden_size": text["hidden_size"]},
             "tie_word_embeddings": tied,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]},
-        },
-        vision_config=_VISION | {"out_hidden_size": text["hidden_size"]},
-        tie_word_embeddings=tied,
+        }
     )
 
 
-def published() -> dict[str, Qwen2_5_VLConfig]:
+def published() -> dict[str, PreTrainedConfig]:
     """Hub id → configuration."""
     return {
         "Qwen/Qwen2.5-VL-3B-Instruct": _config(
@@ -46,8 +47,8 @@ def published() -> dict[str, Qwen2_5_VLConfig]:
         ),
         "Qwen/Qwen2.5-VL-7B-Instruct": _config(
             tied=False,
-            vocab_size=152064,
-            hidden_size=3584,
+            vocab_size=ROWS_7B,
+            hidden_size=WIDTH_7B,
             intermediate_size=18944,
             num_hidden_layers=28,
             num_attention_heads=28,

@@ -9,8 +9,9 @@ from statistics import median
 
 import torch
 import yaml
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast, TrainingArguments
 
+from latent_core.backbones import image_geometry
 from latent_core.example import Example
 from latent_core.glyphs.model import build_model, build_tokenizer
 from latent_core.glyphs.scene import SIZE
@@ -45,8 +46,6 @@ from trainers.start import build_data, check_run, checkpoints_activations
 
 SAMPLE = 200
 """Rows whose lengths are measured."""
-PIXELS = 56 * 56, 28 * 28 * 16384
-"""Least and most pixels of an image in Qwen2.5-VL's preprocessor_config.json."""
 TEMPLATE = 30
 """Tokens of the chat template around a question, estimated."""
 CHARACTERS = 3.5
@@ -57,7 +56,7 @@ CHARACTERS = 3.5
 class Source:
     """What a run starts from, as far as it can be known."""
 
-    config: Qwen2_5_VLConfig
+    config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerFast | None
     name: str
 
@@ -199,8 +198,8 @@ def read_rows(recipe: Recipe, arguments: TrainingArguments) -> tuple[list[Exampl
 
 def length(example: Example, recipe: Recipe, source: Source) -> Length:
     """Tokens of a row as the stage lays it out, with the largest K."""
-    caps, vision = recipe.caps, source.config.vision_config
-    side = vision.patch_size * vision.spatial_merge_size
+    caps, geometry = recipe.caps, image_geometry(source.config)
+    side, limits = geometry.token_side, (geometry.min_pixels, geometry.max_pixels)
     own = shrink(example, caps.total, caps.each, side=side) if caps.total else example
     theirs = shrink(example, caps.teacher_total, caps.teacher_each, side=side) if caps.teacher_total else own
 
@@ -212,7 +211,7 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
         theirs=None if recipe.teacher is None else theirs,
         prompt=TEMPLATE + tokens(example.question) + tokens(recipe.system or ""),
         text=text_by_role(example, tokens),
-        images=ImageSizes(side, *((SIZE**2, SIZE**2) if recipe.mixture else PIXELS)),
+        images=ImageSizes(side, *((SIZE**2, SIZE**2) if recipe.mixture else limits)),
     )
     return recipe.spec.stage.length(recipe, row)
 

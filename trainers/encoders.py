@@ -92,7 +92,7 @@ class OwnTower:
         """See Encoder."""
         (backbone,) = self._backbone
         grids = [(rows, columns) for rows, columns in (prepared["grids"][:, 1:] // backbone.merge_size).tolist()]
-        features = backbone.image_features(prepared["pixels"], prepared["grids"])
+        features = backbone.encode_images(prepared["pixels"], prepared["grids"]).tokens
         return list(features.split([rows * columns for rows, columns in grids])), grids
 
 

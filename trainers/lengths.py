@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import prod
 
 from PIL import Image
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from latent_core.example import Example, Words
+from latent_core.fitting import Fit
 from trainers.data.segments import segments
 
 Grid = tuple[int, int]
@@ -54,7 +54,7 @@ class ImageSizes:
         return prod(self._grid(size, 4 * self.side**2))
 
     def _grid(self, size: tuple[int, int], low: int) -> Grid:
-        height, width = smart_resize(size[1], size[0], factor=self.side, min_pixels=low, max_pixels=self.high)
+        width, height = Fit(side=self.side, min_pixels=low, max_pixels=self.high, resample=0).size(*size)
         return height // self.side, width // self.side
 
 

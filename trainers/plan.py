@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedConfig
+
+from latent_core.backbones import build
 
 Strategy = Literal["one", "ddp", "fsdp2", "zero2", "zero3"]
 GB = 1e9
@@ -49,22 +51,22 @@ class Shape:
     """Of one decoder block."""
 
 
-def shape(config: Qwen2_5_VLConfig, *, train_vision: bool) -> Shape:
+def shape(config: PreTrainedConfig, *, train_vision: bool) -> Shape:
     """Counts a model of this configuration on the meta device."""
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(config)
-    parameters = sum(p.numel() for p in model.parameters())
-    vision = sum(p.numel() for p in model.model.visual.parameters())
-    text = config.text_config
+        backbone = build(config)
+    parameters, vision, layer = (
+        sum(p.numel() for p in part.parameters()) for part in (backbone, backbone.vision, backbone.layers[0])
+    )
     return Shape(
-        layers=text.num_hidden_layers,
-        width=text.hidden_size,
-        key_width=text.num_key_value_heads * (text.hidden_size // text.num_attention_heads),
-        feed_forward=text.intermediate_size,
-        vocabulary=text.vocab_size,
+        layers=backbone.num_layers,
+        width=backbone.width,
+        key_width=backbone.num_key_heads * backbone.head_width,
+        feed_forward=backbone.feed_forward,
+        vocabulary=backbone.vocabulary,
         parameters=parameters,
         trainable=parameters - (0 if train_vision else vision),
-        layer=sum(p.numel() for p in model.model.language_model.layers[0].parameters()),
+        layer=layer,
     )
 
 

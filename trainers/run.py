@@ -55,7 +55,8 @@ class StageTrainer(Trainer):
         self._loss = 0.0
         self.model.sharded = is_sharded(self.accelerator)
         # what Trainer asks of a model: the stage's passes then keep their blocks' inputs alone
-        self.model.activation_checkpointing_enable = self.model.model.activation_checkpointing_enable
+        stage = self.model
+        stage.activation_checkpointing_enable = stage.model.activation_checkpointing_enable
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()

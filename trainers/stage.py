@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.example import Example
 from latent_core.layout import NO_LABEL, Row
 from latent_core.methods import LatentMethod, build_method
@@ -46,13 +47,13 @@ class Stage(nn.Module):
     """Whether parameters are spread over processes; set by the trainer."""
 
     def __init__(self, model: nn.Module, processor: Processor, recipe: "Recipe") -> None:
-        """model: a Qwen2.5-VL with the tokens that the processor knows, in training mode."""
+        """model: a backbone's, with the tokens that the processor knows, in training mode."""
         super().__init__()
         self.model, self.processor, self.recipe = model, processor, recipe
         self.options = recipe.stage_options
-        self.backbone = Backbone(model)
+        self.backbone = wrap(model)
         self.method: LatentMethod = build_method(recipe.method_config(), processor.token_id)
-        model.model.visual.requires_grad_(self.trains_vision(recipe))
+        self.backbone.train_vision(self.trains_vision(recipe))
         self.freeze(recipe, self.method)
         self._teacher: tuple[Backbone, ...] = ()  # in a tuple, so that nobody trains, saves or wraps it
         self.same_sight = False
@@ -129,10 +130,10 @@ class Stage(nn.Module):
 
     def learn_from(self, model: nn.Module) -> None:
         """Sets the frozen teacher."""
-        self._teacher = (Backbone(model.requires_grad_(False).eval()),)
-        own, theirs = (m.model.visual.state_dict() for m in (self.model, model))
+        teacher = wrap(model.requires_grad_(False).eval())
+        self._teacher = (teacher,)
         frozen = not self.trains_vision(self.recipe) and not self.recipe.caps.teacher_total
-        self.same_sight = frozen and all(torch.equal(own[name], theirs[name].to(own[name])) for name in own)
+        self.same_sight = frozen and self.backbone.vision_is_same(teacher)
 
     @property
     def teacher(self) -> Backbone:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from tokenizers import AddedToken
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from latent_core.processor import Processor
 
 
-def add_tokens(model: Qwen2_5_VLForConditionalGeneration, processor: Processor, tokens: Sequence[str]) -> Processor:
+def add_tokens(model: PreTrainedModel, processor: Processor, tokens: Sequence[str]) -> Processor:
     """The processor with `tokens`, appended in this order where the tokenizer lacks them.
 
     Qwen's embedding has more rows than its tokenizer has tokens; the first spare ones become those of the new tokens,
@@ -25,4 +25,4 @@ def add_tokens(model: Qwen2_5_VLForConditionalGeneration, processor: Processor, 
         for layer in {model.get_input_embeddings(), model.get_output_embeddings()}:
             rows = layer.weight.data
             rows[-len(missing) :] = rows[: -len(missing)].mean(0)
-    return Processor(tokenizer, processor.image_processor)
+    return Processor(tokenizer, processor.image_processor, processor.chat)

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from latent_core.glyphs import FAMILIES, SIZE, sample
+from latent_core.qwen2_5_vl import ImageProcessor, Qwen2_5_VL
 
-SYSTEM = "You are a helpful assistant."
+SYSTEM = Qwen2_5_VL.chat.default_system
 PATCH = 8
 """Pixels along a vision patch; 2 × 2 patches merge into one image token."""
 VOCABULARY = 640
@@ -85,8 +85,8 @@ def _corpus() -> Iterator[str]:
             yield f" \\boxed{{{example.answer}}}" if example.steps else example.answer
 
 
-def build_image_processor() -> Qwen2VLImageProcessorPil:
-    return Qwen2VLImageProcessorPil(
+def build_image_processor() -> ImageProcessor:
+    return ImageProcessor(
         patch_size=PATCH,
         merge_size=2,
         temporal_patch_size=2,
@@ -94,7 +94,7 @@ def build_image_processor() -> Qwen2VLImageProcessorPil:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> PreTrainedModel:
     """The untrained model; the same weights for the same seed."""
     token_id = tokenizer.convert_tokens_to_ids
     text = dict(
@@ -124,7 +124,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5_VL
         window_size=SIZE,
         fullatt_block_indexes=[0, 1, 2],
     )
-    config = Qwen2_5_VLConfig(
+    whole = dict(
         text_config=text,
         vision_config=vision,
         tie_word_embeddings=True,
@@ -135,7 +135,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5_VL
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = Qwen2_5_VL.build(Qwen2_5_VL.configuration(whole))
     model.generation_config.eos_token_id = token_id("<|im_end|>")
     model.generation_config.pad_token_id = token_id("<|endoftext|>")
     return model

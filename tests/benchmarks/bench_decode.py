@@ -12,7 +12,7 @@ import torch
 
 from latent_core import glyphs
 from latent_core.analysis.similarity import nearest_patch
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.checkpoints import load
 from latent_core.config import MethodConfig
 from latent_core.embedded import available
@@ -41,7 +41,7 @@ def reasoner() -> Reasoner:
     config = MethodConfig(method="monet", **{f"{name}_token": token for name, token in tokens.items()})
     method = build_method(config, processor.token_id)
     model = build_model(tokenizer).eval()
-    return Reasoner(name="random", backbone=Backbone(model), processor=processor, method=method, config=config)
+    return Reasoner(name="random", backbone=wrap(model), processor=processor, method=method, config=config)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from latent_core import glyphs
+from latent_core.backbone import Backbone
 from latent_core.checkpoints import load
 from latent_core.settings import Settings
 from tests.benchmarks.timing import clock, medians, write_report
@@ -49,14 +50,14 @@ def forwards() -> dict[str, int]:
     stage, batch = phase()
     counted = {"policy": 0, "reference": 0}
 
-    def count(name: str, model: torch.nn.Module) -> None:
+    def count(name: str, backbone: Backbone) -> None:
         def call(*_: object) -> None:
             counted[name] += 1
 
-        model.model.language_model.layers[0].register_forward_pre_hook(call)
+        backbone.layers[0].register_forward_pre_hook(call)
 
-    count("policy", stage.model)
-    count("reference", stage.reference[0].model)
+    count("policy", stage.backbone)
+    count("reference", stage.reference[0])
     stage.collect(**batch)  # its own forwards, to tell them from the step's
     first = dict(counted)
     stage(**batch)

@@ -15,7 +15,7 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from latent_core.attention import IMPLEMENTATION
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.config import MethodConfig
 from latent_core.embedded import EMBEDDED
 from latent_core.engine import decode
@@ -64,7 +64,7 @@ class Bench:
         self.shape, self.device, self.steps = shape, device, steps
         self.dtype = torch.float32 if shape == "glyph" else torch.bfloat16
         model = random_model(shape, device, self.dtype)
-        self.backbone = Backbone(model)
+        self.backbone = wrap(model)
         self.backbone.eos_ids = frozenset()
         model.generation_config.eos_token_id = None
         tokens = {"<open>": 3, "</open>": 2, "<pad>": 1}
@@ -78,8 +78,9 @@ class Bench:
         parallel = MethodConfig(method="deeplatent", options=wide, **{**names, "pad_token": None})
         self.deeplatent = build_method(parallel, token_id).to(device, self.dtype).eval()
         self.prompt = prompt(model.config)
-        layers = sum(p.numel() * p.element_size() for p in model.model.language_model.layers.parameters())
-        head = model.lm_head.weight.numel() * model.lm_head.weight.element_size()
+        layers = sum(p.numel() * p.element_size() for p in self.backbone.layers.parameters())
+        weight = model.get_output_embeddings().weight
+        head = weight.numel() * weight.element_size()
         self.read = {"text token": layers + head, "latent": layers}
         """Bytes of the weights that a step reads."""
         parameters = sum(p.numel() for p in model.parameters())

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.example import Example
 from latent_core.interventions import perturb
 from latent_core.lockstep import prompt_feeds
@@ -135,7 +136,7 @@ class RlStage(Stage):
         """Keeps the policy as it is now as the reference."""
         if self.options.kl:
             model, method = copy.deepcopy(self.model), copy.deepcopy(self.method)
-            self._reference = Backbone(model.requires_grad_(False).eval()), method.requires_grad_(False).eval()
+            self._reference = wrap(model.requires_grad_(False).eval()), method.requires_grad_(False).eval()
 
     def callbacks(self, run: Path, val: Dataset | None) -> list[TrainerCallback]:
         """Samples of the policy's responses along the run."""

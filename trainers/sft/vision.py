@@ -61,10 +61,9 @@ class VisionStage(Stage):
     """Weighted sum of the labels' cross-entropies, of which the vision tower and its head alone learn."""
 
     def setup(self) -> None:
-        width = self.model.config.vision_config.out_hidden_size
-        self.head = nn.Linear(width, sum(LABELS))
+        self.head = nn.Linear(self.backbone.width, sum(LABELS))
         self.model.requires_grad_(False)
-        self.model.model.visual.requires_grad_(True)
+        self.backbone.train_vision(True)
 
     def collate(self, items: Sequence[Item]) -> dict[str, object]:
         prompts = [self.processor(example.images, "") for example, _ in items]
@@ -79,7 +78,7 @@ class VisionStage(Stage):
         }
 
     def forward(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, labels: torch.Tensor) -> dict[str, object]:
-        features = self.backbone.image_features(pixel_values, grid_thw)
+        features = self.backbone.encode_images(pixel_values, grid_thw).tokens
         loss, scores = label_loss(self.head(features), labels)
         metrics = {}
         for i, (name, score) in enumerate(zip(CLASSES, scores, strict=True)):
