@@ -27,6 +27,7 @@ from latent_core.layout import NO_LABEL, Layout, Row, lay_out
 from latent_core.lockstep import Lockstep, picture_feed, prompt_feeds, see, split
 from latent_core.methods.base import LatentMethod
 from latent_core.settings import Rule
+from latent_core.slots import Slots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,8 +183,8 @@ def count_ticks(backbone: Backbone, method: LatentMethod, rows: Sequence[Row]) -
     runs = [
         drive(
             method,
-            Feed(zeros(1), is_latent=False, kinds=(PROMPT,)),
-            Forced(method, row.segments, [Feed(zeros(1), is_latent=False, kinds=(AUX,)) for _ in row.pictures]),
+            Feed(zeros(1), is_latent=False, slots=Slots((PROMPT,))),
+            Forced(method, row.segments, [Feed(zeros(1), is_latent=False, slots=Slots((AUX,))) for _ in row.pictures]),
             "everything",
         )
         for row in rows
@@ -240,11 +241,11 @@ def splice(
     classes = kind_class(layout.kinds)
     if features.pictures:
         embeds = embeds.masked_scatter((classes == AUX)[..., None], torch.cat(features.pictures))
-    vectors = [
-        torch.cat([block, block]) if row_rule == "sealed" else block
-        for blocks, row_rule in zip(latents, rules, strict=True)
-        for block in blocks
-    ]
+    vectors = []  # in the order of the slots; sealed copies stand behind their latents
+    for row, blocks, row_rule in zip(rows, latents, rules, strict=True):
+        segments = [segment for segment in row.segments if isinstance(segment, Block)]
+        for segment, block in zip(segments, blocks, strict=True):
+            vectors += [block, block] if row_rule == "sealed" and segment.closed else [block]
     controls = method.controls()
     if controls is not None:
         steered = (classes == CONTROL)[..., None]
