@@ -107,7 +107,7 @@ def attend(kinds: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor, flow: 
     """(B, Q, S) bool, True where a query may attend: to slots up to its own whose kind its rule and the flow allow.
 
     `everything`      plain causal.
-    `no_image`        text since the first closing token does not see images.
+    `no_image`        text behind the first block, closing tokens included, does not see images.
     `latents_only`    it sees latents, closing tokens and itself; nothing that has looked at the prompt or the image.
     `sealed`          as before, but in place of the latents (whose cached keys have seen the image) their sealed
                       copies, which see only sealed copies.

@@ -15,7 +15,7 @@ from latent_core.backbone import Backbone, Rotary
 from latent_core.cache import Cache, GradientCache
 from latent_core.drive import Picture
 from latent_core.feed import Feed
-from latent_core.kinds import AUX, CLOSE, PAD, kind_class
+from latent_core.kinds import AFTER, AUX, CLOSE, PAD, kind_class
 from latent_core.processor import Prompt
 from latent_core.settings import Rule
 from latent_core.slots import axes, picture_slots, prompt_slots
@@ -127,8 +127,9 @@ class Lockstep:
         for row, own in enumerate(types):
             if not self._hides[row] and (self.rules[row] != "everything" or self.flow != PLAIN):
                 classes = set(map(kind_class, own))
-                closed = self.rules[row] != "everything" and CLOSE in classes
-                self._hides[row] = closed or (self.flow != PLAIN and AUX in classes)
+                # a block that its model left without a closing token is followed by text under the rule all the same
+                ruled = self.rules[row] != "everything" and (CLOSE in classes or AFTER in classes)
+                self._hides[row] = ruled or (self.flow != PLAIN and AUX in classes)
         watch = None
         if recorder is not None and size > 1:  # of a single query nothing has to be chosen
             watched = [feed.watched for feed in feeds]

@@ -5,14 +5,18 @@ import torch
 
 from latent_core.backbone import Backbone
 from latent_core.drive import Block, Forced, Picture, Tokens, drive
+from latent_core.engine import decode
+from latent_core.events import TokenEvent
 from latent_core.feed import Feed
 from latent_core.kinds import AFTER, CLOSE, CONTROL, LATENT, OPEN, SEALED, TEXT
 from latent_core.layout import Row, lay_out
 from latent_core.lockstep import picture_feed, prompt_feeds
 from latent_core.methods import METHODS, LatentMethod
+from latent_core.settings import Settings
 from latent_core.slots import Slots, axes, closing_slots, join, latent_slots, opening_slots, text_slots
 from latent_core.unroll import splice, unroll
-from tests.tiny import EOS, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import EOS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import OPEN as OPEN_ID
 
 BACKBONE = Backbone(tiny_model())
 RULES = ("everything", "no_image", "latents_only", "sealed")
@@ -85,6 +89,30 @@ def test_a_block_without_an_end_has_neither_closing_token_nor_copies(rule):
     row = Row(tiny_prompt(), tokens)
     unrolled = unroll(BACKBONE, method, [row], rule=rule)
     spliced = splice(BACKBONE, method, [row], unrolled.latents, rule=rule)
+    torch.testing.assert_close(spliced.states, unrolled.states, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@torch.no_grad()
+def test_text_behind_a_block_without_an_end_is_under_the_rule_in_decoding_too(rule):
+    method, prompts = tiny_method("lvr", rule=rule), [tiny_prompt(), tiny_prompt(1, text=9)]
+    script, settings = [1, OPEN_ID, 4, 5], Settings(latents=3)
+    rows = [Row(p, (Tokens((1,)), Block(3, closed=rule == "sealed"), Tokens((4, 5, EOS)))) for p in prompts]
+    together = list(decode(BACKBONE, method, prompts, [settings] * 2, sampler=scripted(script, script)))
+    for number, row in enumerate(rows):
+        alone = list(decode(BACKBONE, method, [row.prompt], [settings], sampler=scripted(script)))
+        states, _ = unroll(BACKBONE, method, [row]).learned()
+        for events in (of_row(alone, 0, TokenEvent), of_row(together, number, TokenEvent)):
+            chosen = torch.stack([event.hidden for event in events if not event.forced])
+            torch.testing.assert_close(chosen, states, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_grid_whose_latents_are_made_one_by_one_counts_on():
+    method = tiny_method("deeplatent", options={"generation": "autoregressive"})
+    row = Row(tiny_prompt(), (Tokens((1,)), Block(6, grid=(2, 3)), Tokens((4, EOS))))
+    unrolled = unroll(BACKBONE, method, [row])
+    spliced = splice(BACKBONE, method, [row], unrolled.latents)
     torch.testing.assert_close(spliced.states, unrolled.states, atol=1e-5, rtol=0)
 
 

@@ -255,8 +255,8 @@ class DeepLatent(LatentMethod):
         return self.steer
 
     def places(self, grid: Grid) -> torch.Tensor | None:
-        """As an image's merged tokens have them: (0, row, column)."""
-        if self.options.positions == "text":
+        """As an image's merged tokens have them: (0, row, column). Latents made one by one count on like text."""
+        if self.options.positions == "text" or self.options.generation == "autoregressive":
             return None
         rows, columns = grid
         index = torch.arange(rows * columns)
