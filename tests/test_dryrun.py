@@ -25,7 +25,7 @@ from trainers.data.monet import write_rows
 from trainers.dryrun import Source, find_source, length
 from trainers.plan import layer_activations, shape, state_memory
 from trainers.recipe import load_recipe
-from trainers.start import STAGES, build_stage, train
+from trainers.start import build_stage, train
 from trainers.vocabulary import add_tokens
 
 ZERO2 = "trainers/accelerate/zero2.yaml"
@@ -253,7 +253,7 @@ def test_planned_rows_are_as_long_as_the_rows_that_are_trained(name, family):
     recipe, _ = load_recipe(name, ["init=null", "latents_max=4"])
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
-    stage = STAGES[recipe.stage](model, Processor(tokenizer, build_image_processor()), recipe)
+    stage = recipe.spec.stage(model, Processor(tokenizer, build_image_processor()), recipe)
     example = glyphs.sample(family, 3, "train")
     (row,) = stage.collate([(example, Random(0))])["rows"]
     layout = lay_out(stage.backbone, stage.method, [row], ["everything"])

@@ -12,10 +12,19 @@ from latent_core.kinds import AUX, LATENT, kind_class
 from latent_core.processor import Processor
 from latent_core.unroll import look, splice
 from tests.test_parity_monet_training import build, rows_of
-from trainers.options import MonetOptions
 from trainers.recipe import Recipe
+from trainers.sft.interleaved import gather, levels
 from trainers.sft.losses import alignment, row_cross_entropy
-from trainers.sft.monet import AlignLatents, AlignObservations, MonetStage, WarmUp, gather, unstack
+from trainers.sft.monet import (
+    AlignLatents,
+    AlignObservations,
+    MonetStageOptions,
+    WarmUp,
+    flow,
+    think,
+    unstack,
+)
+from trainers.stage import Stage
 
 SECTION = "stage2_two_steps"
 RULES = ["everything"]
@@ -26,20 +35,20 @@ def vector(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([gradients[name].flatten() for name in sorted(gradients)])
 
 
-def gradients(stage: MonetStage, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients(stage: Stage, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     named = [(name, p) for name, p in stage.model.named_parameters() if p.requires_grad]
     found = torch.autograd.grad(loss, [p for _, p in named], retain_graph=True, allow_unused=True)
     return {name: g if g is not None else torch.zeros_like(p) for (name, p), g in zip(named, found, strict=True)}
 
 
-def aligned(stage: MonetStage) -> tuple[torch.Tensor, torch.Tensor]:
+def aligned(stage: Stage) -> tuple[torch.Tensor, torch.Tensor]:
     """Stage 2's alignment loss on the fixture's row, and the stacked latents."""
     wanted = stage.targets(rows_of(SECTION, "teacher"), RULES)
-    spliced, latents = stage.think(rows_of(SECTION), RULES)
+    spliced, latents = think(stage, rows_of(SECTION), RULES)
     return alignment(wanted, gather(spliced.levels, stage.aligned(spliced.layout))).mean(), latents
 
 
-def live_chain(stage: MonetStage, detach: bool) -> list[torch.Tensor]:
+def live_chain(stage: Stage, detach: bool) -> list[torch.Tensor]:
     """The latents, (D,) each, once more, by a chain of whole forwards in which every latent stays in the graph."""
     rows = rows_of(SECTION)
     blocks = [segment.latents for segment in rows[0].segments if isinstance(segment, Block)]
@@ -48,7 +57,7 @@ def live_chain(stage: MonetStage, detach: bool) -> list[torch.Tensor]:
     for number in range(sum(blocks)):
         fed = [latent.detach() if detach else latent for latent in made]
         slots = torch.stack(fed + [torch.zeros(stage.backbone.width)] * (sum(blocks) - number))
-        whole = splice(stage.backbone, stage.method, rows, unstack(slots, like), rule=RULES, flow=stage.flow())
+        whole = splice(stage.backbone, stage.method, rows, unstack(slots, like), rule=RULES, flow=flow(stage.options))
         places = (kind_class(whole.layout.kinds[0]) == LATENT).nonzero()[:, 0]
         made.append(whole.states[0, places[number] - 1])
     return made
@@ -81,8 +90,8 @@ def test_gradients_at_the_states_that_make_latents_would_count_twice():
         rows_of(SECTION),
         unstack(latents, [[torch.empty(5, 0), torch.empty(5, 0)]]),
         rule=RULES,
-        flow=stage.flow(),
-        levels=stage.levels(),
+        flow=flow(stage.options),
+        levels=levels(stage.backbone, stage.options.align_levels),
     )
     wanted = stage.targets(rows_of(SECTION, "teacher"), RULES)
     loss = alignment(wanted, gather(spliced.levels, stage.aligned(spliced.layout))).mean()
@@ -136,7 +145,7 @@ def world() -> tuple[Processor, object]:
     return Processor(tokenizer, build_image_processor()), tokenizer
 
 
-def stage_of(kind: type[MonetStage], world, *, rule: str = "latents_only", **options) -> MonetStage:
+def stage_of(kind: type[Stage], world, *, rule: str = "latents_only", **options) -> Stage:
     processor, tokenizer = world
     number = {WarmUp: 1, AlignObservations: 2, AlignLatents: 3}[kind]
     recipe = Recipe(
@@ -148,7 +157,7 @@ def stage_of(kind: type[MonetStage], world, *, rule: str = "latents_only", **opt
         rule=rule,
         train_vision=False,
         mixture={"find": 1},
-        monet=MonetOptions(**options),
+        options={"monet": MonetStageOptions(**options)},
     )
     stage = kind(build_model(tokenizer), processor, recipe)
     if number > 1:
@@ -210,7 +219,7 @@ def test_student_of_stage_3_never_sees_an_auxiliary_image(world):
     stage = stage_of(AlignLatents, world)
     batch = stage.collate([(glyphs.sample("find", 3, "train"), Random(0))])
     assert not batch["rows"][0].pictures and batch["teacher"][0].pictures
-    spliced, _ = stage.think(batch["rows"], batch["rules"])
+    spliced, _ = think(stage, batch["rows"], batch["rules"])
     assert not (kind_class(spliced.layout.kinds) == AUX).any()
 
 
@@ -224,16 +233,16 @@ def test_a_stage_without_its_teacher_says_so(world):
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_a_shared_vision_tower_looks_once_and_learns_the_same(kind, world, monkeypatch):
     stage, (_, tokenizer) = stage_of(kind, world), world
-    assert not stage._same_sight  # another teacher, another tower
+    assert not stage.same_sight  # another teacher, another tower
     teacher = build_model(tokenizer, seed=1)
     teacher.model.visual.load_state_dict(stage.model.model.visual.state_dict())
     stage.learn_from(teacher)
-    assert stage._same_sight
+    assert stage.same_sight
     batch = stage.collate([(glyphs.sample(family, 3, "train"), Random(0)) for family in ("find", "relate")])
     seen, found = [], []
     monkeypatch.setattr("trainers.sft.monet.look", lambda *given: seen.append(given) or look(*given))
     for shared, looks in ((True, 1), (False, 2)):
-        stage._same_sight = shared
+        stage.same_sight = shared
         found.append(vector(gradients(stage, stage(**batch)["loss"])))
         assert len(seen) == looks
         seen.clear()

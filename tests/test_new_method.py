@@ -1,7 +1,11 @@
-"""A method that nobody has heard of, added as latent_core/methods/README.md says: it decodes, unrolls and loads."""
+"""A method that nobody has heard of, added as latent_core/methods/README.md says: it decodes, unrolls, loads, is
+planned and trains.
+"""
 
-from collections.abc import Generator
-from dataclasses import dataclass
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,48 +15,31 @@ from latent_core.backbone import Backbone
 from latent_core.drive import Block, Tokens
 from latent_core.engine import decode
 from latent_core.events import LatentEvent
-from latent_core.feed import Context, Feed
 from latent_core.layout import Row
-from latent_core.methods import METHODS, LatentMethod
-from latent_core.records import from_json
+from latent_core.methods import METHODS
 from latent_core.settings import Settings
 from latent_core.unroll import unroll
+from tests.fading import RECIPE, ROOT, SPEC, Fading
 from tests.tiny import EOS, OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
-
-
-@dataclass(frozen=True, kw_only=True)
-class FadingOptions:
-    keep: float = 0.5
-
-
-class Fading(LatentMethod):
-    """Feeds a running mean of states, scaled by a learned number and moved by a learned vector."""
-
-    name = "fading"
-    has_options = True
-
-    def __init__(self, config, token_id) -> None:
-        super().__init__(config, token_id)
-        self.options = from_json(FadingOptions, config.options, "options")
-        self.scale = torch.nn.Parameter(torch.tensor(0.7))
-        self.steer = torch.nn.Parameter(torch.linspace(-1, 1, 32))
-
-    def block(self, context: Context) -> Generator[Feed, torch.Tensor, None]:
-        mean = context.hidden
-        for _ in range(context.num_latents):
-            hidden = yield Feed(self.scale * mean + self.steer)
-            mean = self.options.keep * mean + (1 - self.options.keep) * hidden
+from trainers.__main__ import main
+from trainers.recipe import load_recipe
+from trainers.stages import STAGES
+from trainers.start import train
 
 
 @pytest.fixture
-def method(monkeypatch):
+def known(monkeypatch):
     monkeypatch.setitem(METHODS, "fading", Fading)
+    monkeypatch.setitem(STAGES, "fading", SPEC)
+
+
+@pytest.fixture
+def method(known):
     return tiny_method("fading", options={"keep": 0.25})
 
 
 @pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed"])
-def test_decoding_and_unrolling_agree(monkeypatch, rule):
-    monkeypatch.setitem(METHODS, "fading", Fading)
+def test_decoding_and_unrolling_agree(known, rule):
     backbone, prompts = Backbone(tiny_model()), [tiny_prompt(0), tiny_prompt(1, text=9)]
     method = tiny_method("fading", rule=rule)
     script = [1, OPEN, 3, OPEN, 4]
@@ -91,3 +78,60 @@ def test_its_checkpoint_is_saved_and_loaded(method, tmp_path):
     checkpoints.save(folder, model=source.backbone.model, processor=source.processor, config=config, method=method)
     back = load(folder)
     assert back.method.name == "fading" and back.method.options.keep == 0.25 and back.method.scale == 0.9
+
+
+@pytest.fixture
+def recipe(tmp_path) -> str:
+    path = tmp_path / "fading.yaml"
+    path.write_text(f"name: fading\n{RECIPE}init: {ROOT / 'assets/checkpoints/glyph-text'}\n")
+    return str(path)
+
+
+def overrides(run, rows: int) -> list[str]:
+    given = [f"output_dir={run}", f"per_device_train_batch_size={rows}", "eval_strategy=no", "save_strategy=no"]
+    return [*given, "warmup_steps=0", "logging_steps=1", "use_cpu=true"]
+
+
+def test_its_recipe_is_read_and_its_options_are_nobody_elses(known, recipe):
+    assert load_recipe(recipe, [])[0].stage_options.weight == 0.5
+    for given, words in (
+        ("fading.weight=heavy", "fading.weight is 'heavy'"),
+        ("fading.weigth=1", "Unknown field 'weigth' in fading. Did you mean 'weight'"),
+        ("lvr.weight=1", r"lvr.weight is given, but stage fading does not read it \(lvr would\)"),
+        ("method=monet", "stage fading trains method fading, not 'monet'|has none"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            load_recipe(recipe, [given])
+    with pytest.raises(ValueError, match=r"fading.weight is given, .* \(fading would\)"):
+        load_recipe("glyph-lvr", ["fading.weight=1"])
+
+
+def test_its_run_is_planned(known, recipe, tmp_path, capsys):
+    assert main(["run", recipe, "--dry-run", *overrides(tmp_path / "run", 4)]) == 0
+    text = capsys.readouterr().out
+    assert "fading: fading from" in text and "latent pass" in text
+
+
+def test_two_processes_train_it_as_one_does(known, recipe, tmp_path):
+    final = train(*load_recipe(recipe, overrides(tmp_path / "one", 4)))
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d"]
+    command = [*launcher, "--rdzv_endpoint=localhost:0", "tests/fading.py", "run", recipe]
+    done = subprocess.run(
+        [sys.executable, *command, *overrides(tmp_path / "two", 2)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    curves = []
+    for run in ("one", "two"):
+        lines = map(json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
+        curves.append([(line["loss"], line["penalty"]) for line in lines if "loss" in line])
+    assert len(curves[0]) == 4 and curves[0][0][1] == pytest.approx(0.49) and curves[0][-1][1] != curves[0][0][1]
+    for first, second in zip(*curves, strict=True):
+        assert second == pytest.approx(first, abs=1e-4)
+    back, other = load(final), load(tmp_path / "two/final")
+    assert back.method.name == "fading" and back.method.scale != 0.7
+    torch.testing.assert_close(other.method.scale, back.method.scale, atol=1e-4, rtol=0)

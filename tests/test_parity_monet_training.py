@@ -15,10 +15,17 @@ from latent_core.kinds import PAD
 from latent_core.layout import Row, lay_out
 from latent_core.processor import Prompt
 from tests.test_parity_monet import CASE, FOLDER, TENSORS, method
-from trainers.options import MonetOptions
 from trainers.recipe import Recipe
 from trainers.sft.losses import alignment
-from trainers.sft.monet import AlignLatents, AlignObservations, MonetStage, WarmUp
+from trainers.sft.monet import (
+    AlignLatents,
+    AlignObservations,
+    MonetStageOptions,
+    WarmUp,
+    think,
+    weighted_cross_entropy,
+)
+from trainers.stage import Stage
 
 TRAINING = json.loads((FOLDER / "training.json").read_text())
 GOLDEN = load_file(FOLDER / "training.safetensors") | TENSORS
@@ -71,7 +78,7 @@ def build_row(ids: torch.Tensor, layout: list[dict], observed: list[int]) -> Row
     return Row(prompt, tuple(segments))
 
 
-def build(kind: type[MonetStage], *, detach_feedback: bool = True, **options) -> MonetStage:
+def build(kind: type[Stage], *, detach_feedback: bool = True, **options) -> Stage:
     """A stage around the fixture's model, which is its own teacher; no processor, for rows are given."""
     model, teacher = (
         Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER / "model", dtype=torch.float32) for _ in range(2)
@@ -90,7 +97,7 @@ def build(kind: type[MonetStage], *, detach_feedback: bool = True, **options) ->
         train_vision=False,
         detach_feedback=detach_feedback,
         mixture={"find": 1},
-        monet=MonetOptions(**(RELEASED | options)),
+        options={"monet": MonetStageOptions(**(RELEASED | options))},
     )
     stage = kind(model, SimpleNamespace(token_id=CASE["tokens"].__getitem__), recipe)
     if number > 1:
@@ -123,7 +130,7 @@ def test_stage_2_equals_the_reference(section, axis):
     expected = SECTIONS[section]["expected"]
     stage = build(AlignObservations, observation_factor=4.0, align_weight=2.0, align_axis=axis)
     rows, teacher = rows_of(section), rows_of(section, "teacher")
-    spliced, latents = stage.think(rows, ["everything"])
+    spliced, latents = think(stage, rows, ["everything"])
     layout = spliced.layout
     assert torch.equal(layout.positions[:, 0], golden(section, "position_ids"))
     labels = golden(section, "labels")
@@ -136,7 +143,7 @@ def test_stage_2_equals_the_reference(section, axis):
     wanted = stage.targets(teacher, ["everything"])
     torch.testing.assert_close(wanted[0], golden(section, "teacher.states"), **TOLERANCE)
 
-    cross_entropy, _ = stage.cross_entropy(spliced, ["all"])
+    cross_entropy, _ = weighted_cross_entropy(stage, spliced, ["all"])
     assert cross_entropy.item() == pytest.approx(expected["loss_ce_observation_factor_4"], abs=1e-4)
     aligned = alignment(wanted, [student], axis).mean()
     assert aligned.item() == pytest.approx(expected[f"loss_align_{axis}_axis"], abs=1e-4)
@@ -154,7 +161,7 @@ def test_stage_2_equals_the_reference(section, axis):
         check_gradients(stage, section, name, loss)
 
 
-def check_gradients(stage: MonetStage, section: str, name: str, loss: torch.Tensor) -> None:
+def check_gradients(stage: Stage, section: str, name: str, loss: torch.Tensor) -> None:
     stage.zero_grad()
     loss.backward(retain_graph=True)
     found = {key: p.grad for key, p in stage.model.named_parameters() if p.grad is not None}
@@ -188,7 +195,7 @@ def test_stage_3_equals_the_reference(axis):
     rows, teacher = rows_of(section), rows_of(section, "target")
     (wanted,) = stage.targets(teacher, ["everything"])
     torch.testing.assert_close(wanted, golden(section, "target.states"), **TOLERANCE)
-    spliced, latents = stage.think(rows, ["everything"])
+    spliced, latents = think(stage, rows, ["everything"])
     torch.testing.assert_close(latents, golden(section, "latents"), **TOLERANCE)
     student = torch.stack([level[0, SECTIONS[section]["latent_positions"]] for level in spliced.levels])
     torch.testing.assert_close(student, golden(section, "student.states"), **TOLERANCE)

@@ -11,10 +11,10 @@ from latent_core.config import MethodConfig
 from latent_core.embedded import EMBEDDED, available
 from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
 from latent_core.processor import Processor
-from trainers.options import NESTED
 from trainers.origin import normal, written
-from trainers.recipe import READ, load_recipe, recipes
-from trainers.start import STAGES, build_stage, train
+from trainers.recipe import load_recipe, nested_fields, recipes
+from trainers.stages import STAGES
+from trainers.start import build_stage, train
 from trainers.vocabulary import add_tokens
 
 
@@ -44,10 +44,11 @@ def test_options_that_a_stage_does_not_read_are_refused_by_name(name, override, 
 
 
 def test_the_table_of_what_stages_read_names_fields_that_exist():
-    for read in READ.values():
-        for name in read:
+    nested = nested_fields()
+    for spec in STAGES.values():
+        for name in spec.fields:
             group, _, field = name.partition(".")
-            assert group in NESTED and (not field or field in NESTED[group].__dataclass_fields__), name
+            assert group in nested and (not field or field in nested[group].__dataclass_fields__), name
 
 
 @pytest.mark.parametrize(
@@ -89,8 +90,8 @@ def test_a_stage_asks_under_the_recipes_system_prompt(name):
     model, processor = build_model(tokenizer), Processor(tokenizer, build_image_processor())
     processor = processor if recipe.method == "text" else add_tokens(model, processor, recipe.tokens())
     example = glyphs.sample("find", 3, "train")
-    batch = STAGES[recipe.stage](model, processor, recipe).collate([(example, Random(0))])
-    ids = batch["input_ids"][0] if recipe.method == "text" else batch["rows"][0].prompt.input_ids
+    batch = recipe.spec.stage(model, processor, recipe).collate([(example, Random(0))])
+    ids = batch["rows"][0].prompt.input_ids
     wanted = processor(example.images, example.question, "Look twice.").input_ids
     assert ids[: len(wanted)].equal(wanted)
 
@@ -237,7 +238,7 @@ def test_numbers_may_be_written_with_an_exponent_everywhere():
         "mixture.find=2e0",
     ]
     recipe, arguments = load_recipe("glyph-monet", given)
-    assert (recipe.monet.align_weight, recipe.everything_share, recipe.mixture["find"]) == (0.1, 0.5, 2.0)
+    assert (recipe.stage_options.align_weight, recipe.everything_share, recipe.mixture["find"]) == (0.1, 0.5, 2.0)
     assert (arguments.learning_rate, arguments.max_steps) == (1e-3, 1000)
 
 

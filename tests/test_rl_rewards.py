@@ -15,9 +15,9 @@ import torch
 from latent_core.drive import Block, Tokens
 from latent_core.example import Example
 from latent_core.layout import Row
-from trainers.options import JudgeOptions, RlOptions
 from trainers.recipe import load_recipe
 from trainers.rl.judge import Judge, JudgeFailed
+from trainers.rl.options import JudgeOptions, RlOptions
 from trainers.rl.rewards import PARTS, Reward, load_part
 from trainers.rl.rollouts import Rollout
 
@@ -113,7 +113,7 @@ def test_what_gives_no_number_is_an_error():
 
 def test_rewards_in_a_recipe_are_names_with_numbers():
     recipe, _ = load_recipe("glyph-monet-rl", ["rl.rewards={accuracy: 1, length: -0.1}"])
-    assert recipe.rl.rewards == {"accuracy": 1, "length": -0.1}
+    assert recipe.stage_options.rewards == {"accuracy": 1, "length": -0.1}
     for bad in ("[accuracy]", "{accuracy: high}", "{}", "{accuracy: true}"):
         with pytest.raises(ValueError, match="rl.rewards is .* it gives names their numbers"):
             load_recipe("glyph-monet-rl", [f"rl.rewards={bad}"])

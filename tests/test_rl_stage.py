@@ -12,11 +12,12 @@ from app.inspection import view_of
 from latent_core.embedded import EMBEDDED
 from latent_core.trace import Trace
 from trainers.data.glyphs import GlyphsDataset
+from trainers.data.repeated import Repeated
 from trainers.recipe import load_recipe
 from trainers.rl import rollouts
 from trainers.rl.judge import JudgeFailed
 from trainers.rl.rollouts import replay
-from trainers.rl.stage import Repeated, RlStage
+from trainers.rl.stage import RlStage
 from trainers.start import build_data, build_stage, check_run, train
 
 QUICK = ["rl.group=4", "rl.max_new_tokens=80", "rl.temperature=1.5", "rl.top_p=1", "rl.easy=1", "mixture={count: 1}"]
@@ -135,7 +136,7 @@ def test_a_resumed_run_rolls_out_what_it_would_have(tmp_path):
 
 
 def test_settings_that_cannot_work_are_refused():
-    with pytest.raises(ValueError, match="save_steps is 3, rl.updates 2"):
+    with pytest.raises(ValueError, match="save_steps is 3, but 2 steps each learn from one batch"):
         check_run(*load_recipe("glyph-monet-rl", ["save_steps=3", "rl.updates=2"]))
     for given, words in (
         (["rl.group=1"], "group is 1"),

@@ -147,21 +147,12 @@ def document(name: str, report: Path | None = None) -> None:
 
 def _latents(recipe: Recipe) -> str:
     """What the model card says about blocks."""
-    if recipe.method == "text" or recipe.stage in ("monet1", "deeplatent1"):
+    text = recipe.spec.stage.card(recipe)
+    if recipe.method == "text" or not text:
         return ""
-    if recipe.stage == "rl":
-        most = "at most " if recipe.method == "deeplatent" else ""
-        return f"Blocks had {most}{recipe.latents_default} latents. Attention rule: `{recipe.rule}`.\n\n"
-    text = f"K was drawn from {recipe.latents_min} to {recipe.latents_max} for every training batch. "
-    if recipe.stage == "lvr":
-        most = recipe.lvr.slots_max
-        text = f"Slots were the image tokens of a thought's box{f', at most {most} of them' if most else ''}. "
-    if recipe.stage == "valr":
-        text = f"K was drawn from the square numbers from {recipe.latents_min} to {recipe.latents_max} for every "
-        text += f"training batch. Frozen encoders, in training alone: {', '.join(recipe.valr.encoders)}. "
-    if recipe.stage == "deeplatent2":
-        text = "Grids were those of the assistant images: 2 × 2 of a crop, 6 × 6 of a whole scene. "
-    text += f"Attention rule: `{recipe.rule}`"
+    if recipe.spec.reinforces:
+        return f"{text} Attention rule: `{recipe.rule}`.\n\n"
+    text += f" Attention rule: `{recipe.rule}`"
     text += (
         f", for {recipe.everything_share:.0%} of the batches `everything`.\n\n" if recipe.everything_share else ".\n\n"
     )

@@ -4,29 +4,26 @@ Nothing is trained and no weights are loaded: the model exists as shapes alone.
 """
 
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from statistics import median
 
 import torch
 import yaml
-from PIL import Image
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, TrainingArguments
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from latent_core.example import Example, Words
+from latent_core.example import Example
 from latent_core.glyphs.model import build_model, build_tokenizer
 from latent_core.glyphs.scene import SIZE
 from latent_core.methods import build_method
-from latent_core.methods.deeplatent import SIDE
 from latent_core.model_config import read_model_config
 from latent_core.registry import FINAL
 from latent_core.settings import check
 from trainers.architectures import published
 from trainers.copies import check_updates
 from trainers.data.caps import shrink
+from trainers.data.repeated import Repeated
 from trainers.data.rows import PublishedDataset
-from trainers.data.segments import segments
+from trainers.lengths import ImageSizes, Length, RowSizes, text_by_role
 from trainers.parallel import SHARDS
 from trainers.plan import (
     CONTEXT,
@@ -43,17 +40,15 @@ from trainers.plan import (
     state_memory,
     step_time,
 )
-from trainers.recipe import UNROLLED, Recipe, load_recipe, recipes
-from trainers.rl.rollouts import LOGITS
-from trainers.rl.stage import Repeated
-from trainers.rl.variants import modulations
-from trainers.sft.lvr import step_slots
+from trainers.recipe import Recipe, load_recipe, recipes
 from trainers.start import build_data, check_run, checkpoints_activations
 
 SAMPLE = 200
 """Rows whose lengths are measured."""
 PIXELS = 56 * 56, 28 * 28 * 16384
 """Least and most pixels of an image in Qwen2.5-VL's preprocessor_config.json."""
+TEMPLATE = 30
+"""Tokens of the chat template around a question, estimated."""
 CHARACTERS = 3.5
 """Of English per token of Qwen's tokenizer, where that is not at hand."""
 
@@ -65,17 +60,6 @@ class Source:
     config: Qwen2_5_VLConfig
     tokenizer: PreTrainedTokenizerFast | None
     name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Length:
-    """A row's tokens: all of the student's, of its response, of its observations, of the teacher's row; ticks."""
-
-    student: int
-    learned: int
-    observed: int
-    teacher: int
-    ticks: int
 
 
 def strategy_of(file: str | None, gpus: int | None) -> tuple[Strategy, int, str]:
@@ -116,7 +100,8 @@ def plan(
     """
     strategy, count, mixed = strategy_of(config, gpus)
     sharded = strategy not in ("one", "ddp")
-    check(recipe.stage != "rl" or strategy != "zero3", SHARDS)
+    spec = recipe.spec
+    check(not spec.reinforces or strategy != "zero3", SHARDS)
     check_updates(
         recipe.dtype, arguments.optim.value, sharded=sharded, mixed_precision="bf16" if arguments.bf16 else mixed
     )
@@ -127,15 +112,16 @@ def plan(
     longest = max(max(row.student, row.teacher) for row in lengths)
     context = source.config.text_config.max_position_embeddings
     check(longest <= context, f"A row has {longest} tokens, but the model's context {context}; lower caps.total.")
-    model = with_method(shape(source.config, train_vision=recipe.train_vision), recipe)
+    model = with_method(shape(source.config, train_vision=spec.stage.trains_vision(recipe)), recipe)
     b = 2 if recipe.dtype == "bfloat16" else 4
-    load = micro_batch(lengths, arguments.per_device_train_batch_size, recipe, model.vocabulary)
-    memory = memory_per_gpu(model, load, strategy, count, b, recipe, arguments)
+    load = spec.stage.load(recipe, lengths, arguments.per_device_train_batch_size, model.vocabulary)
+    memory = memory_per_gpu(model, load, strategy, count, b, checkpointing=checkpoints_activations(arguments))
     card, need = GPUS[gpu], sum(memory.values())
-    sampling = rollout_time(model, load, card, b) / recipe.rl.updates if recipe.stage == "rl" else 0.0
+    sampling = rollout_time(model, load, card, b) / load.updates
     seconds = (step_time(model, load, card, b) + sampling) * arguments.gradient_accumulation_steps
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * count
     student, teacher = ([getattr(row, kind) for row in lengths] for kind in ("student", "teacher"))
+    uncounted = spec.stage.uncounted(recipe)
     saved = model.parameters * b + (12 if b == 2 else 8) * model.trainable
     copies = "; the optimiser steps fp32 copies of the trained ones" if b == 2 else ""
     lines = [
@@ -144,7 +130,7 @@ def plan(
         f"tokens a row    {spread(student)}" + (f"; teacher {spread(teacher)}" if any(teacher) else ""),
         *([] if source.tokenizer else [f"                text estimated at {CHARACTERS} characters a token"]),
         f"parameters      {model.parameters:,}, {model.trainable:,} of them trained, {recipe.dtype}{copies}",
-        *([f"encoders        {', '.join(recipe.valr.encoders)}: frozen, not counted"] if recipe.valr.encoders else []),
+        *([f"encoders        {', '.join(uncounted)}: frozen, not counted"] if uncounted else []),
         f"batch           {batch} rows: {arguments.per_device_train_batch_size} × "
         f"{arguments.gradient_accumulation_steps} steps of accumulation × {count} processes ({strategy})",
         "memory per GPU  " + ", ".join(f"{name} {value / GB:.3g}" for name, value in memory.items() if value),
@@ -154,7 +140,7 @@ def plan(
         f"disk            {saved / GB:.3g} GB a checkpoint, {arguments.save_total_limit or 'all'} kept",
     ]
     if need > card.memory:
-        shards = "fsdp2.yaml or zero2.yaml" if recipe.stage == "rl" else "fsdp2.yaml or zero3.yaml"
+        shards = "fsdp2.yaml or zero2.yaml" if spec.reinforces else "fsdp2.yaml or zero3.yaml"
         remedy = f"Take {shards}, more GPUs,"
         if not sharded:
             remedy = f"Spread it over several GPUs (--config trainers/accelerate/{shards}),"
@@ -189,13 +175,13 @@ def find_source(recipe: Recipe, runs: Path) -> Source:
 
 
 def with_method(model: Shape, recipe: Recipe) -> Shape:
-    """The shape with the method's own parameters, which are trained, in stage rl where they are actions."""
+    """The shape with the method's own parameters, trained as far as the stage has them learn."""
     with torch.device("meta"):
         method = build_method(recipe.method_config(), lambda token: 0)
-    own = sum(parameter.numel() for parameter in method.parameters())
-    learned = own
-    if recipe.stage == "rl" and recipe.method == "deeplatent":
-        learned = sum(p.numel() for module in modulations(method) for p in module.parameters())
+    recipe.spec.stage.freeze(recipe, method)
+    own, learned = (
+        sum(p.numel() for p in method.parameters() if p.requires_grad or not trained) for trained in (False, True)
+    )
     return replace(model, parameters=model.parameters + own, trainable=model.trainable + learned)
 
 
@@ -217,51 +203,18 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
     side = vision.patch_size * vision.spatial_merge_size
     own = shrink(example, caps.total, caps.each, side=side) if caps.total else example
     theirs = shrink(example, caps.teacher_total, caps.teacher_each, side=side) if caps.teacher_total else own
-    prompt = 30 + text_tokens(source, example.question) + text_tokens(source, recipe.system or "")
-    said = {"text": 0, "observation": 0, "answer": 0}
-    for part in segments(example):
-        if isinstance(part, Words):
-            said[part.role] += text_tokens(source, part.text)
-    response, thoughts = sum(said.values()) + 1, len(example.steps)
-    shown = recipe.stage == "deeplatent1" or (recipe.stage in ("monet1", "monet2") and recipe.monet.aux_image)
-    if recipe.stage == "rl":  # as long as a response may be
-        said, response, thoughts = dict.fromkeys(said, 0), recipe.rl.max_new_tokens, 0
-    unrolled = recipe.stage in UNROLLED
-    latents = thoughts * (recipe.latents_max + 2) if unrolled else 0
-    if recipe.stage == "rl" and "text" not in (recipe.method, recipe.rl.variant):
-        latents = recipe.rl.max_blocks * recipe.latents_default  # which the limit on tokens leaves out
-    limits = (SIZE**2, SIZE**2) if recipe.mixture else PIXELS
-    if recipe.stage == "lvr":
-        grids = [image_grid(image.size, side, *limits) for image in own.images]
-        slots = [
-            step_slots(step, grids[step.image_index], recipe.lvr.slots_max, example.name) for step in example.steps
-        ]
-        latents = sum(len(found) + 2 for found in slots)
 
-    def assistant(image: Image.Image) -> int:
-        size = image.size
-        if recipe.stage in ("deeplatent1", "deeplatent2"):  # at most so many tokens a side
-            size = tuple(max(side, round(edge * min(1, SIDE * side / max(size)))) for edge in size)
-        return image_tokens(size, side, 4 * side**2, limits[1])
+    def tokens(text: str) -> int:
+        return text_tokens(source, text)
 
-    def images(row: Example, auxiliary: bool) -> int:
-        seen = sum(image_tokens(image.size, side, *limits) for image in row.images)
-        thoughts = (step.image for step in row.steps if auxiliary and step.image is not None)
-        return seen + sum(assistant(image) + 2 for image in thoughts)
-
-    ticks = thoughts * (recipe.latents_max + 1) + 1 if unrolled and thoughts else 0
-    if recipe.stage == "deeplatent2":
-        # opening token, three control vectors, the grid, closing token
-        latents = sum(assistant(step.image) + 5 for step in own.steps if step.image is not None)
-        ticks = thoughts + 1
-
-    return Length(
-        student=prompt + response + latents + images(own, shown),
-        learned=response,
-        observed=said["observation"] if recipe.stage == "monet2" else latents,
-        teacher=0 if recipe.teacher is None else prompt + response + images(theirs, True),
-        ticks=response + latents if recipe.stage == "rl" else ticks,
+    row = RowSizes(
+        example=own,
+        theirs=None if recipe.teacher is None else theirs,
+        prompt=TEMPLATE + tokens(example.question) + tokens(recipe.system or ""),
+        text=text_by_role(example, tokens),
+        images=ImageSizes(side, *((SIZE**2, SIZE**2) if recipe.mixture else PIXELS)),
     )
+    return recipe.spec.stage.length(recipe, row)
 
 
 def text_tokens(source: Source, text: str) -> int:
@@ -271,55 +224,14 @@ def text_tokens(source: Source, text: str) -> int:
     return len(source.tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def image_tokens(size: tuple[int, int], side: int, low: int, high: int) -> int:
-    """Merged tokens of an image (width, height) that is brought to between low and high pixels."""
-    return prod(image_grid(size, side, low, high))
-
-
-def image_grid(size: tuple[int, int], side: int, low: int, high: int) -> tuple[int, int]:
-    """(rows, columns) of the same."""
-    height, width = smart_resize(size[1], size[0], factor=side, min_pixels=low, max_pixels=high)
-    return height // side, width // side
-
-
-def micro_batch(lengths: list[Length], rows: int, recipe: Recipe, vocabulary: int) -> Load:
-    """The most that a micro-batch may hold: its rows padded to the longest ones."""
-
-    def most(name: str) -> int:
-        return rows * max(getattr(row, name) for row in lengths)
-
-    if recipe.stage == "rl":
-        rows *= recipe.rl.group
-        tokens = most("student")
-        return Load(
-            tokens=tokens,
-            learned=min(most("learned"), LOGITS // vocabulary),
-            aligned=0,
-            ticks=0,
-            teacher_tokens=tokens // recipe.rl.updates if recipe.rl.kl else 0,
-            rolled=tokens,
-            decoded=max(row.ticks for row in lengths),
-        )
-    passes = {"monet2": 1, "monet3": 2, "deeplatent2": 1}.get(recipe.stage, 0)
-    return Load(
-        tokens=most("student"),
-        learned=most("learned"),
-        aligned=most("observed") if recipe.teacher else 0,
-        ticks=max(row.ticks for row in lengths),
-        teacher_tokens=passes * most("teacher"),
-        once=recipe.stage in ("latent", "valr", "deeplatent2"),
-    )
-
-
 def memory_per_gpu(
-    model: Shape, load: Load, strategy: Strategy, count: int, b: int, recipe: Recipe, arguments: TrainingArguments
+    model: Shape, load: Load, strategy: Strategy, count: int, b: int, *, checkpointing: bool
 ) -> dict[str, float]:
     """Bytes by use."""
     states = state_memory(model, strategy, count, b)
-    kept = activation_memory(model, load, b, checkpointing=checkpoints_activations(arguments))
-    frozen = {"teacher": b * model.parameters if recipe.teacher else 0}
-    if recipe.stage == "rl":
-        frozen = {"reference": b * model.parameters if recipe.rl.kl else 0}
+    kept = activation_memory(model, load, b, checkpointing=checkpointing)
+    frozen = {load.frozen: b * model.parameters} if load.frozen else {}
+    if load.rolled:
         # rollouts come before the loss pass, with whole weights
         gathered = b * model.parameters if strategy == "fsdp2" else 0
         rollouts = gathered + cache_memory(model, load.rolled, b)

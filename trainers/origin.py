@@ -11,8 +11,7 @@ from latent_core.embedded import EMBEDDED
 from latent_core.files import write_file
 from latent_core.registry import FINAL
 from latent_core.settings import check
-from trainers.options import NESTED
-from trainers.recipe import Recipe, recipes
+from trainers.recipe import Recipe, nested_fields, recipes
 
 RECIPE = "recipe.json"
 PARENTS = "parents.json"
@@ -128,20 +127,21 @@ def written(recipe: Recipe) -> dict[str, object]:
     values = {}
     for name, default in _defaults(Recipe).items():
         value = getattr(recipe, name)
-        if value != default:
+        if name != "options" and value != default:
             values[name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    values |= {name: dataclasses.asdict(value) for name, value in recipe.options.items()}
     training = {name: value for name, value in recipe.training.items() if name not in _INCIDENTAL}
     return normal(values) | {"training": training}
 
 
 def normal(run: dict[str, object]) -> dict[str, object]:
-    """A recipe as any version has written it down, with those fields of NESTED alone that are not at their
+    """A recipe as any version has written it down, with those inner fields alone that are not at their
     defaults.
     """
-    found = dict(run)
-    for name in found.keys() & NESTED.keys():
+    found, nested = dict(run), nested_fields()
+    for name in found.keys() & nested.keys():
         if isinstance(given := found[name], dict):
-            defaults = _defaults(NESTED[name])
+            defaults = _defaults(nested[name])
             kept = {field: value for field, value in given.items() if defaults.get(field, ...) != value}
             found[name] = kept
             if not kept:

@@ -84,9 +84,13 @@ class Load:
     once: bool = False
     """Whether the pass that generates latents takes the losses, too."""
     rolled: int = 0
-    """Tokens of all responses that are sampled before the pass, stage rl."""
+    """Tokens of all responses that are sampled before the pass."""
     decoded: int = 0
     """Forwards of sampling them, one after the other."""
+    updates: int = 1
+    """Passes that learn from the same responses."""
+    frozen: str = ""
+    """What a second copy of the model serves as, such as a teacher; empty where there is none."""
 
 
 def state_memory(shape: Shape, strategy: Strategy, gpus: int, b: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ import difflib
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -16,50 +16,16 @@ from latent_core.methods import build_method
 from latent_core.records import from_json
 from latent_core.settings import MAX_LATENTS, Rule, check, short
 from trainers.arguments import NAMES, build_arguments, read_arguments
-from trainers.options import (
-    NESTED,
-    CapOptions,
-    DataOptions,
-    DeepLatentOptions,
-    JudgeOptions,
-    LvrOptions,
-    MonetOptions,
-    RlOptions,
-    ValrOptions,
-    check_types,
-)
+from trainers.data.formats import WITHOUT_REASONING
+from trainers.options import CapOptions, DataOptions, check_types
 from trainers.refused import refuse_unused
-from trainers.rl.variants import check_variant
+from trainers.stage import StageSpec
+from trainers.stages import STAGES
 
 OBSERVATION_TAGS = "<observation>", "</observation>"
 RECIPES = Path(__file__).parent / "recipes"
-Stage = Literal[
-    "vision", "text", "latent", "monet1", "monet2", "monet3", "lvr", "valr", "deeplatent1", "deeplatent2", "rl"
-]
-TAUGHT: tuple[Stage, ...] = ("monet2", "monet3", "deeplatent2")
-"""Stages with a frozen teacher."""
-QUESTIONS = ("virl", "thyme")
-"""Formats without reasoning."""
-_ALIGNED = (
-    *("monet.observation_factor", "monet.observation_tags", "monet.align_weight", "monet.align_axis"),
-    *("monet.align_levels", "monet.aux_readers", "monet.aux_self", "monet.latent_pass_mask"),
-)
-READ: dict[Stage, tuple[str, ...]] = {
-    "vision": (),
-    "text": (),
-    "latent": (),
-    "monet1": ("monet.observation_factor", "monet.observation_tags", "caps.total", "caps.each"),
-    "monet2": (*_ALIGNED, "monet.latent_only", "monet.surrogate_weight", "monet.aux_image", "caps"),
-    "monet3": (*_ALIGNED, "monet.target_mask", "caps"),
-    "lvr": ("lvr",),
-    "valr": ("valr",),
-    "deeplatent1": ("deeplatent.words", "caps.total", "caps.each"),
-    "deeplatent2": ("deeplatent", "caps"),
-    "rl": ("rl", "judge", "caps.total", "caps.each"),
-}
-"""Which fields that hold fields, or which of them, a stage reads; `data` and `sampling` serve all."""
-UNROLLED: tuple[Stage, ...] = ("latent", "monet2", "monet3", "valr", "deeplatent2")
-"""Stages that generate latents while training."""
+SHARED: dict[str, type] = {"data": DataOptions, "caps": CapOptions, "sampling": Sampling}
+"""Fields that hold fields and are the same in every stage; which of `caps` is read differs."""
 
 
 @dataclass(kw_only=True)
@@ -70,8 +36,8 @@ class Recipe:
     """Names the run and its checkpoint."""
     description: str
     """One sentence for `python -m trainers list`."""
-    stage: Stage
-    """Which loss: trainers/sft/<stage>.py."""
+    stage: str
+    """Which loss: a name in trainers.stages.STAGES."""
     method: str = "text"
     """A name in latent_core.methods.METHODS."""
     open_token: str = "<abs_vis_token>"
@@ -83,19 +49,10 @@ class Recipe:
     init: str | None = None
     """A recipe (its finished run), a checkpoint's name or folder; None starts the tiny Glyphs model from scratch."""
     teacher: str | None = None
-    """The frozen model of the stages in TAUGHT: a recipe, or a checkpoint's folder."""
-    monet: MonetOptions = field(default_factory=MonetOptions)
-    """Options of stages monet1, monet2 and monet3."""
-    lvr: LvrOptions = field(default_factory=LvrOptions)
-    """Options of stage lvr."""
-    valr: ValrOptions = field(default_factory=ValrOptions)
-    """Options of stage valr."""
-    deeplatent: DeepLatentOptions = field(default_factory=DeepLatentOptions)
-    """Options of stages deeplatent1 and deeplatent2."""
-    rl: RlOptions = field(default_factory=RlOptions)
-    """Options of stage rl."""
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
-    """Who judges free-form answers in stage rl."""
+    """The frozen model of stages with a teacher: a recipe, or a checkpoint's folder."""
+    options: dict[str, object] = field(default_factory=dict)
+    """The stage's own fields that hold fields, by name, all of them (StageSpec.options); in YAML they stand beside the
+    others."""
     method_options: dict[str, object] = field(default_factory=dict)
     """What the method itself leaves open (method.json's `options`)."""
     mixture: dict[str, float] = field(default_factory=dict)
@@ -103,7 +60,7 @@ class Recipe:
     data: DataOptions = field(default_factory=DataOptions)
     """Published data, instead of a mixture."""
     caps: CapOptions = field(default_factory=CapOptions)
-    """How large images may be (Monet's and DeepLatent's stages, and rl)."""
+    """How large images may be, in the stages that read it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights."""
     train_vision: bool = True
@@ -135,6 +92,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_types(self)
+        spec = self.spec
+        strange = ", ".join(self.options.keys() - spec.options.keys())
+        check(not strange, f"options has {strange}, which stage {self.stage} does not read; leave it out.")
+        self.options = {name: self.options.get(name) or kind() for name, kind in spec.options.items()}
         check(bool(self.name.strip()), "name is empty; the run's folder is named after it.")
         check(self.init is None or bool(self.init.strip()), "init is empty; name a checkpoint, or write init: null.")
         for family, weight in self.mixture.items():
@@ -153,16 +114,28 @@ class Recipe:
             f"1 ≤ latents_min ≤ latents_max ≤ {MAX_LATENTS} must hold.",
         )
         check(
-            self.stage == "rl" or self.data.format not in QUESTIONS,
-            f"data.format {self.data.format} has questions and answers alone; it serves stage rl, not {self.stage}.",
+            spec.questions or self.data.format not in WITHOUT_REASONING,
+            f"data.format {self.data.format} has questions and answers alone; it serves stage "
+            f"{', '.join(name for name, other in STAGES.items() if other.questions)}, not {self.stage}.",
         )
-        needs_teacher = self.stage in TAUGHT
+        taught = ", ".join(name for name, other in STAGES.items() if other.teacher)
         check(
-            needs_teacher == (self.teacher is not None),
-            f"teacher is {self.teacher!r} in a {self.stage} stage; {', '.join(TAUGHT)} need one, others have none.",
+            spec.teacher == (self.teacher is not None),
+            f"teacher is {self.teacher!r} in a {self.stage} stage; {taught} need one, others have none.",
         )
         check(self.val_size > 0, "val_size is 0; validation takes at least 1 sample; eval_strategy: no does without.")
         check(0 <= self.everything_share <= 1, f"everything_share is {self.everything_share}; it is a share, 0 to 1.")
+
+    @property
+    def spec(self) -> StageSpec:
+        """The stage's row in the table. Raises ValueError for a name that it lacks."""
+        check(self.stage in STAGES, f"stage is {short(self.stage)}; choose one of {', '.join(STAGES)}.")
+        return STAGES[self.stage]
+
+    @property
+    def stage_options(self) -> Any:
+        """The stage's own options, the first of `options`; None for a stage without."""
+        return next(iter(self.options.values()), None)
 
     def tokens(self) -> tuple[str, ...]:
         """Control tokens that a method's checkpoint needs, in Monet's order."""
@@ -170,7 +143,7 @@ class Recipe:
 
     def method_config(self, provenance: dict[str, object] | None = None) -> MethodConfig:
         """What the finished checkpoint says about itself."""
-        latent, taught = {}, self.latents_max if self.stage in UNROLLED else 0
+        latent, taught = {}, self.latents_max if self.spec.unrolled else 0
         if self.method != "text":
             latent = dict(
                 open_token=self.open_token,
@@ -242,21 +215,24 @@ def _read(text: bytes, what: str) -> object:
 
 def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
     """Fields → typed dataclasses; every unknown field is an error that names the nearest known one."""
-    ours = {item.name for item in fields(Recipe)} - {"training"}
-    _check_names(values, ours | NAMES, "the recipe")
-    values, nested = dict(values), []
-    for name, kind in NESTED.items():
+    ours = {item.name for item in fields(Recipe)} - {"training", "options"}
+    nested = nested_fields()
+    _check_names(values, ours | nested.keys() | NAMES, "the recipe")
+    values, named = dict(values), []
+    for name, kind in nested.items():
         if name in values:
             given, inner = values[name], [item.name for item in fields(kind)]
             check(isinstance(given, dict), f"{name} is {short(given)}; it holds fields such as {inner[0]}.")
             _check_names(given, set(inner), name)
-            nested += [f"{name}.{inside}" for inside in given]
+            named += [f"{name}.{inside}" for inside in given]
             values[name] = from_json(kind, given, name) if kind is Sampling else kind(**given)
     for missing in ("name", "description", "stage"):
         check(missing in values, f"The recipe lacks the field {missing!r}.")
     stage = values["stage"]
-    check(isinstance(stage, str) and stage in READ, f"stage is {short(stage)}; choose one of {', '.join(READ)}.")
-    _check_read(stage, nested)
+    known = isinstance(stage, str) and stage in STAGES
+    check(known, f"stage is {short(stage)}; choose one of {', '.join(STAGES)}.")
+    _check_read(stage, named)
+    options = {name: values.pop(name) for name in nested.keys() - SHARED.keys() if name in values}
     given = read_arguments({name: value for name, value in values.items() if name not in ours})
     refuse_unused(given)
     defaults = {
@@ -269,32 +245,41 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
         "dataloader_drop_last": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    recipe = Recipe(**{name: value for name, value in values.items() if name in ours}, training=given)
+    recipe = Recipe(**{n: value for n, value in values.items() if n in ours}, options=options, training=given)
     arguments = build_arguments(defaults | given)
     _check_method(recipe)
     return recipe, arguments
 
 
+def nested_fields() -> dict[str, type]:
+    """Every field that holds fields, those of all stages, and the dataclass that it holds."""
+    return {name: kind for spec in STAGES.values() for name, kind in spec.options.items()} | SHARED
+
+
 def _check_method(recipe: Recipe) -> None:
-    """Refuses a method's options that it cannot have, and a method that the stage or rl.variant has no use for."""
+    """Refuses a method's options that it cannot have, and a method that the stage has no use for."""
     with torch.device("meta"):
         method = build_method(recipe.method_config(), lambda token: 0)
-    if recipe.stage == "rl":
-        check_variant(recipe.rl, method)
+    spec = recipe.spec
+    spec.stage.check(recipe, method)
     check(
-        method.has_latents or recipe.stage in ("vision", "text", "rl"),
+        method.has_latents or not spec.latents,
         f"method is {recipe.method!r}, which has no latents for stage {recipe.stage} to teach; name one that has.",
+    )
+    check(
+        spec.method in (None, recipe.method),
+        f"stage {recipe.stage} trains method {spec.method}, not {recipe.method!r}.",
     )
 
 
-def _check_read(stage: Stage, given: list[str]) -> None:
+def _check_read(stage: str, given: list[str]) -> None:
     """Refuses fields such as monet.align_weight of which the stage would take no notice."""
 
-    def reads(stage: Stage, name: str) -> bool:
-        return not {name, name.partition(".")[0]}.isdisjoint(("data", "sampling", *READ[stage]))
+    def reads(stage: str, name: str) -> bool:
+        return not {name, name.partition(".")[0]}.isdisjoint(("data", "sampling", *STAGES[stage].fields))
 
     for name in given:
-        readers = [other for other in READ if reads(other, name)]
+        readers = [other for other in STAGES if reads(other, name)]
         check(
             reads(stage, name),
             f"{name} is given, but stage {stage} does not read it ({', '.join(readers)} would); leave it out.",

@@ -74,7 +74,7 @@ class StageTrainer(Trainer):
             optimizer = super().create_optimizer(*args, **kwargs)
         except ImportError as error:
             raise ValueError(f"optim is {self.args.optim.value!r}: {error}") from error
-        rates = self.model.rates() if hasattr(self.model, "rates") else {}
+        rates = self.model.rates()
         for group in list(optimizer.param_groups) if rates else ():
             mine = [parameter for parameter in group["params"] if parameter in rates]
             group["params"] = [parameter for parameter in group["params"] if parameter not in rates]

@@ -1,7 +1,6 @@
 """From a recipe to a finished checkpoint folder."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Literal
 
 import torch
 from accelerate import PartialState
-from torch import nn
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
@@ -33,44 +31,23 @@ from trainers.arguments import check_buildable
 from trainers.copies import check_updates
 from trainers.data.formats import FORMATS
 from trainers.data.glyphs import GlyphsDataset
+from trainers.data.repeated import Repeated
 from trainers.data.rows import PublishedDataset
 from trainers.folder import BAD_ROWS, METRICS, TENSORBOARD, clear_drafts, held, set_aside
 from trainers.origin import Origin, source_folder
 from trainers.parallel import from_main, keeps_copies
-from trainers.recipe import UNROLLED, Recipe
-from trainers.rl.samples import SaveSamples
-from trainers.rl.stage import Repeated, RlStage
+from trainers.recipe import Recipe
 from trainers.run import JsonlLog, Progress, StageTrainer, StopAt
 from trainers.saves import final_damage, last_checkpoint, resume_from
-from trainers.sft.deeplatent import Distil, Interleaved
-from trainers.sft.latent import LatentStage
-from trainers.sft.lvr import LvrStage
-from trainers.sft.monet import AlignLatents, AlignObservations, WarmUp
-from trainers.sft.text import TextStage
-from trainers.sft.valr import ValrStage
-from trainers.sft.vision import VisionStage
+from trainers.stage import Stage
 from trainers.stopping import Diverged, Interrupted, SaveWhenAsked, Signals, kept, why_diverged
 from trainers.vocabulary import add_tokens
-
-STAGES: dict[str, Callable[[nn.Module, Processor, Recipe], nn.Module]] = {
-    "vision": VisionStage,
-    "text": TextStage,
-    "latent": LatentStage,
-    "lvr": LvrStage,
-    "valr": ValrStage,
-    "deeplatent1": Interleaved,
-    "deeplatent2": Distil,
-    "rl": RlStage,
-    "monet1": WarmUp,
-    "monet2": AlignObservations,
-    "monet3": AlignLatents,
-}
 
 Standing = Literal["finished", "saved", "begun", "other"]
 """What a run's folder holds: this run's end, a checkpoint of it, its beginning, or another run or nothing."""
 
 
-def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
+def build_stage(recipe: Recipe, runs: Path) -> Stage:
     """The module that a run optimises, with its model and processor inside."""
     dtype = getattr(torch, recipe.dtype)
     if recipe.init is None:
@@ -82,13 +59,13 @@ def build_stage(recipe: Recipe, runs: Path) -> nn.Module:
         check_fit(model.config, processor, recipe.init)
     if recipe.method != "text":
         processor = add_tokens(model, processor, recipe.tokens())
-    stage = STAGES[recipe.stage](model.train(), processor, recipe)
+    stage = recipe.spec.stage(model.train(), processor, recipe)
     for parameter in stage.parameters():  # heads, too; buffers such as frequencies stay exact
         parameter.data = parameter.data.to(dtype)
-    if recipe.stage == "rl":  # it goes on with a whole checkpoint
+    if recipe.spec.reinforces:
         load_parameters(stage.method, folder)
         check_goes_on(recipe, folder)
-        stage.keep_reference()
+    stage.at_start()
     if recipe.teacher is not None:
         stage.learn_from(load_model(source_folder(recipe.teacher, runs), dtype=dtype))
     return stage
@@ -122,15 +99,14 @@ def check_run(recipe: Recipe, arguments: TrainingArguments) -> None:
         not arguments.eval_on_start or arguments.eval_strategy != "no",
         "eval_on_start is true, eval_strategy no: there is nothing to validate on; set eval_strategy=steps.",
     )
-    if recipe.stage == "rl":
-        saves, updates = arguments.save_strategy != "no", recipe.rl.updates
-        check(
-            not saves or arguments.save_steps % updates == 0,
-            f"save_steps is {arguments.save_steps}, rl.updates {updates}; a checkpoint stands between two batches of "
-            "rollouts, so take a multiple.",
-        )
+    repeats = recipe.spec.stage.repeats(recipe)
     check(
-        not (checkpoints_activations(arguments) and recipe.stage in UNROLLED),
+        arguments.save_strategy == "no" or arguments.save_steps % repeats == 0,
+        f"save_steps is {arguments.save_steps}, but {repeats} steps each learn from one batch; a checkpoint stands "
+        "between two batches, so take a multiple.",
+    )
+    check(
+        not (checkpoints_activations(arguments) and recipe.spec.unrolled),
         f"activation_checkpointing drops the cache that latents of stage {recipe.stage} are generated with; turn it "
         "off and shard the model instead.",
     )
@@ -142,7 +118,7 @@ def build_data(recipe: Recipe, arguments: TrainingArguments, report: Path | None
     rows = batch * arguments.gradient_accumulation_steps * arguments.max_steps
     seed = arguments.data_seed or arguments.seed
     evaluates = arguments.eval_strategy != "no"
-    times = recipe.rl.updates if recipe.stage == "rl" else 1
+    times = recipe.spec.stage.repeats(recipe)
     fresh = -(-rows // times)
     if recipe.mixture:
         learned = GlyphsDataset(recipe.mixture, fresh, batch=batch, seed=seed)
@@ -250,7 +226,7 @@ def _optimise(
     check(same, f"What {recipe.name} starts from was replaced while it was read; start it again.")
     from_main(lambda: begin(run, origin, standing))
     data, val = build_data(recipe, arguments, run / BAD_ROWS)
-    ends = StopAt(recipe.stop_at), SaveWhenAsked(signals, recipe.rl.updates if recipe.stage == "rl" else 1)
+    ends = StopAt(recipe.stop_at), SaveWhenAsked(signals, recipe.spec.stage.repeats(recipe))
     trainer = StageTrainer(
         model=stage,
         args=arguments,
@@ -260,7 +236,7 @@ def _optimise(
         callbacks=[
             *ends,
             *(_logs(recipe, run) if arguments.should_save else ()),
-            *_samples(recipe, run, val),
+            *stage.callbacks(run, val),
         ],
     )
     trainer.remove_callback(PrinterCallback)
@@ -281,13 +257,7 @@ def _logs(recipe: Recipe, run: Path) -> list[TrainerCallback]:
     return [JsonlLog(run / METRICS), Progress(recipe), TensorBoardCallback(SummaryWriter(run / TENSORBOARD))]
 
 
-def _samples(recipe: Recipe, run: Path, val: Dataset | None) -> list[TrainerCallback]:
-    """What is kept of the responses of a run of stage rl that evaluates."""
-    count = 0 if recipe.stage != "rl" or val is None else min(recipe.rl.samples, len(val))
-    return [SaveSamples(run, [val[number][0] for number in range(count)])] if count else []
-
-
-def save_final(stage: nn.Module, recipe: Recipe, run: Path, origin: Origin, weights: dict[str, torch.Tensor]) -> None:
+def save_final(stage: Stage, recipe: Recipe, run: Path, origin: Origin, weights: dict[str, torch.Tensor]) -> None:
     """Writes the finished checkpoint beside the run's logs, whole or not at all; weights: all of the stage's."""
     config = recipe.method_config(
         {
@@ -297,7 +267,7 @@ def save_final(stage: nn.Module, recipe: Recipe, run: Path, origin: Origin, weig
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         }
     )
-    before = source_folder(recipe.init, run.parent) if recipe.stage == "rl" else run
+    before = source_folder(recipe.init, run.parent) if recipe.spec.reinforces else run
     if (before / "method.json").is_file():  # reinforced blocks may be as long as they might have been before
         most = max(read_config(before, recipe.init).latents.max, config.latents.max)
         config = dataclasses.replace(config, latents=dataclasses.replace(config.latents, max=most))

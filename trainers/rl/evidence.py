@@ -52,11 +52,12 @@ def reinforce(name: str, *, n: int = 500, split: str = "test", batch: int = 250)
     folder = FOLDER / name
     write_file(folder / f"{split}.json", json.dumps(report, indent=1).encode())
     size, steps = arguments.per_device_train_batch_size, arguments.max_steps
-    prompts = steps // recipe.rl.updates * size
+    options = recipe.stage_options
+    prompts = steps // options.updates * size
     told = (
         f"`{report['command']}`: seeds 0 to {n - 1}, greedy, 95% intervals. {steps} steps: {prompts} questions of "
-        f"{' and '.join(recipe.mixture)}, {recipe.rl.group} responses to each, {recipe.rl.updates} updates for every "
-        f"{size * recipe.rl.group} responses."
+        f"{' and '.join(recipe.mixture)}, {options.group} responses to each, {options.updates} updates for every "
+        f"{size * options.group} responses."
     )
     write_file(folder / f"{split}.md", f"{told}\n\n{table(recipe, rows, curves)}".encode())
     shipped = EMBEDDED / (name if (EMBEDDED / name).is_dir() else recipe.init)  # else beside what it started from
@@ -131,19 +132,19 @@ def _lines(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 def _accuracies(recipe: Recipe, rows: dict[str, list[Row]]) -> str:
     families = (*recipe.mixture, *(family for family in glyphs.FAMILIES if family not in recipe.mixture))
     own = recipe.latents_default
-    latents = f", K = {own}" if recipe.rl.variant != "text" else ""
+    latents = f", K = {own}" if recipe.stage_options.variant != "text" else ""
     cells = []
     for label, found in rows.items():
         clean = {r.condition.family: r for r in found if _is_clean(r.condition) and r.condition.latents in (own, 0)}
         line = [label, *(_share(clean[family].accuracy, clean[family].interval) for family in families)]
-        if recipe.rl.variant != "text":
+        if recipe.stage_options.variant != "text":
             donor = next((r for r in found if r.condition.replace == "donor"), None)
             markers = next(r for r in found if r.condition.mode == "markers")
             line += [_share(donor.donor, donor.donor_interval), _share(markers.accuracy)]
             line += [_share(clean[families[0]].trigger)]
         cells.append(line)
     header = ["", *(f"`{family}`{latents}" for family in families)]
-    if recipe.rl.variant != "text":
+    if recipe.stage_options.variant != "text":
         header += ["donor's answer", "markers alone", "opens a block"]
     return _lines(header, cells)
 
@@ -153,7 +154,7 @@ def _is_clean(condition: Condition) -> bool:
 
 
 def _sweeps(recipe: Recipe, rows: dict[str, list[Row]]) -> str:
-    if recipe.rl.variant == "text":
+    if recipe.stage_options.variant == "text":
         return ""
     family = next(iter(recipe.mixture))
     found = {

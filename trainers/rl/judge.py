@@ -21,7 +21,7 @@ from latent_core.example import Example
 from latent_core.grading import equal
 from latent_core.lines import append_line, read_lines
 from latent_core.settings import check, counted, short
-from trainers.options import JudgeOptions
+from trainers.rl.options import JudgeOptions
 from trainers.rl.rollouts import Rollout
 
 PROMPT = """Question: {question}

@@ -18,8 +18,8 @@ from latent_core.grading import equal
 from latent_core.records import nearest
 from latent_core.settings import check
 from latent_core.spelling import blank
-from trainers.options import RlOptions
 from trainers.rl.judge import Judge
+from trainers.rl.options import RlOptions
 from trainers.rl.rollouts import Rollout
 
 Part = Callable[[Rollout, Example], float]

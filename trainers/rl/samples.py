@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from latent_core import answers
 from latent_core.example import Example
-from trainers.rl.stage import RlStage
 
 FOLDER = "rollouts"
 
@@ -23,13 +23,13 @@ class SaveSamples(TrainerCallback):
         self.folder, self.examples = run / FOLDER, list(examples)
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: RlStage, **_: object
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: object
     ) -> None:
         if not state.global_step:
             self.on_evaluate(args, state, control, model)
 
     def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: RlStage, **_: object
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: object
     ) -> None:
         training = model.training
         model.eval()

@@ -10,48 +10,41 @@ Shapes: P prompts of a batch, G responses of a group.
 import copy
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
+from transformers import TrainerCallback
 
 from latent_core.backbone import Backbone
 from latent_core.example import Example
 from latent_core.interventions import perturb
 from latent_core.lockstep import prompt_feeds
-from latent_core.methods import LatentMethod, build_method
-from latent_core.methods.deeplatent import image_tokens
-from latent_core.processor import Processor, Prompt
+from latent_core.methods import LatentMethod
+from latent_core.methods.deeplatent import DeepLatent, image_tokens
+from latent_core.processor import Prompt
 from latent_core.reasoner import Reasoner
 from latent_core.settings import Settings
 from latent_core.trace import Trace
 from trainers.data.caps import shrink
+from trainers.lengths import Length, RowSizes
 from trainers.parallel import batch_mean, whole
-from trainers.recipe import Recipe
+from trainers.plan import Load
 from trainers.rl.judge import Judge
 from trainers.rl.objective import LIMIT, advantages, k3, objective, surrogate
+from trainers.rl.options import JudgeOptions, RlOptions
 from trainers.rl.rewards import Reward
-from trainers.rl.rollouts import Replayed, Rollout, replay, roll_out
+from trainers.rl.rollouts import LOGITS, Replayed, Rollout, replay, roll_out
+from trainers.rl.samples import SaveSamples
 from trainers.rl.variants import check_variant, formed, latent_terms, modulation_terms, modulations
+from trainers.stage import Item, Stage
 
-
-class Repeated(Dataset):
-    """Batches of a data set, each `times` times in a row."""
-
-    def __init__(self, data: Dataset, batch: int, times: int) -> None:
-        self.data, self.batch, self.times = data, batch, times
-
-    def __len__(self) -> int:
-        return len(self.data) * self.times
-
-    def __getitem__(self, index: int) -> object:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        step, place = divmod(index, self.batch)
-        return self.data[step // self.times * self.batch + place]
+if TYPE_CHECKING:
+    from trainers.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,36 +65,82 @@ class Batch:
     metrics: dict[str, float]
 
 
-class RlStage(nn.Module):
+class RlStage(Stage):
     """Policy optimisation within groups."""
 
-    sharded = False
+    options: RlOptions
 
-    def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
-        super().__init__()
-        self.model, self.processor, self.recipe, self.options = model, processor, recipe, recipe.rl
-        self.backbone = Backbone(model)
-        self.method = build_method(recipe.method_config(), processor.token_id)
-        model.model.visual.requires_grad_(False)
-        options = self.options
-        check_variant(options, self.method)
-        if self.method.name == "deeplatent":
-            self.method.requires_grad_(False)
-            for module in modulations(self.method) if options.variant == "modulation" else ():
+    @classmethod
+    def trains_vision(cls, recipe: "Recipe") -> bool:
+        return False
+
+    @classmethod
+    def freeze(cls, recipe: "Recipe", method: LatentMethod) -> None:
+        options = recipe.stage_options
+        if isinstance(method, DeepLatent):
+            method.requires_grad_(False)
+            for module in modulations(method) if options.variant == "modulation" else ():
                 module.requires_grad_(True)
             if options.former:
-                self.method.former.requires_grad_(True)
-        self.reward = Reward.build(options, Judge(recipe.judge) if recipe.judge.url else None)
+                method.former.requires_grad_(True)
+
+    @classmethod
+    def check(cls, recipe: "Recipe", method: LatentMethod) -> None:
+        check_variant(recipe.stage_options, method)
+
+    @classmethod
+    def repeats(cls, recipe: "Recipe") -> int:
+        return recipe.stage_options.updates
+
+    @classmethod
+    def length(cls, recipe: "Recipe", row: RowSizes) -> Length:
+        """As long as a response may be; latents come to the limit on tokens."""
+        options, latents = recipe.stage_options, 0
+        if "text" not in (recipe.method, options.variant):
+            latents = options.max_blocks * recipe.latents_default
+        row = replace(row, text={"text": options.max_new_tokens - 1})  # and the end of turn
+        return row.length(latents=latents, ticks=options.max_new_tokens + latents)
+
+    @classmethod
+    def load(cls, recipe: "Recipe", lengths: Sequence[Length], rows: int, vocabulary: int) -> Load:
+        options, rows = recipe.stage_options, rows * recipe.stage_options.group
+        tokens = rows * max(row.student for row in lengths)
+        return Load(
+            tokens=tokens,
+            learned=min(rows * max(row.learned for row in lengths), LOGITS // vocabulary),
+            aligned=0,
+            ticks=0,
+            teacher_tokens=tokens // options.updates if options.kl else 0,
+            rolled=tokens,
+            decoded=max(row.ticks for row in lengths),
+            updates=options.updates,
+            frozen="reference" if options.kl else "",
+        )
+
+    @classmethod
+    def card(cls, recipe: "Recipe") -> str:
+        most = "at most " if recipe.method == "deeplatent" else ""
+        return f"Blocks had {most}{recipe.latents_default} latents."
+
+    def setup(self) -> None:
+        judge: JudgeOptions = self.recipe.options["judge"]
+        self.reward = Reward.build(self.options, Judge(judge) if judge.url else None)
         # a step learns from as many batches as gradients are accumulated over
-        self._held: deque[Batch] = deque(maxlen=int(recipe.training.get("gradient_accumulation_steps", 1)))
+        accumulated = int(self.recipe.training.get("gradient_accumulation_steps", 1))
+        self._held: deque[Batch] = deque(maxlen=accumulated)
         # in a tuple, so that nobody trains, saves or wraps it
         self._reference: tuple[Backbone, LatentMethod] | None = None
 
-    def keep_reference(self) -> None:
-        """Keeps the policy as it is now as the reference: before a resumed run's own weights are loaded."""
+    def at_start(self) -> None:
+        """Keeps the policy as it is now as the reference."""
         if self.options.kl:
             model, method = copy.deepcopy(self.model), copy.deepcopy(self.method)
             self._reference = Backbone(model.requires_grad_(False).eval()), method.requires_grad_(False).eval()
+
+    def callbacks(self, run: Path, val: Dataset | None) -> list[TrainerCallback]:
+        """Samples of the policy's responses along the run."""
+        count = 0 if val is None else min(self.options.samples, len(val))
+        return [SaveSamples(run, [val[number][0] for number in range(count)])] if count else []
 
     @property
     def reference(self) -> tuple[Backbone, LatentMethod]:
@@ -109,7 +148,7 @@ class RlStage(nn.Module):
         assert self._reference is not None
         return tuple(part.to(self.backbone.device) for part in self._reference)
 
-    def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
+    def collate(self, items: Sequence[Item]) -> dict[str, object]:
         rng = items[0][1]
         return {"examples": [example for example, _ in items], "seed": rng.randrange(2**31)}
 

@@ -16,8 +16,8 @@ from latent_core.drive import Block
 from latent_core.methods import LatentMethod
 from latent_core.methods.deeplatent import DeepLatent, Modulated
 from latent_core.settings import check
-from trainers.options import RlOptions
 from trainers.rl.objective import k3, latent_log_ratio, modulation_log_ratio
+from trainers.rl.options import RlOptions
 from trainers.rl.rollouts import Replayed, Rollout
 
 Terms = Iterator[tuple[torch.Tensor, torch.Tensor]]

@@ -10,122 +10,107 @@ head's rows and columns with the image's grid. A response with b blocks takes b 
 Shapes: M blocks of all rows, L slots, D model width.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import nn
 
 from latent_core.drive import Block
-from latent_core.example import Example, Step, Thought, Words
+from latent_core.example import Example, Step, Thought
 from latent_core.kinds import AUX, CONTROL, LATENT, kind_class
 from latent_core.layout import Row
 from latent_core.methods.deeplatent import SIDE, DeepLatent, squarest
-from latent_core.processor import Processor
 from latent_core.settings import Rule, check
-from latent_core.unroll import Features, Unrolled, look, splice, unroll
+from latent_core.unroll import Features, Unrolled, look, splice
 from trainers.data.segments import segments
-from trainers.options import MonetOptions
-from trainers.parallel import batch_mean, common_ticks
-from trainers.recipe import Recipe
+from trainers.lengths import Length, RowSizes
+from trainers.options import check_types
+from trainers.parallel import batch_mean
+from trainers.sft.interleaved import Part, collate, gather, lay_row, levels, mean_of_rows
 from trainers.sft.losses import alignment
-from trainers.sft.monet import MonetStage, Part, WarmUp, gather
+from trainers.stage import Item, Stage
+
+if TYPE_CHECKING:
+    from trainers.recipe import Recipe
 
 
-class DeepLatentStage(MonetStage):
-    """What both stages share: assistant images of at most 16 × 16 tokens."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeepLatentStageOptions:
+    """Options of DeepLatent's supervised stages: weights of the losses, and what is left out in ablations."""
 
-    method: DeepLatent
+    align_weight: float = 4.0
+    """Of the alignment with the teacher's states; 0 leaves it out (an ablation of the paper)."""
+    align_levels: Literal["all", "last"] = "all"
+    """Which levels of hidden states are aligned."""
+    scale_weight: float = 0.5
+    """Of the scale head's cross-entropy, where the grid is dynamic."""
+    words: bool = True
+    """False trains on thoughts and answers alone, without text between them (an ablation of the paper)."""
 
-    def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
-        super().__init__(model, processor, recipe)
-        self.options = MonetOptions()  # what both methods share is Monet's default, whatever Monet's recipes say
-        given = self.method
-        check(isinstance(given, DeepLatent), f"stage {recipe.stage} trains method deeplatent, not {recipe.method!r}.")
-
-    def row(self, example: Example, part: Part, latents: int) -> Row:
-        """An example as prompt and response; assistant images resized to the grid they get."""
-        framed = [
-            step if step.image is None else replace(step, image=self.frame(step.image, latents))
-            for step in example.steps
-        ]
-        rest = iter(framed)
-        parts = example.parts and tuple(Thought(next(rest)) if isinstance(p, Thought) else p for p in example.parts)
-        return super().row(replace(example, steps=tuple(framed), parts=parts), part, latents)
-
-    def frame(self, image: Image.Image, latents: int) -> Image.Image:
-        """The image at the size that its grid has: its own up to 16 tokens a side, or the fixed one of K."""
-        side = self.processor.token_side
-        if self.method.options.grid == "fixed":
-            rows, columns = squarest(latents)
-            return image.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
-        factor = SIDE * side / max(image.size)
-        if factor >= 1:
-            return image
-        return image.resize([max(side, round(length * factor)) for length in image.size], Image.Resampling.BICUBIC)
-
-    def pieces(self, example: Example) -> list[Words | Thought]:
-        """See MonetStage; without the words between thoughts where the recipe says so."""
-        every = segments(example)
-        if self.recipe.deeplatent.words:
-            return every
-        return [piece for piece in every if isinstance(piece, Thought) or piece.role == "answer"]
-
-    def block(self, step: Step, latents: int, sample: str) -> Block:
-        """See MonetStage; a grid like the assistant image's."""
-        check(step.image is not None, f"{sample}: a thought has no image, which its latents would be taught by.")
-        _, grid_thw = self.processor.patches(step.image)
-        rows, columns = (grid_thw[0, 1:] // self.processor.merge_size).tolist()
-        check(
-            max(rows, columns) <= SIDE,
-            f"{sample}: an assistant image has {rows} × {columns} tokens; at most {SIDE} × {SIDE} are possible.",
-        )
-        if self.method.options.grid == "fixed":
-            wanted = squarest(latents)
-            check(
-                (rows, columns) == wanted,
-                f"K is {latents}, a grid of {wanted}, but the image processor makes {rows} × {columns} tokens of an "
-                "assistant image of that size; choose another K.",
-            )
-        parallel = self.method.options.generation == "parallel"
-        return Block(rows * columns, grid=(rows, columns) if parallel else None)
+    def __post_init__(self) -> None:
+        check_types(self, "deeplatent")
 
 
-class Interleaved(DeepLatentStage, WarmUp):
+class Interleaved(Stage):
     """Stage 1: next-token prediction with the assistant images in place."""
 
+    method: DeepLatent
+    options: DeepLatentStageOptions
 
-class Distil(DeepLatentStage):
+    @classmethod
+    def length(cls, recipe: "Recipe", row: RowSizes) -> Length:
+        return row.length(shown=True, most=SIDE)
+
+    def collate(self, items: Sequence[Item]) -> dict[str, object]:
+        return collate(self, items, framed_row, "images")
+
+    def forward(self, rows: list[Row], rules: list[Rule], families: list[str]) -> dict[str, object]:
+        spliced = splice(self.backbone, self.method, rows, [[] for _ in rows], rule="everything")
+        loss, metrics = mean_of_rows(self.backbone, spliced, families)
+        return {"loss": loss, "metrics": metrics}
+
+
+class Distil(Stage):
     """Stage 2: latents in place of the assistant images."""
 
-    student, teacher = "latents", "images"
+    method: DeepLatent
+    options: DeepLatentStageOptions
+    teacher_passes = 1
+    one_pass = True
 
-    def levels(self) -> range:
-        last = self.backbone.num_layers
-        return range(last if self.recipe.deeplatent.align_levels == "last" else 0, last + 1)
+    @classmethod
+    def length(cls, recipe: "Recipe", row: RowSizes) -> Length:
+        # opening token, three control vectors, the grid, closing token
+        latents = sum(tokens + 5 for tokens in row.auxiliary(SIDE))
+        return row.length(latents=latents, ticks=len(row.example.steps) + 1, aligned=latents, most=SIDE)
+
+    @classmethod
+    def card(cls, recipe: "Recipe") -> str:
+        return "Grids were those of the assistant images: 2 × 2 of a crop, 6 × 6 of a whole scene."
+
+    def collate(self, items: Sequence[Item]) -> dict[str, object]:
+        return collate(self, items, framed_row, "latents", "images")
 
     def forward(
         self, rows: list[Row], rules: list[Rule], families: list[str], teacher: list[Row]
     ) -> dict[str, object]:
-        options, distils = self.recipe.deeplatent, self.recipe.deeplatent.align_weight > 0
+        options, distils = self.options, self.options.align_weight > 0
         wanted, own = (), None
         if distils:
             with torch.no_grad():
-                seen = look(self.teacher_backbone, teacher)
+                seen = look(self.teacher, teacher)
             wanted = self.targets(teacher, seen)
-            own = Features(seen.prompts, []) if self._same_sight else None
-        unrolled = unroll(
-            self.backbone,
-            self.method,
+            own = Features(seen.prompts, []) if self.same_sight else None
+        unrolled = self.unroll(
             rows,
-            rule=rules,
-            detach_feedback=self.recipe.detach_feedback,
+            rules,
             features=own or look(self.backbone, rows),
-            ticks=common_ticks(self, rows),
-            levels=self.levels() if distils else (),
+            levels=levels(self.backbone, options.align_levels) if distils else (),
         )
-        loss, metrics = self.cross_entropy(unrolled, families)
+        loss, metrics = mean_of_rows(self.backbone, unrolled, families)
         if distils:
             given = gather(unrolled.levels, kind_class(unrolled.layout.kinds) == LATENT)
             aligned = alignment(wanted, given).mean()
@@ -139,8 +124,8 @@ class Distil(DeepLatentStage):
     def targets(self, teacher: list[Row], seen: Features) -> list[torch.Tensor]:
         """Per row (E, N, D), the teacher's states at the tokens of assistant images."""
         none: list[list[torch.Tensor]] = [[] for _ in teacher]
-        backbone = self.teacher_backbone
-        read = splice(backbone, self.method, teacher, none, rule="everything", levels=self.levels(), features=seen)
+        aligned = levels(self.backbone, self.options.align_levels)
+        read = splice(self.teacher, self.method, teacher, none, rule="everything", levels=aligned, features=seen)
         return gather(read.levels, kind_class(read.layout.kinds) == AUX)
 
     def scale_loss(self, rows: list[Row], unrolled: Unrolled) -> torch.Tensor:
@@ -151,3 +136,53 @@ class Distil(DeepLatentStage):
         true = torch.tensor(grids, device=scores.device).view(-1, 2) - 1
         losses = F.cross_entropy(scores.flatten(0, 1), true.flatten(), reduction="none")
         return batch_mean(losses.view(-1, 2).sum(1))
+
+
+def framed_row(stage: Interleaved | Distil, example: Example, part: Part, latents: int) -> Row:
+    """An example as prompt and response; assistant images resized to the grid they get.
+
+    Without the words between thoughts where the recipe says so.
+    """
+    framed = [
+        step if step.image is None else replace(step, image=frame(stage, step.image, latents))
+        for step in example.steps
+    ]
+    rest = iter(framed)
+    parts = example.parts and tuple(Thought(next(rest)) if isinstance(p, Thought) else p for p in example.parts)
+    example = replace(example, steps=tuple(framed), parts=parts)
+    pieces = segments(example)
+    if not stage.options.words:
+        pieces = [piece for piece in pieces if isinstance(piece, Thought) or piece.role == "answer"]
+    return lay_row(stage, example, pieces, part, lambda step: grid_block(stage, step, latents, example.name))
+
+
+def frame(stage: Interleaved | Distil, image: Image.Image, latents: int) -> Image.Image:
+    """The image at the size that its grid has: its own up to 16 tokens a side, or the fixed one of K."""
+    side = stage.processor.token_side
+    if stage.method.options.grid == "fixed":
+        rows, columns = squarest(latents)
+        return image.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
+    factor = SIDE * side / max(image.size)
+    if factor >= 1:
+        return image
+    return image.resize([max(side, round(length * factor)) for length in image.size], Image.Resampling.BICUBIC)
+
+
+def grid_block(stage: Interleaved | Distil, step: Step, latents: int, sample: str) -> Block:
+    """The block of a thought: a grid like the assistant image's."""
+    check(step.image is not None, f"{sample}: a thought has no image, which its latents would be taught by.")
+    _, grid_thw = stage.processor.patches(step.image)
+    rows, columns = (grid_thw[0, 1:] // stage.processor.merge_size).tolist()
+    check(
+        max(rows, columns) <= SIDE,
+        f"{sample}: an assistant image has {rows} × {columns} tokens; at most {SIDE} × {SIDE} are possible.",
+    )
+    if stage.method.options.grid == "fixed":
+        wanted = squarest(latents)
+        check(
+            (rows, columns) == wanted,
+            f"K is {latents}, a grid of {wanted}, but the image processor makes {rows} × {columns} tokens of an "
+            "assistant image of that size; choose another K.",
+        )
+    parallel = stage.method.options.generation == "parallel"
+    return Block(rows * columns, grid=(rows, columns) if parallel else None)

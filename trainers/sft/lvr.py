@@ -9,26 +9,44 @@ Shapes: B rows, M slots of all rows, D model width.
 
 import math
 from collections.abc import Sequence
-from random import Random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from latent_core.backbone import Backbone
 from latent_core.drive import Block, Tokens
-from latent_core.example import Box, Example, Step
+from latent_core.example import Box, Step
 from latent_core.kinds import CLOSE, LATENT, OPEN, kind_class
-from latent_core.layout import NO_LABEL, Row
-from latent_core.methods import build_method
+from latent_core.layout import Row
 from latent_core.methods.lvr import Distance, Lvr, distance
-from latent_core.processor import Processor
 from latent_core.settings import check
 from latent_core.unroll import Unrolled, look, splice
 from trainers.data.segments import Words, segments
+from trainers.lengths import Length, RowSizes
+from trainers.options import check_types
 from trainers.parallel import batch_mean
-from trainers.recipe import Recipe
-from trainers.sft.losses import next_words
+from trainers.stage import Item, Stage, families_of
+
+if TYPE_CHECKING:
+    from trainers.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LvrStageOptions:
+    """Options of stage lvr: weights of its losses, and how many slots a block may have."""
+
+    weight: float = 0.1
+    """Of the reconstruction of the slots' embeddings beside the cross-entropy."""
+    loss: Literal["mse", "mae", "cosine"] = "mse"
+    """Between a slot's embedding and the state before it, in float32."""
+    slots_max: int = 0
+    """Most slots of a block, thinned out above, see `step_slots`; 0: no cap, as released."""
+    switch_weight: float = 0.1
+    """Of the mode-switch loss, where the method's exit is `mode_switch`."""
+
+    def __post_init__(self) -> None:
+        check_types(self, "lvr")
 
 
 def box_slots(box: Box, grid: tuple[int, int], sample: str) -> list[int]:
@@ -76,19 +94,31 @@ def mode_switch(logits: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     return batch_mean(F.binary_cross_entropy_with_logits(logits.float(), ends.float(), reduction="none"))
 
 
-class LvrStage(nn.Module):
+class LvrStage(Stage):
     """CE + weight · reconstruction (+ switch_weight · mode switch) over one teacher-forced forward."""
 
-    def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
-        super().__init__()
-        self.model, self.processor, self.recipe = model, processor, recipe
-        self.backbone = Backbone(model)
-        method = build_method(recipe.method_config(), processor.token_id)
-        check(isinstance(method, Lvr), f"stage lvr trains method lvr, not {recipe.method!r}.")
-        self.method: Lvr = method
-        model.model.visual.requires_grad_(False)
+    method: Lvr
+    options: LvrStageOptions
 
-    def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
+    @classmethod
+    def trains_vision(cls, recipe: "Recipe") -> bool:
+        return False
+
+    @classmethod
+    def length(cls, recipe: "Recipe", row: RowSizes) -> Length:
+        example, grids = row.example, row.grids()
+        slots = [
+            step_slots(step, grids[step.image_index], recipe.stage_options.slots_max, example.name)
+            for step in example.steps
+        ]
+        return row.length(latents=sum(len(found) + 2 for found in slots))
+
+    @classmethod
+    def card(cls, recipe: "Recipe") -> str:
+        most = recipe.stage_options.slots_max
+        return f"Slots were the image tokens of a thought's box{f', at most {most} of them' if most else ''}."
+
+    def collate(self, items: Sequence[Item]) -> dict[str, object]:
         rows, slots = [], []
         for example, _ in items:
             prompt = self.processor(example.images, example.question, self.recipe.system)
@@ -100,22 +130,19 @@ class LvrStage(nn.Module):
                     parts.append(Tokens(tuple(self.processor.encode(part.text))))
                     continue
                 step = part.step
-                found = step_slots(step, grids[step.image_index], self.recipe.lvr.slots_max, example.name)
+                found = step_slots(step, grids[step.image_index], self.options.slots_max, example.name)
                 own.append([offsets[step.image_index] + slot for slot in found])
                 extra = int(self.method.options.exit == "latent_end")
                 parts.append(Block(len(found) + extra, learn_close=True))
             parts.append(Tokens((self.processor.eos_id,)))
             rows.append(Row(prompt, tuple(parts)))
             slots.append(own)
-        families = [example.metadata.get("family", "all") for example, _ in items]
-        return {"rows": rows, "slots": slots, "families": families}
+        return {"rows": rows, "slots": slots, "families": families_of(items)}
 
     def forward(self, rows: list[Row], slots: list[list[list[int]]], families: list[str]) -> dict[str, object]:
         unrolled = self.run(rows, slots)
-        states, targets = unrolled.learned()
-        logits = self.backbone.logits(states).float()
-        options = self.recipe.lvr
-        words, right = next_words(logits, targets, unrolled.layout.labels != NO_LABEL, families)
+        options = self.options
+        words, right = self.cross_entropy(unrolled, families)
         seen = reconstruction(*self.pairs(unrolled), options.loss)
         loss = words + options.weight * seen
         metrics = {"ce": words.item(), "reconstruction": seen.item()}

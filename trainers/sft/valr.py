@@ -9,9 +9,9 @@ Shapes: M segments (blocks of all rows), K latents, P patches, D model width, E 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import isqrt
-from random import Random
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,18 +21,45 @@ from torch import nn
 from latent_core.drive import Block, Segment, Tokens
 from latent_core.example import Example, Step
 from latent_core.kinds import LATENT, kind_class
-from latent_core.layout import NO_LABEL, Row
-from latent_core.processor import Processor
-from latent_core.settings import check
+from latent_core.layout import Row
+from latent_core.settings import Rule, check
 from latent_core.unroll import Unrolled
 from trainers.data.segments import Words, segments
 from trainers.encoders import OWN, Encoder, OwnTower, load_encoder
+from trainers.lengths import Length, RowSizes
+from trainers.options import check_types
 from trainers.parallel import batch_mean
-from trainers.recipe import Recipe
-from trainers.sft.latent import LatentStage
-from trainers.sft.losses import next_words
+from trainers.stage import Item, Stage, drawn, families_of
+
+if TYPE_CHECKING:
+    from trainers.recipe import Recipe
 
 Upsampling = Literal["2d", "1d"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValrStageOptions:
+    """Options of stage valr: what latents are aligned with, how, and how strongly."""
+
+    weight: float = 0.5
+    """λ of the alignment beside the cross-entropy; 0 leaves it out (an ablation of the paper)."""
+    encoders: list[str] = field(default_factory=list)
+    """Names, folders or Hub ids of vision encoders; `self` is the model's own tower. Several: mean of their losses."""
+    layer: int | None = None
+    """The decoder block, 0-based, whose states are aligned; none: block 12 of 28, as far down in other models."""
+    states: Literal["producers", "slots"] = "producers"
+    """producers: positions whose outputs become the latents. slots: the latents' own."""
+    upsample: Literal["2d", "1d"] = "2d"
+    """From K states to the encoder's patches: as a square (K is then a square number) or as a line."""
+    projector: int = 2048
+    """Width inside ψ."""
+    projector_rate: float = 0.0
+    """Learning rate of ψ; 0: that of all."""
+    blocks: Literal["each_step", "first_step"] = "each_step"
+    """Before which steps a block stands."""
+
+    def __post_init__(self) -> None:
+        check_types(self, "valr")
 
 
 def upsample(states: torch.Tensor, grid: tuple[int, int], kind: Upsampling) -> torch.Tensor:
@@ -76,13 +103,27 @@ def repa(
     return losses
 
 
-class ValrStage(LatentStage):
+class ValrStage(Stage):
     """Cross-entropy over words and opening tokens, and the alignment of every block."""
 
-    def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
-        super().__init__(model, processor, recipe)
-        options = recipe.valr
-        self.options, layers = options, self.backbone.num_layers
+    options: ValrStageOptions
+    one_pass = True
+
+    @classmethod
+    def length(cls, recipe: "Recipe", row: RowSizes) -> Length:
+        return row.length(**row.blocks(recipe.latents_max))
+
+    @classmethod
+    def uncounted(cls, recipe: "Recipe") -> Sequence[str]:
+        return recipe.stage_options.encoders
+
+    @classmethod
+    def card(cls, recipe: "Recipe") -> str:
+        encoders = ", ".join(recipe.stage_options.encoders)
+        return f"{drawn(recipe, 'the square numbers from ')} Frozen encoders, in training alone: {encoders}."
+
+    def setup(self) -> None:
+        recipe, options, layers = self.recipe, self.options, self.backbone.num_layers
         self.layer = round(12 / 28 * layers) if options.layer is None else options.layer
         check(
             bool(options.encoders) == bool(options.weight),
@@ -96,7 +137,7 @@ class ValrStage(LatentStage):
         )
         # in a tuple, so that nobody trains, saves or wraps them
         self._encoders: tuple[Encoder, ...] = tuple(
-            OwnTower(self.backbone, processor) if name == OWN else load_encoder(name) for name in options.encoders
+            OwnTower(self.backbone, self.processor) if name == OWN else load_encoder(name) for name in options.encoders
         )
         width = self.backbone.width
         self.heads = nn.ModuleList(projector(width, options.projector, e.width) for e in self._encoders)
@@ -112,14 +153,11 @@ class ValrStage(LatentStage):
         )
 
     def rates(self) -> dict[nn.Parameter, float]:
-        """Parameters with a learning rate of their own."""
         rate = self.options.projector_rate
         return {parameter: rate for parameter in self.heads.parameters()} if rate else {}
 
-    def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
-        rng = items[0][1]
-        latents = rng.choice(self.sizes)
-        rule = "everything" if rng.random() < self.recipe.everything_share else self.recipe.rule
+    def collate(self, items: Sequence[Item]) -> dict[str, object]:
+        latents, rule = self.draw(items[0][1], self.sizes)
         rows, images = [], []
         for example, _ in items:
             response, seen = self.respond(example, latents)
@@ -128,7 +166,7 @@ class ValrStage(LatentStage):
         return {
             "rows": rows,
             "rules": [rule] * len(rows),
-            "families": [example.metadata.get("family", "all") for example, _ in items],
+            "families": families_of(items),
             "targets": [encoder.prepare(images) for encoder in self._encoders] if images else [],
         }
 
@@ -164,12 +202,10 @@ class ValrStage(LatentStage):
         return response, seen
 
     def forward(
-        self, rows: list[Row], rules: list[str], families: list[str], targets: list[dict[str, torch.Tensor]]
+        self, rows: list[Row], rules: list[Rule], families: list[str], targets: list[dict[str, torch.Tensor]]
     ) -> dict[str, object]:
         unrolled = self.unroll(rows, rules, levels=(self.layer + 1,))
-        states, wanted = unrolled.learned()
-        logits = self.backbone.logits(states).float()
-        loss, right = next_words(logits, wanted, unrolled.layout.labels != NO_LABEL, families)
+        loss, right = self.cross_entropy(unrolled, families)
         metrics = {"ce": loss.item(), **right}
         if self.options.weight:
             aligned = self.alignment(unrolled, targets)

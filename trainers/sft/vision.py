@@ -4,16 +4,14 @@ Without it, captions and questions stay at chance on marks for a thousand steps:
 tower from scratch very slowly.
 """
 
-from random import Random
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from latent_core.example import Example
 from latent_core.glyphs.scene import COLOURS, MARKS, PLACES, SHAPES, SIZE, Scene
-from latent_core.processor import Processor
-from trainers.recipe import Recipe
+from trainers.stage import Item, Stage
 
 CLASSES = {
     "colour": ("", *COLOURS),
@@ -59,18 +57,16 @@ def token_labels(scene: Scene, rows: int, columns: int) -> torch.Tensor:
     return labels.flatten(0, 1)
 
 
-class VisionStage(nn.Module):
-    """Weighted sum of the labels' cross-entropies; `model` is a Qwen2.5-VL, of which only the vision tower learns."""
+class VisionStage(Stage):
+    """Weighted sum of the labels' cross-entropies, of which the vision tower and its head alone learn."""
 
-    def __init__(self, model: nn.Module, processor: Processor, recipe: Recipe) -> None:
-        super().__init__()
-        self.model, self.processor = model, processor
-        width = model.config.vision_config.out_hidden_size
+    def setup(self) -> None:
+        width = self.model.config.vision_config.out_hidden_size
         self.head = nn.Linear(width, sum(LABELS))
-        model.requires_grad_(False)
-        model.model.visual.requires_grad_(True)
+        self.model.requires_grad_(False)
+        self.model.model.visual.requires_grad_(True)
 
-    def collate(self, items: list[tuple[Example, Random]]) -> dict[str, object]:
+    def collate(self, items: Sequence[Item]) -> dict[str, object]:
         prompts = [self.processor(example.images, "") for example, _ in items]
         labels = [
             token_labels(example.metadata["scene"], *self.processor.grid(prompt.images[0]))
@@ -83,7 +79,7 @@ class VisionStage(nn.Module):
         }
 
     def forward(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, labels: torch.Tensor) -> dict[str, object]:
-        features = self.model.model.visual(pixel_values, grid_thw=grid_thw).pooler_output
+        features = self.backbone.image_features(pixel_values, grid_thw)
         loss, scores = label_loss(self.head(features), labels)
         metrics = {}
         for i, (name, score) in enumerate(zip(CLASSES, scores, strict=True)):
