@@ -37,7 +37,11 @@ _RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 def _allowed() -> torch.Tensor:
-    """(rules, query kind, key kind) bool."""
+    """(rules, query type, key type) bool: which slots a slot may attend to, causality aside.
+
+    By default everything but padding. A rule narrows what the closing token and the text behind it read; the copies of
+    `sealed` read each other alone under every rule, for else they would see what the latents saw.
+    """
     table = torch.zeros(len(_RULES), CLASSES, CLASSES, dtype=torch.bool)
     table[:, PROMPT:, PROMPT:] = True
     table[:, PAD, PAD] = True  # a row that sees nothing would be NaN
@@ -88,7 +92,7 @@ def _directed(kinds: torch.Tensor, queries: torch.Tensor, flow: Flow) -> tuple[t
     """Where `flow` allows a query (B, Q) to see a slot (B, S), and which queries (B, Q, 1) escape the rules."""
     keys, queries = kinds[:, None], queries[..., None]
     key, query = kind_class(keys), kind_class(queries)
-    same = keys // CLASSES == queries // CLASSES
+    same = keys // CLASSES == queries // CLASSES  # of the block and the image with the same number
     thinks = (query == LATENT) | (query == CONTROL)
     if flow.readers == "open+latents":
         thinks = thinks | (query == OPEN)
@@ -107,7 +111,7 @@ def attend(kinds: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor, flow: 
     """(B, Q, S) bool, True where a query may attend: to slots up to its own whose kind its rule and the flow allow.
 
     `everything`      plain causal.
-    `no_image`        text since the first closing token does not see images.
+    `no_image`        text behind the first block, closing tokens included, does not see images.
     `latents_only`    it sees latents, closing tokens and itself; nothing that has looked at the prompt or the image.
     `sealed`          as before, but in place of the latents (whose cached keys have seen the image) their sealed
                       copies, which see only sealed copies.
@@ -115,7 +119,7 @@ def attend(kinds: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor, flow: 
 
     kinds (B, S) of all slots, rules from `tables`, slots (B, Q) of the queries.
     """
-    classes = kind_class(kinds)
+    classes = kind_class(kinds)  # rules ask for a slot's type, the flow for its number, too
     rows = torch.arange(len(kinds), device=kinds.device)[:, None]
     may = rules[rows, classes.gather(1, slots)]  # (B, Q, kinds)
     seen = may.gather(2, classes[:, None].expand(-1, slots.shape[1], -1))

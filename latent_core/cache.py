@@ -1,4 +1,4 @@
-"""Keys and values of the slots so far. Every row has its own length; every slot keeps its kind.
+"""Caches of keys and values of the slots so far. Every row has its own length; every slot keeps its type.
 
 `Cache` preallocates and writes in place: for decoding. `GradientCache` concatenates, so that autograd keeps every
 version: for unrolling. transformers' attention layers call `update`; nobody else needs to know which one it is.
@@ -15,7 +15,7 @@ import torch
 
 
 class Cache:
-    """In-place storage for decoding; grows by doubling."""
+    """The cache of decoding: preallocated, written in place, grown by doubling."""
 
     def __init__(self, layers: int, rows: int, heads: int, width: int, capacity: int, like: torch.Tensor) -> None:
         """`capacity` slots for `rows` rows at once; device and dtype are those of `like`."""
@@ -38,6 +38,7 @@ class Cache:
         size = kinds.shape[1]
         self.width = max(self.lengths) + size
         self._reserve(self.width)
+        # rows of equal length write one slice; otherwise each its own slots, by index
         level = len(set(self.lengths)) == 1
         self.gapless = level and min(counts) == size
         if level:
@@ -94,7 +95,10 @@ class Cache:
 
 
 class GradientCache:
-    """Out-of-place storage for unrolling: rows share columns, and a row that feeds less than others has PAD slots."""
+    """The cache of unrolling: concatenated, so that nothing that autograd kept is overwritten.
+
+    Rows share columns, and a row that feeds less than others has PAD slots.
+    """
 
     def __init__(self, layers: int, rows: int, device: torch.device) -> None:
         self.keys: list[torch.Tensor | None] = [None] * layers

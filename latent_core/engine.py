@@ -1,4 +1,4 @@
-"""The one decode loop, for one row or many: rows advance in lockstep, a forward per tick, and events come out.
+"""Decoding: the one loop for one row or many. Rows advance in lockstep, a forward per tick, and events come out.
 
 Every tick collects each row's next feed, runs one forward, hands the states back, and samples for all rows that ask
 for a token. What the host needs to know (chosen ids, their probabilities, recorded vectors) crosses over in one copy
@@ -173,6 +173,8 @@ class _Batch:
             states = split(states, feeds)
             for row, state in zip(rows, states, strict=True):
                 row.answer(state)
+            # A row whose states were its answer asks for a token now or feeds again (latents). Those that ask are
+            # answered in the same tick, below, so that between two ticks every row has a feed or has ended.
             asking = [row for row in rows if isinstance(row.request, Sample)]
             choices = self._sample(asking) if asking else None
             vectors, choices = self._to_host(feeds, states, choices)
@@ -182,6 +184,8 @@ class _Batch:
         events: list[Event] = []
         if prefill:
             events += [self._start_event(i, row, levels, kept, row.lap(now)) for i, row in enumerate(rows)]
+        # Told in the order in which a reader would have them: what this forward fed, what was sampled behind it, and
+        # the closing tokens that come next: nobody samples those, so nothing but the request announces them.
         for row, feed, vector, seen in zip(rows, feeds, vectors, looks, strict=True):
             row.look = seen[-1] if seen else None
             if not prefill:
@@ -243,6 +247,7 @@ class _Batch:
         if self.record:
             for feed, state in zip(feeds, states, strict=True):
                 thoughts = feed.latents
+                # of text only the last state is told: it produces the next token; of latents input and output
                 parts.append(torch.cat([feed.embeds[:thoughts], state]) if thoughts else state[-1:])
         sizes = [len(part) for part in parts]
         if choices is not None:
@@ -275,7 +280,7 @@ class _Batch:
                 grid=feed.grid,
                 seconds=row.lap(now),
             )
-        if count and feed.closes:
+        if count and feed.closes:  # the state "before" the closing token is the last latent's, though fed with it
             hidden = None if vectors is None else vectors[2 * count - 1].clone()
             yield self._closed(row, now, position=start + count, hidden=hidden)
 
@@ -348,6 +353,7 @@ class _Batch:
                 weights, kind = weights[..., :length], kind[:length]
             weights = weights[: len(feed.watched)] if len(weights) > 1 else weights
             if self.whole:
+                # `watched` are the latents and the last slot, or the last slot alone; row.position has not moved yet
                 first = row.position + (0 if feed.latents else feed.size - feed.echo - 1)
                 self.recorder.maps |= {(row.number, first + n): w.clone() for n, w in enumerate(weights)}
                 looks.append([])

@@ -1,4 +1,7 @@
-"""What a row's coroutine says: feed these vectors, sample a token. A whole run is a sequence of these.
+"""The two requests of a sequence's coroutine, Feed and Sample, and the Context that a block starts from.
+
+A whole run is a sequence of requests: "feed these vectors", answered by their states, and "sample a token", answered
+by its id. Whoever runs the coroutine (decoding, unrolling) decides how they are met.
 
 Shapes: N vectors fed at once, C control vectors of a block, D model width.
 """
@@ -7,10 +10,15 @@ from dataclasses import dataclass
 
 import torch
 
+from latent_core.slots import Slots
+
 
 @dataclass(slots=True)
 class Feed:
-    """Vectors, forced ids and control vectors that enter the model in one forward; answered by all their states."""
+    """Vectors, then forced ids, then control vectors: what enters the model in one forward; answered by all states.
+
+    A method's block fills in the vectors and what it knows of them; `drive` adds the rest.
+    """
 
     embeds: torch.Tensor | None = None
     """(N, D) vectors, fed as they are."""
@@ -26,8 +34,8 @@ class Feed:
     """Whether the block needs no answer: it ends here, and the closing token rides along."""
     tail: torch.Tensor | None = None
     """(C, D) control vectors behind the opening token. Filled in by `drive`, like all that follows."""
-    kinds: tuple[int, ...] = ()
-    """One per vector and id; see attention.py."""
+    slots: Slots = Slots()
+    """The type and position of every slot, `size` of them."""
     block: int = 0
     """0-based number of the block in the run."""
     index: int = 0
@@ -35,12 +43,10 @@ class Feed:
     num_latents: int = 0
     """K of the block."""
     echo: int = 0
-    """The last `echo` vectors repeat the positions of the `echo` before them (sealed copies of the latents)."""
+    """How many of the vectors, the last ones, are sealed copies of latents. They are no steps of the run: no event
+    tells of them, and they do not count in the positions of events."""
     closes: bool = False
     """The runtime closes a block here; nobody sampled the closing token."""
-    positions: torch.Tensor | None = None
-    """(3, N) positions of the vectors, on the CPU, counted from where the row stands (images); otherwise all three
-    axes count on by one. What follows goes on behind the largest."""
 
     @property
     def size(self) -> int:
@@ -61,7 +67,7 @@ class Feed:
 
 @dataclass(slots=True)
 class Sample:
-    """Asks for a token; answered by its id."""
+    """A token to be chosen from a state; answered by its id."""
 
     state: torch.Tensor
     """(1, D) after the final norm."""
@@ -77,7 +83,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a block starts from."""
+    """What a block starts from: the state behind its opening token, how many latents it may hold, and the prompt."""
 
     hidden: torch.Tensor
     """(1, D) state of the opening token, or under `start_overwritten` the state that produced it; (C, D) the states of

@@ -1,12 +1,12 @@
-"""Kinds of slots of a sequence, from which attention rules follow."""
+"""The types of slots in a sequence, from which attention rules follow."""
 
 import torch
 
 PAD, PROMPT, IMAGE, AUX, OPEN, CONTROL, LATENT, SEALED, CLOSE, TEXT, AFTER, AUX_START, AUX_END = range(13)
-"""Kinds of slots. TEXT is response text before any block has closed, AFTER response text since the first closing
-token. SEALED slots exist under the rule `sealed` only: a block's vectors, fed once more at its close. AUX slots are
-the tokens of an auxiliary image, which only training shows, between their markers AUX_START and AUX_END.
-Kinds that belong to a block (or an auxiliary image) carry its number, see `numbered`."""
+"""Types of slots. TEXT is response text before the first block, AFTER response text behind one, whether or not a
+closing token stands between. SEALED slots exist under the rule `sealed` only: a block's vectors, fed once more at its
+close. AUX slots are the tokens of an auxiliary image, which only training shows, between their markers AUX_START and
+AUX_END. Types that belong to a block (or an auxiliary image) carry its number, see `numbered`."""
 
 CLASSES = 16
 """Room for kinds: what lies above it is a number."""

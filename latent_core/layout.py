@@ -1,4 +1,7 @@
-"""What stands in every slot of a row, known before anything is fed.
+"""The layout of a batch: what stands in every slot of every row, known before anything is fed.
+
+A training stage reads from it which states have to predict what; `splice` feeds it at once. Decoding makes the same
+slots one feed after the other, out of the same stretches (slots.py).
 
 Shapes: B rows, L slots of the longest row, M labels.
 """
@@ -9,27 +12,26 @@ from dataclasses import dataclass
 import torch
 
 from latent_core.backbone import Backbone
-from latent_core.drive import Picture, Segment, Tokens, count
-from latent_core.kinds import (
-    AFTER,
-    AUX,
-    AUX_END,
-    AUX_START,
-    CLOSE,
-    CONTROL,
-    IMAGE,
-    LATENT,
-    OPEN,
-    PAD,
-    PROMPT,
-    SEALED,
-    TEXT,
-    numbered,
-)
+from latent_core.drive import Block, Picture, Segment, Tokens, count
+from latent_core.kinds import PAD
 from latent_core.methods.base import LatentMethod
 from latent_core.processor import Prompt
 from latent_core.settings import Rule
+from latent_core.slots import (
+    Slots,
+    axes,
+    closing_slots,
+    join,
+    latent_slots,
+    marker_slots,
+    opening_slots,
+    picture_slots,
+    prompt_slots,
+    text_slots,
+)
 
+NO_ID = -1
+"""The id of a slot that holds a vector."""
 NO_LABEL = -100
 """What cross-entropy ignores."""
 
@@ -49,12 +51,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """What stands in every slot of every row, padded on the right. Sealed copies have slots of their own."""
+    """The slots of a batch, padded on the right: ids, slot types, positions, labels. Sealed copies have their own."""
 
     ids: torch.Tensor
     """(B, L) token ids; −1 at latents, sealed copies, auxiliary images and padding."""
     kinds: torch.Tensor
-    """(B, L), see attention.py."""
+    """(B, L) slot types, see kinds.py."""
     positions: torch.Tensor
     """(3, B, L) M-RoPE positions."""
     labels: torch.Tensor
@@ -72,78 +74,63 @@ class Layout:
 def lay_out(backbone: Backbone, method: LatentMethod, rows: Sequence[Row], rules: Sequence[Rule]) -> Layout:
     """The slots of every row, known before anything is fed."""
     columns = [_lay_out(backbone, method, row, rule) for row, rule in zip(rows, rules, strict=True)]
-    fills = (-1, PAD, NO_LABEL, False)
+    fills = (NO_ID, PAD, NO_LABEL, False)
     length = max(len(ids) for ids, *_ in columns)
     ids, kinds, labels, observations = (
         torch.tensor([list(c[i]) + [fill] * (length - len(c[i])) for c in columns], device=backbone.device)
         for i, fill in enumerate(fills)
     )
     positions = torch.zeros(3, len(rows), length, dtype=torch.long)
-    for row, (*_, places) in enumerate(columns):
-        positions[:, row, : places.shape[1]] = places
+    for row, (*_, own) in enumerate(columns):
+        positions[:, row, : own.shape[1]] = own
     return Layout(ids, kinds, positions.to(backbone.device), labels, observations)
 
 
 def _lay_out(
     backbone: Backbone, method: LatentMethod, row: Row, rule: Rule
 ) -> tuple[list[int], list[int], list[int], list[bool], torch.Tensor]:
-    """Ids, kinds, labels, observations and positions (3, L) of one row."""
+    """Ids, slot types, labels, observations and positions (3, L) of one row."""
     ids = row.prompt.input_ids.tolist()
-    kinds = [IMAGE if token == backbone.image_token_id else PROMPT for token in ids]
+    positions = backbone.positions(row.prompt.input_ids, row.prompt.grid_thw)
+    stretches = [prompt_slots(ids, backbone.image_token_id, positions)]
     labels, observations = [NO_LABEL] * len(ids), [False] * len(ids)
-    prompt = backbone.positions(row.prompt.input_ids, row.prompt.grid_thw)
-    start = int(prompt.max()) + 1
-    places: list[list[int]] = []
 
-    def put(token: int, kind: int, place: int | list[int] | None = None, observation: bool = False) -> None:
-        place = start if place is None else place
-        ids.append(token)
-        kinds.append(kind)
-        labels.append(NO_LABEL)
-        observations.append(observation)
-        places.append([place] * 3 if isinstance(place, int) else place)
+    def put(slots: Slots, tokens: Sequence[int], observation: bool = False) -> None:
+        """One more stretch behind the others, nothing of it learned."""
+        stretches.append(slots)
+        ids.extend(tokens)
+        labels.extend([NO_LABEL] * len(slots))
+        observations.extend([observation] * len(slots))
 
     block = picture = 0
     for segment in row.segments:
-        if isinstance(segment, Picture):
-            first, last = backbone.marker_ids
-            put(first, numbered(AUX_START, picture))
-            grid = backbone.image_positions(segment.grid_thw) + start + 1
-            for place in grid.T.tolist():
-                put(-1, numbered(AUX, picture), place)
-            start = int(grid.max()) + 1
-            put(last, numbered(AUX_END, picture))
-            start += 1
-            picture += 1
-            continue
-        if isinstance(segment, Tokens):
-            for token in segment.ids:
-                if segment.learn:
-                    labels[-1] = token
-                put(token, TEXT if block == 0 else AFTER, observation=segment.observation)
-                start += 1
-            continue
-        if segment.learn:
-            labels[-1] = method.open_id
-        if not method.overwrites_start(segment.latents):
-            put(method.open_id, numbered(OPEN, block))
-            start += 1
-        for _ in range(count(method.steering(segment.latents))):
-            put(-1, numbered(CONTROL, block))
-            start += 1
-        places_of = method.places(segment.grid) if segment.grid else None
-        if places_of is None:
-            places_of = torch.arange(segment.latents).expand(3, -1)
-        spots = (places_of + start).T.tolist()
-        for kind in (LATENT, SEALED) if rule == "sealed" else (LATENT,):
-            for place in spots:
-                put(-1, numbered(kind, block), place)
-        start = max((max(place) for place in spots), default=start - 1) + 1
-        if segment.closed:
-            if segment.learn_close:
-                labels[-1] = method.close_id
-            put(method.close_id, numbered(CLOSE, block))
-            start += 1
-        block += 1
-    response = torch.tensor(places, dtype=torch.long).reshape(-1, 3).T
-    return ids, kinds, labels, observations, torch.cat([prompt, response], 1)
+        match segment:
+            case Tokens():
+                length = len(segment.ids)
+                put(text_slots(length, block), segment.ids, segment.observation)
+                if segment.learn:  # by the slots before: a state predicts what comes next
+                    labels[-1 - length : -1] = segment.ids
+            case Picture():
+                (first, last), (before, behind) = backbone.marker_ids, marker_slots(picture)
+                image = picture_slots(picture, backbone.image_positions(segment.grid_thw))
+                put(before, [first])
+                put(image, [NO_ID] * len(image))
+                put(behind, [last])
+                picture += 1
+            case Block():
+                if segment.learn:  # before it is put, for where latent 1 overwrites it, it is predicted but never fed
+                    labels[-1] = method.open_id
+                if not method.overwrites_start(segment.latents):
+                    controls = count(method.steering(segment.latents))
+                    put(opening_slots(block, controls), [method.open_id, *[NO_ID] * controls])
+                places = None if segment.grid is None else method.places(segment.grid)
+                latents = latent_slots(block, segment.latents, places)
+                put(latents, [NO_ID] * len(latents))
+                if segment.closed:
+                    end = closing_slots(block, latents if rule == "sealed" else None)
+                    put(end, [*[NO_ID] * (len(end) - 1), method.close_id])
+                    if segment.learn_close:
+                        labels[-2] = method.close_id
+                block += 1
+    slots = join(*stretches)
+    return ids, list(slots.kinds), labels, observations, axes(slots.place(0)[0])

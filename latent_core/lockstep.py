@@ -1,4 +1,4 @@
-"""Feeds many rows through the backbone at once, each row at its own place: one forward per call.
+"""Rows that advance together: one forward feeds them all, each at its own place.
 
 Used by decoding (with `Cache`) and unrolling (with `GradientCache`) alike. All bookkeeping that a forward needs
 (slots, positions, kinds, whether a mask is needed at all) is done here and lives here, never on a module.
@@ -15,9 +15,10 @@ from latent_core.backbone import Backbone, Rotary
 from latent_core.cache import Cache, GradientCache
 from latent_core.drive import Picture
 from latent_core.feed import Feed
-from latent_core.kinds import AUX, CLOSE, IMAGE, PAD, PROMPT, kind_class, numbered
+from latent_core.kinds import AFTER, AUX, CLOSE, PAD, kind_class
 from latent_core.processor import Prompt
 from latent_core.settings import Rule
+from latent_core.slots import axes, picture_slots, prompt_slots
 
 
 def see(backbone: Backbone, images: Sequence[Prompt | Picture]) -> list[torch.Tensor]:
@@ -60,8 +61,11 @@ def prompt_feeds(
         Feed(
             row,
             is_latent=False,
-            kinds=tuple(IMAGE if token == backbone.image_token_id else PROMPT for token in prompt.input_ids.tolist()),
-            positions=backbone.positions(prompt.input_ids, prompt.grid_thw),
+            slots=prompt_slots(
+                prompt.input_ids.tolist(),
+                backbone.image_token_id,
+                backbone.positions(prompt.input_ids, prompt.grid_thw),
+            ),
         )
         for row, prompt in zip(rows, prompts, strict=True)
     ]
@@ -72,9 +76,8 @@ def picture_feed(backbone: Backbone, picture: Picture, features: torch.Tensor, n
     return Feed(
         features,
         is_latent=False,
-        kinds=(numbered(AUX, number),) * len(features),
+        slots=picture_slots(number, backbone.image_positions(picture.grid_thw)),
         block=number,
-        positions=backbone.image_positions(picture.grid_thw),
     )
 
 
@@ -85,7 +88,7 @@ def split(states: torch.Tensor, feeds: Sequence[Feed | None]) -> list[torch.Tens
 
 
 class Lockstep:
-    """Rows, their places and the cache they share."""
+    """Rows that share a cache and a forward, each with its own rule, its own length and its own next position."""
 
     def __init__(
         self, backbone: Backbone, cache: Cache | GradientCache, rules: Sequence[Rule], flow: Flow = PLAIN
@@ -97,8 +100,9 @@ class Lockstep:
         self.positions = [0] * len(rules)
         """Next M-RoPE position, per row."""
         self._tables = tables(rules, backbone.device)
-        # whether something is hidden from now on: a block has closed under a rule, or an image under the flow is there
         self._hides = [False] * len(rules)
+        """Whether anything may be hidden from a row's queries from now on. Until then attention is plain causal, and
+        no mask is made: most of a run is decoded at that speed."""
         self._rotary: Rotary | None = None
 
     def feed(
@@ -108,25 +112,24 @@ class Lockstep:
 
         Rows without a feed (None) stand still. If no row has one, the forward still takes place, on padding.
         """
-        counts = [0 if feed is None else feed.size for feed in feeds]
+        types = [() if feed is None else feed.slots.kinds for feed in feeds]
+        counts = list(map(len, types))
         size = max(1, *counts)
         first = max(self.cache.lengths) == 0
-        kinds = torch.tensor(
-            [(*(() if f is None else f.kinds), *(PAD,) * (size - n)) for f, n in zip(feeds, counts, strict=True)],
-            device=self.backbone.device,
-        )
+        padded = [(*own, *(PAD,) * (size - len(own))) for own in types]
+        kinds = torch.tensor(padded, device=self.backbone.device)
         embeds = self._embeds(feeds, size)
-        if self.flow.free_thoughts:
-            shown = [feed is not None and AUX in map(kind_class, feed.kinds) for feed in feeds]
+        if self.flow.free_thoughts:  # see Flow: images and what is fed with them get no gradient
+            shown = [AUX in map(kind_class, own) for own in types]
             embeds = torch.where(torch.tensor(shown, device=embeds.device)[:, None, None], embeds.detach(), embeds)
         rotary = self._rotate(feeds, size)
         self.cache.begin(kinds, counts)
-        for row, feed in enumerate(feeds):
-            if feed is None or (self.rules[row] == "everything" and self.flow == PLAIN):
-                continue
-            classes = set(map(kind_class, feed.kinds))
-            if (CLOSE in classes and self.rules[row] != "everything") or (AUX in classes and self.flow != PLAIN):
-                self._hides[row] = True
+        for row, own in enumerate(types):
+            if not self._hides[row] and (self.rules[row] != "everything" or self.flow != PLAIN):
+                classes = set(map(kind_class, own))
+                # a block that its model left without a closing token is followed by text under the rule all the same
+                ruled = self.rules[row] != "everything" and (CLOSE in classes or AFTER in classes)
+                self._hides[row] = ruled or (self.flow != PLAIN and AUX in classes)
         watch = None
         if recorder is not None and size > 1:  # of a single query nothing has to be chosen
             watched = [feed.watched for feed in feeds]
@@ -157,6 +160,7 @@ class Lockstep:
     def _embeds(self, feeds: Sequence[Feed | None], size: int) -> torch.Tensor:
         """(B, N, D): vectors and embedded ids, zeros on the right."""
         device = self.backbone.device
+        # two short ways for decoding, where nearly all feeds are a token each or a latent each
         if size == 1 and all(feed is not None and feed.then for feed in feeds):
             return self.backbone.embed(torch.tensor([feed.then for feed in feeds], device=device))
         if size == 1 and all(feed is not None and feed.embeds is not None for feed in feeds):
@@ -164,6 +168,8 @@ class Lockstep:
         ids = [i for feed in feeds if feed is not None for i in feed.then]
         vectors = [v for feed in feeds if feed is not None for v in (feed.embeds, feed.tail) if v is not None]
         embedded = self.backbone.embed(torch.tensor(ids, dtype=torch.long, device=device))
+        # All vectors of all rows, all ids of all rows, a zero for padding; each row then gathers its own from them in
+        # the order of a feed: vectors, ids, control vectors. One gather, so that autograd has one node for it.
         everything = torch.cat([*vectors, embedded, embedded.new_zeros(1, self.backbone.width)])
         next_vector, next_id = 0, sum(len(v) for v in vectors)
         zero = len(everything) - 1
@@ -180,39 +186,23 @@ class Lockstep:
         return everything[torch.tensor(index, device=device)]
 
     def _rotate(self, feeds: Sequence[Feed | None], size: int) -> Rotary:
-        """Rotations of every vector; advances the rows' positions."""
-        if any(feed is not None and feed.positions is not None for feed in feeds):
-            return self._rotate_explicit(feeds, size)
-        places = []
+        """Rotations of every vector, (B, N, head width); advances the rows' positions."""
+        placed: list[range | torch.Tensor] = [range(0)] * len(feeds)
         for row, feed in enumerate(feeds):
-            start = self.positions[row]
-            if feed is None:
-                places.append([start] * size)
-                continue
-            n = feed.size - feed.echo
-            places.append([*range(start - feed.echo, start), *range(start, start + size - feed.echo)])
-            self.positions[row] = start + n
-        self._extend(max(max(row) for row in places) + 1)
+            if feed is not None:
+                placed[row], self.positions[row] = feed.slots.place(self.positions[row])
+        if not all(isinstance(positions, range) for positions in placed):  # images, or copies of latents
+            grid = torch.zeros(3, len(feeds), size, dtype=torch.long)
+            for row, positions in enumerate(map(axes, placed)):
+                grid[:, row, : positions.shape[1]] = positions
+            return self.backbone.rotary(grid.to(self.backbone.device))
+        self._extend(max(1, *(positions.stop for positions in placed)))
         cos, sin = self._rotary
-        if len(places) == 1 and feeds[0] is not None and not feeds[0].echo:
-            start, end = places[0][0], places[0][-1] + 1
+        if len(placed) == 1 and feeds[0] is not None:  # a view, as nothing has to be gathered
+            start, end = placed[0].start, placed[0].stop
             return cos[None, start:end], sin[None, start:end]
-        index = torch.tensor(places, device=cos.device)
+        index = torch.tensor([[*p, *[0] * (size - len(p))] for p in placed], device=cos.device)
         return cos[index], sin[index]
-
-    def _rotate_explicit(self, feeds: Sequence[Feed | None], size: int) -> Rotary:
-        positions = torch.zeros(3, len(feeds), size, dtype=torch.long)
-        for row, feed in enumerate(feeds):
-            if feed is None:
-                continue
-            start, given, echo = self.positions[row], 0, feed.echo
-            if feed.positions is not None:
-                given, echo = feed.positions.shape[1], 0
-                positions[:, row, :given] = feed.positions + start
-                start += int(feed.positions.max()) + 1
-            positions[:, row, given : feed.size] = torch.arange(start, start + feed.size - given) - echo
-            self.positions[row] = start + feed.size - given - echo
-        return self.backbone.rotary(positions.to(self.backbone.device))
 
     def _extend(self, end: int) -> None:
         """Text has the same position on all three axes: its rotations are a table, looked up instead of computed."""

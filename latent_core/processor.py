@@ -241,7 +241,11 @@ class Processor:
 
 
 class Detokenizer:
-    """Ids one by one → the characters that each completes; a character split over tokens appears with its last one."""
+    """Ids one by one → the characters that each completes; a character split over tokens appears with its last one.
+
+    The tokenizers library's `DecodeStream` would not do, for it cannot be flushed: an unfinished character is lost at
+    the end of a stream, and before a control token it becomes part of the text behind that.
+    """
 
     def __init__(self, processor: Processor, *, skip_special: bool) -> None:
         self._processor = processor

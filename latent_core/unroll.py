@@ -1,9 +1,9 @@
-"""The blocks of decoding with forced tokens and gradients, for training; and one forward for latents that are given.
+"""Unrolling and splicing, the two passes over given responses: `unroll` makes their latents, `splice` is given them.
 
-`unroll` runs the same `drive` as decoding. Forced text goes in stretches up to the next opening token, and rows wait
-for each other at the end of a block, so that a batch takes 1 + Σ over blocks (longest K + 1) forwards, however ragged
-it is. `splice` puts given latents into their slots and runs one forward: the same states, if the latents are the ones
-that `unroll` or decoding fed.
+`unroll` runs the same `drive` as decoding, with gradients, for training. Forced text goes in stretches up to the next
+opening token, and rows wait for each other at the end of a block, so that a batch takes 1 + Σ over blocks (longest
+K + 1) forwards, however ragged it is. `splice` puts given latents into their slots and runs one forward: the same
+states, if the latents are the ones that `unroll` or decoding fed.
 
 Where parameters are sharded over processes, every forward gathers them, so that all processes have to call the
 backbone equally often. `count_ticks` says beforehand how often a batch will; `unroll` goes on with empty forwards up
@@ -27,11 +27,12 @@ from latent_core.layout import NO_LABEL, Layout, Row, lay_out
 from latent_core.lockstep import Lockstep, picture_feed, prompt_feeds, see, split
 from latent_core.methods.base import LatentMethod
 from latent_core.settings import Rule
+from latent_core.slots import Slots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unrolled:
-    """States at every slot, with the layout."""
+    """What either pass gives: the states at every slot of a batch, with the layout that says what stands there."""
 
     states: torch.Tensor
     """(B, L, D) after the final norm; zeros at padding."""
@@ -120,13 +121,15 @@ def unroll(
     requests: list[Feed | None] = [next(run) for run in runs]
     latents: list[list[list[torch.Tensor]]] = [[[] for s in row.segments if isinstance(s, Block)] for row in rows]
     outputs: list[list[torch.Tensor]] = [[] for _ in range(1 + len(levels))]  # the states, then the levels
-    columns: list[list[int]] = [[] for _ in rows]  # where each slot of a row stands in the concatenated outputs
+    # Outputs are concatenated forward by forward, padding included; columns says where in them a row's slots are. As a
+    # row feeds its slots in the order of the layout, one gather at the end brings all states into their places.
+    columns: list[list[int]] = [[] for _ in rows]
     width = done = 0
     while done < ticks or any(request is not None for request in requests):
         feeds = _turn(requests)
         for index, feed in enumerate(feeds):
             if feed is not None and feed.latents:
-                latents[index][feed.block].append(feed.embeds[: feed.latents])
+                latents[index][feed.block].append(feed.embeds[: feed.latents])  # without the copies that ride along
                 if detach_feedback:
                     # sharded parameters are let go in the backward pass once the input's gradient is there
                     feed.embeds = feed.embeds.detach().requires_grad_(ticks > 0)
@@ -155,8 +158,11 @@ def unroll(
 
 
 def _turn(requests: Sequence[Feed | None]) -> list[Feed | None]:
-    """Who feeds next. Rows at a long stretch of text wait for those inside a block: their padding is then one slot a
-    tick."""
+    """The feeds of the next forward, None for rows that wait.
+
+    Rows at a long stretch of text wait for those inside a block: else each of these would be padded to the length of
+    the text. What waits pads every forward of a block by one slot.
+    """
     thinking = [request is not None and request.num_latents > 0 for request in requests]
     return [r if t or not any(thinking) else None for r, t in zip(requests, thinking, strict=True)]
 
@@ -182,8 +188,8 @@ def count_ticks(backbone: Backbone, method: LatentMethod, rows: Sequence[Row]) -
     runs = [
         drive(
             method,
-            Feed(zeros(1), is_latent=False, kinds=(PROMPT,)),
-            Forced(method, row.segments, [Feed(zeros(1), is_latent=False, kinds=(AUX,)) for _ in row.pictures]),
+            Feed(zeros(1), is_latent=False, slots=Slots((PROMPT,))),
+            Forced(method, row.segments, [Feed(zeros(1), is_latent=False, slots=Slots((AUX,))) for _ in row.pictures]),
             "everything",
         )
         for row in rows
@@ -231,6 +237,8 @@ def splice(
         if wanted != given:
             raise ValueError(f"Row {number} has blocks of {wanted} latents, but latents for blocks of {given}.")
     length = layout.ids.shape[1]
+    # An embedding for every slot (of id 0 where a vector belongs), then the vectors over it, type by type. Slots stand
+    # row after row in the order in which they would be fed; so do the vectors of a type, and a scatter fills them in.
     embeds = backbone.embed(layout.ids.clamp(min=0))
     features = features or look(backbone, rows)
     feeds = prompt_feeds(backbone, [row.prompt for row in rows], features.prompts)
@@ -240,11 +248,11 @@ def splice(
     classes = kind_class(layout.kinds)
     if features.pictures:
         embeds = embeds.masked_scatter((classes == AUX)[..., None], torch.cat(features.pictures))
-    vectors = [
-        torch.cat([block, block]) if row_rule == "sealed" else block
-        for blocks, row_rule in zip(latents, rules, strict=True)
-        for block in blocks
-    ]
+    vectors = []  # in the order of the slots; sealed copies stand behind their latents
+    for row, blocks, row_rule in zip(rows, latents, rules, strict=True):
+        segments = [segment for segment in row.segments if isinstance(segment, Block)]
+        for segment, block in zip(segments, blocks, strict=True):
+            vectors += [block, block] if row_rule == "sealed" and segment.closed else [block]
     controls = method.controls()
     if controls is not None:
         steered = (classes == CONTROL)[..., None]

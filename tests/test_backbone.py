@@ -8,9 +8,9 @@ from latent_core.backbones import build, image_geometry, wrap
 from latent_core.cache import GradientCache
 from latent_core.engine import decode
 from latent_core.feed import Feed
-from latent_core.kinds import TEXT
 from latent_core.lockstep import Lockstep, prompt_feeds
 from latent_core.settings import Settings
+from latent_core.slots import text_slots
 from tests.tiny import IMAGE, tiny_method, tiny_model, tiny_prompt
 
 PROMPTS = [tiny_prompt(0), tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9), tiny_prompt(2, grids=[], text=4)]
@@ -40,7 +40,7 @@ def test_lean_blocks_equal_transformers_blocks():
     lean = Lockstep(backbone, backbone.new_cache(3, 8), rules)
     stock = Lockstep(backbone, GradientCache(backbone.num_layers, 3, backbone.device), rules)
     feeds = prompt_feeds(backbone, PROMPTS)
-    words = [Feed(then=(token,), kinds=(TEXT,)) for token in range(10)]
+    words = [Feed(then=(token,), slots=text_slots(1, 0)) for token in range(10)]
     for feed in [feeds, *([word] * 3 for word in words)]:
         with torch.no_grad():
             fast, _ = lean.feed(feed)

@@ -13,6 +13,7 @@ from latent_core.kinds import PROMPT
 from latent_core.layout import Row
 from latent_core.methods import METHODS, build_method
 from latent_core.settings import Settings
+from latent_core.slots import Slots
 from latent_core.unroll import splice, unroll
 from tests.tiny import CLOSE, EOS, OPEN, TOKENS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 
@@ -46,7 +47,7 @@ def test_a_method_without_latents_never_opens():
 def test_a_block_answers_states_with_feeds(name):
     method = tiny_method(name)
     states = torch.zeros(max(1, count(method.controls())), 32)
-    prompt = Feed(torch.zeros(1, 32), is_latent=False, kinds=(PROMPT,))
+    prompt = Feed(torch.zeros(1, 32), is_latent=False, slots=Slots((PROMPT,)))
     block = method.block(Context(states, num_latents=3, free=False, grid=(1, 3), prompt=prompt))
     feed, latents = next(block), 0
     with pytest.raises(StopIteration):

@@ -96,11 +96,11 @@ def centres(grid: Grid) -> torch.Tensor:
 
 def image_tokens(prompt: Feed) -> tuple[torch.Tensor, torch.Tensor]:
     """The image tokens (T, D) of a prompt and their centres (T, 2), every image in a frame of its own."""
-    is_image = torch.tensor([kind == IMAGE for kind in prompt.kinds])
+    is_image = torch.tensor([kind == IMAGE for kind in prompt.slots.kinds])
     features = prompt.embeds[is_image.to(prompt.embeds.device)]
     if not is_image.any():
         return features, torch.zeros(0, 2)
-    places = prompt.positions[:, is_image]
+    places = prompt.slots.positions[:, is_image]
     found = []
     for start in places[0].unique_consecutive().tolist():  # an image's tokens share their temporal position
         of_it = places[1:, places[0] == start].amax(1) - start + 1
@@ -255,8 +255,8 @@ class DeepLatent(LatentMethod):
         return self.steer
 
     def places(self, grid: Grid) -> torch.Tensor | None:
-        """As an image's merged tokens have them: (0, row, column)."""
-        if self.options.positions == "text":
+        """As an image's merged tokens have them: (0, row, column). Latents made one by one count on like text."""
+        if self.options.positions == "text" or self.options.generation == "autoregressive":
             return None
         rows, columns = grid
         index = torch.arange(rows * columns)
