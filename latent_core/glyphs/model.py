@@ -1,6 +1,7 @@
 """A tiny, real Qwen2.5-VL for Glyphs: same classes as the 7B model, 1.6M parameters, trained from scratch."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -45,6 +46,19 @@ CHAT_TEMPLATE = (
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE over the world's words, so that any text encodes, with Qwen's and all methods' special tokens."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained()),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@cache
+def _trained() -> str:
+    """The tokenizer as JSON: always the same, and a second's work."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -63,14 +77,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         ),
     )
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=4096,
-        clean_up_tokenization_spaces=False,
-    )
+    return tokenizer.to_str()
 
 
 def _corpus() -> Iterator[str]:
