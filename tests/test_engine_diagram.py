@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from latent_core import kinds
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.drive import Block, Tokens
 from latent_core.engine import decode
 from latent_core.events import LatentEvent, TokenEvent
@@ -19,7 +19,7 @@ from latent_core.unroll import unroll
 from tests.tiny import CLOSE, EOS, OPEN, scripted, tiny_method, tiny_model, tiny_prompt
 
 PAGE = (Path(__file__).parent.parent / "docs" / "engine.md").read_text(encoding="utf-8")
-BACKBONE, PROMPT = Backbone(tiny_model()), tiny_prompt()
+BACKBONE, PROMPT = wrap(tiny_model()), tiny_prompt()
 METHODS = {
     "Monet": ("monet", {}, 2, None),
     "DeepLatent": ("deeplatent", {"options": {"grid": "fixed"}}, 4, (2, 2)),

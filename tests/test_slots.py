@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from latent_core.backbone import Backbone
+from latent_core.backbones import wrap
 from latent_core.drive import Block, Forced, Picture, Tokens, drive
 from latent_core.engine import decode
 from latent_core.events import TokenEvent
@@ -18,7 +18,7 @@ from latent_core.unroll import splice, unroll
 from tests.tiny import EOS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 from tests.tiny import OPEN as OPEN_ID
 
-BACKBONE = Backbone(tiny_model())
+BACKBONE = wrap(tiny_model())
 RULES = ("everything", "no_image", "latents_only", "sealed")
 WITH_LATENTS = [name for name in METHODS if tiny_method(name).has_latents]
 GRID = torch.tensor([[0] * 6, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]])
