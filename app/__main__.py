@@ -61,7 +61,7 @@ def _main(arguments: list[str] | None) -> int:
 
     from app.runner import Runner
     from app.server import serve
-    from latent_core.embedded import available, offered
+    from latent_core.checkpoints.embedded import available, offered
 
     if options.public and options.model and options.model not in available() and Path(options.model).is_dir():
         print(
@@ -103,8 +103,8 @@ def prepared(name: str) -> dict[str, str]:
     that this machine has no memory for, and for one whose files do not fit together.
     """
     # these bring torch and transformers, which who names no model does not wait for
-    from latent_core.checkpoints import find, planned, read_parts
-    from latent_core.registry import PUBLISHED, full_name
+    from latent_core.checkpoints.loading import find, planned, read_parts
+    from latent_core.checkpoints.published import PUBLISHED, full_name
 
     called = full_name(name)
     if called in PUBLISHED:

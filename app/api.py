@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app import traces
-from app.asking import (
+from app.ask import (
     FAILURES,
     first_view,
     folded,
@@ -20,16 +20,16 @@ from app.asking import (
     save_trace,
     unsaved,
 )
-from app.boundary import told
 from app.components import as_files, inside, paths
 from app.controls import PARAMETERS, by_name
+from app.errors import told
 from app.fields import program_field, with_settings
-from app.fold import fold
 from app.formulas import all_formulas
 from app.handlers import MOST_SEEDS, session_of
 from app.names import method_label
 from app.payload import summary
 from app.runner import Runner, throttled
+from app.view import fold
 from app.workers import TRACES
 from latent_core import glyphs
 from latent_core.analysis.similarity import nearest_patch, top

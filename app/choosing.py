@@ -6,9 +6,9 @@ from typing import Any
 import gradio as gr
 
 from app import traces
-from app.asking import Scene
-from app.boundary import told
+from app.ask import Scene
 from app.components import Files, paths
+from app.errors import told
 from app.forms import Form, form_of, put_aside, still_there
 from app.handlers import asked_with, session_of
 from app.history import History

@@ -14,8 +14,9 @@ from app import visitor
 from app.folder import make
 from app.gradio_private import get_upload_folder, save_bytes_to_cache, save_pil_to_cache
 from app.store import store
+from latent_core.assets import ASSETS
 
-ASSETS = Path(__file__).parent.parent / "assets" / "app"
+PAGE = ASSETS / "app"
 
 SHOWN = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 """Formats of images.FORMATS that browsers show."""
@@ -26,7 +27,7 @@ Files = Sequence[dict[str, Any]]
 
 def read(*names: str) -> str:
     """The files of assets/app/, one after the other."""
-    return "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in names)
+    return "\n".join((PAGE / name).read_text(encoding="utf-8") for name in names)
 
 
 def static(template: str, script: str | None = None, **options: Any) -> gr.HTML:

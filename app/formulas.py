@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Callable
 
 from latent_core.analysis import attention, geometry, lens, plane, regions, similarity
-from latent_core.attention import Rollout
-from latent_core.depict import Depicter
+from latent_core.evaluation.image_decoder import Depicter
+from latent_core.model.attention import Rollout
 
 FORMULAS: dict[str, tuple[Callable[..., object], ...]] = {
     "space": (geometry.principal_axes, plane.place_by_neighbours, plane.umap_layout, plane.unit),

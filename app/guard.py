@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.boundary import UNEXPECTED, sentence
 from app.connections import SHARE, counted_as
+from app.errors import UNEXPECTED, sentence
 from app.gradio_private import FnIndexInferError
 from app.headers import Answer
 from app.limits import MAX_BODIES, MAX_BODY, MAX_NESTING, MAX_STREAMS, Limits

@@ -11,16 +11,16 @@ from typing import Any
 import gradio as gr
 
 from app import pictures, traces
-from app.asking import FAILURES, Scene, answer_stream, model_failed, new_scene, place_for
-from app.boundary import sentence, told
+from app.ask import FAILURES, Scene, answer_stream, model_failed, new_scene, place_for
 from app.components import SHOWN, Files, as_file, as_files, inside, paths, showable
 from app.controls import CONTROLS, by_name, k_label
+from app.errors import sentence, told
 from app.fields import with_settings
 from app.forms import Form
 from app.formulas import formulas
 from app.gradio_private import data_of
 from app.history import History, Kept
-from app.inspecting import compared, inspected, run_again
+from app.inspect_run import compared, inspected, run_again
 from app.limits import MAX_NAME
 from app.runner import Runner
 from app.workers import PICTURES, TRACES

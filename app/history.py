@@ -16,8 +16,9 @@ from app.components import paths
 from app.forms import Form
 from app.limits import OWN, Limits
 from app.store import store
+from latent_core.assets import ASSETS
 
-RECORDED = Path(__file__).parent.parent / "assets" / "traces"
+RECORDED = ASSETS / "traces"
 """Traces that come with Inscape."""
 MOST_LETTERS = 60
 """Of a name that a person gives to a run."""

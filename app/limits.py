@@ -1,7 +1,8 @@
 """Every limit on what a visitor may ask, in one place: one's own page has room, a public instance shares it.
 
-Limits of the formats themselves lie with their readers: MAX_PIXELS and MAX_ASPECT in latent_core/images.py, the ranges
-of settings in latent_core/settings.py, MAX_QUESTION in latent_core/reasoner.py. None of these here is above theirs.
+Limits of the formats themselves lie with their readers: MAX_PIXELS and MAX_ASPECT in latent_core/model/images.py, the
+ranges of settings in latent_core/settings.py, MAX_QUESTION in latent_core/reasoner.py. None of these here is above
+theirs.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.controls import CONTROLS
-from latent_core.images import MAX_PIXELS
+from latent_core.model.images import MAX_PIXELS
 from latent_core.settings import MAX_LATENTS, MAX_TOKENS, check
 
 MAX_NAME = 64

@@ -2,7 +2,7 @@
 
 import re
 
-from app.fold import View, answer
+from app.view import View, answer
 
 SPELLED = {"lvr": "LVR", "valr": "VaLR", "deeplatent": "DeepLatent", "rl": "RL"}
 """Methods whose names are not written as other words."""

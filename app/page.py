@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from app.api import add_endpoints
-from app.asking import new_scene, opening
+from app.ask import new_scene, opening
 from app.choosing import Choosing
 from app.components import (
     Files,

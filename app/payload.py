@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from app.budget import ANSWER, PICTURES, UPDATE, size, spread
-from app.fold import Item, View, answer
+from app.view import Item, View, answer
 from latent_core.analysis.attention import baseline, with_mean
 from latent_core.analysis.compact import byte_maps, cosine_steps, rounded
 from latent_core.analysis.geometry import mean_norm, norms

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from latent_core import glyphs
-from latent_core.fitting import Fit
-from latent_core.images import load_image
+from latent_core.model.fitting import Fit
+from latent_core.model.images import load_image
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def reread_by(reasoner: "Reasoner", trace: Trace) -> Reread:
 
     Raises ValueError for a trace whose vectors were not recorded or that another model made.
     """
-    from latent_core.replay import lens_by_layer, replay  # brings transformers, too
+    from latent_core.evaluation.replay import lens_by_layer, replay  # brings transformers, too
 
     latents = [n for n, step in enumerate(trace.steps) if isinstance(step, LatentEvent)]
     try:

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
+from app.artifacts import Companions
 from app.budget import spread
-from app.companions import Companions
 from app.limits import OWN, Limits
 from app.listening import Listening
 from app.rate import Rate
 from app.reread import Reread, reread_by
 from app.turns import InOrder, Session, Turn
-from app.zero import Lend, Work, lent, seconds_for
+from app.zerogpu import Lend, Work, lent, seconds_for
+from latent_core.checkpoints.embedded import beside
+from latent_core.checkpoints.published import PLAIN, PUBLISHED
 from latent_core.config import MethodConfig
-from latent_core.embedded import beside
 from latent_core.events import Event
-from latent_core.registry import PLAIN, PUBLISHED
 from latent_core.trace import Trace
 
 if TYPE_CHECKING:

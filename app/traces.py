@@ -10,13 +10,13 @@ import torch
 from diff_match_patch import diff_match_patch
 from PIL import Image
 
+from app.artifacts import Companions
 from app.budget import ANSWER, size
-from app.companions import Companions
-from app.inspection import inspection, view_of
+from app.inspect_payload import inspection, view_of
 from app.names import method_label, run_name
-from app.opening import WORD, open_trace
 from app.payload import payload, summary
 from app.reread import Reread
+from app.trace_upload import WORD, open_trace
 from latent_core.analysis import regions
 from latent_core.analysis.attention import over_heads
 from latent_core.analysis.geometry import paired_cosine

@@ -10,19 +10,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from latent_core import glyphs, interventions
-    from latent_core.checkpoints import load
+    from latent_core import glyphs
+    from latent_core.checkpoints.loading import load
+    from latent_core.decoding import interventions
     from latent_core.reasoner import Reasoner
     from latent_core.settings import Settings
     from latent_core.trace import Trace
 
 _HOMES = {
-    "load": "latent_core.checkpoints",
+    "load": "latent_core.checkpoints.loading",
     "Reasoner": "latent_core.reasoner",
     "Settings": "latent_core.settings",
     "Trace": "latent_core.trace",
 }
-_MODULES = ("glyphs", "interventions")
+_MODULES = {"glyphs": "latent_core.glyphs", "interventions": "latent_core.decoding.interventions"}
 
 __all__ = ["Reasoner", "Settings", "Trace", "glyphs", "interventions", "load"]
 
@@ -31,7 +32,7 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name in _MODULES:
-        return import_module(f"latent_core.{name}")
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'latent_core' has no attribute {name!r}")
 
 

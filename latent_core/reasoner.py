@@ -12,14 +12,14 @@ from importlib.metadata import version
 
 from PIL import Image
 
-from latent_core import engine
-from latent_core.backbone import Backbone
 from latent_core.config import MethodConfig
+from latent_core.decoding import engine
 from latent_core.events import Event, TokenEvent
-from latent_core.feed import Feed
-from latent_core.fitting import Fit
 from latent_core.methods import LatentMethod
-from latent_core.processor import Detokenizer, Processor, Prompt
+from latent_core.methods.requests import Feed
+from latent_core.model.backbone import Backbone
+from latent_core.model.fitting import Fit
+from latent_core.model.processor import Detokenizer, Processor, Prompt
 from latent_core.records import nearest
 from latent_core.settings import Settings, check, counted, plain, short
 from latent_core.trace import Source, Trace

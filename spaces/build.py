@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script's own folder is there instead, and this one is no package
 
-from latent_core.embedded import offered  # noqa: E402
+from latent_core.checkpoints.embedded import offered  # noqa: E402
 from latent_core.files import write_folder  # noqa: E402
 
 TREE = ROOT / "build" / "space"

@@ -24,7 +24,7 @@ TREE = Path(__file__).resolve().parent.parent / "build" / "space"
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 INITIAL = {".gitattributes", "README.md"}
 """All that a Space holds which was created and never uploaded to."""
-OURS = {"app.py", "app/page.py", "latent_core/engine.py"}
+OURS = {"app.py", "app/page.py", "latent_core/decoding/engine.py"}
 """By these a Space is known to hold Inscape; every other one is left alone."""
 FAILURES = ("BUILD_ERROR", "CONFIG_ERROR", "RUNTIME_ERROR")
 IDLE = ("PAUSED", "STOPPED", "SLEEPING", "DELETING")

@@ -18,7 +18,7 @@ from app.address import PORT, named_port
 from app.signals import ended_by_signals
 
 if TYPE_CHECKING:
-    from app.zero import Lend
+    from app.zerogpu import Lend
     from latent_core.reasoner import Reasoner
 
 PUBLISHED = ("NOVAglow646/Monet-7B",)
@@ -52,7 +52,7 @@ def _main() -> int:
 
     from app.runner import Runner
     from app.server import serve
-    from latent_core.embedded import available, offered
+    from latent_core.checkpoints.embedded import available, offered
 
     published = chosen() if torch.cuda.is_available() else []
     runner = Runner([*offered(), *published], load, others=available(), lend=lend, borrowers=published)
@@ -87,7 +87,7 @@ def lender() -> "Lend | None":
 
 def chosen() -> list[str]:
     """The published checkpoints to offer, by the names that their runs carry."""
-    from latent_core.registry import full_name
+    from latent_core.checkpoints.published import full_name
 
     given = os.environ.get("INSCAPE_CHECKPOINTS")
     return [full_name(name) for name in (PUBLISHED if given is None else given.split())]
@@ -97,8 +97,8 @@ def load(name: str) -> "Reasoner":
     """An embedded checkpoint on the CPU, a published one on the GPU."""
     import torch
 
-    from latent_core.checkpoints import load
-    from latent_core.embedded import available
+    from latent_core.checkpoints.embedded import available
+    from latent_core.checkpoints.loading import load
 
     return load(name) if name in available() else load(name, device="cuda", dtype=torch.bfloat16)
 

@@ -12,9 +12,9 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402  the repository's root has to be importable first
 
 from trainers.__main__ import main  # noqa: E402
+from trainers.loop.launch import train  # noqa: E402
+from trainers.loop.trainer import StageTrainer  # noqa: E402
 from trainers.recipe import load_recipe  # noqa: E402
-from trainers.run import StageTrainer  # noqa: E402
-from trainers.start import train  # noqa: E402
 
 RECIPES = {
     "glyph-monet-stage1": (),

@@ -15,14 +15,14 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402  the repository's root has to be importable first
 
-from latent_core.drive import Block, Tokens  # noqa: E402
-from latent_core.feed import Context, Feed  # noqa: E402
-from latent_core.layout import Row  # noqa: E402
+from latent_core.decoding.layout import Row  # noqa: E402
+from latent_core.decoding.sequence import Block, Tokens  # noqa: E402
 from latent_core.methods import METHODS, LatentMethod  # noqa: E402
+from latent_core.methods.requests import Context, Feed  # noqa: E402
 from latent_core.records import from_json  # noqa: E402
 from trainers.data.segments import Words, segments  # noqa: E402
-from trainers.lengths import Length, RowSizes  # noqa: E402
 from trainers.options import check_types  # noqa: E402
+from trainers.planning.lengths import Length, RowSizes  # noqa: E402
 from trainers.stage import Item, Stage, StageSpec, families_of  # noqa: E402
 from trainers.stages import STAGES  # noqa: E402
 

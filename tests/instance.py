@@ -128,7 +128,7 @@ def main() -> None:
     from app.limits import PUBLIC
     from app.runner import Runner
     from app.server import serve
-    from latent_core import checkpoints
+    from latent_core.checkpoints import loading as checkpoints
 
     runner = Runner([CHECKPOINT], checkpoints.load, limits=dataclasses.replace(PUBLIC, keep_seconds=KEEP_SECONDS))
     page = serve(runner, host="127.0.0.1", port=None, wait=False, public=True)

@@ -27,12 +27,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from latent_core.embedded import EMBEDDED
+from latent_core.checkpoints.embedded import EMBEDDED
 from latent_core.files import write_folder
 from trainers.commands import main as command
-from trainers.folder import held  # noqa: F401, what a child needs is imported once, before it is forked
-from trainers.origin import content_hash
-from trainers.start import train  # noqa: F401
+from trainers.loop.folder import held  # noqa: F401, what a child needs is imported once, before it is forked
+from trainers.loop.launch import train  # noqa: F401
+from trainers.loop.origin import content_hash
 
 SMALL = (
     *("max_steps=6", "save_steps=2", "per_device_train_batch_size=2", "warmup_steps=1", "logging_steps=1"),

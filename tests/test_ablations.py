@@ -6,12 +6,12 @@ import shutil
 import pytest
 
 from latent_core.analysis.statistics import Interval, wilson
-from latent_core.embedded import EMBEDDED
+from latent_core.checkpoints.embedded import EMBEDDED
+from latent_core.evaluation.study import Row
 from latent_core.records import from_json
-from latent_core.study import Row
-from trainers.ablation_table import Result, markdown, tables, verdict
-from trainers.ablation_variants import ABLATIONS, BUDGETS, DEEPLATENT, LVR, MONET, Ablation, Variant
-from trainers.ablations import ablate, conditions
+from trainers.evidence.ablation_table import Result, markdown, tables, verdict
+from trainers.evidence.ablation_variants import ABLATIONS, BUDGETS, DEEPLATENT, LVR, MONET, Ablation, Variant
+from trainers.evidence.ablations import ablate, conditions
 from trainers.recipe import load_recipe
 
 EVERY = [(ablation, variant) for ablation in ABLATIONS.values() for variant in ablation.variants]

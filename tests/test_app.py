@@ -16,7 +16,7 @@ from PIL import Image
 
 from app import components
 from app.__main__ import main
-from app.asking import answer_stream, new_scene, true_answer
+from app.ask import answer_stream, new_scene, true_answer
 from app.components import as_files, paths
 from app.handlers import PHOTO, Handlers
 from app.history import History
@@ -25,9 +25,10 @@ from app.page import build
 from app.pictures import Picture
 from app.runner import Ask, Runner, paced, throttled
 from app.server import serve
-from latent_core import embedded, glyphs
+from latent_core import glyphs
+from latent_core.checkpoints import embedded
+from latent_core.checkpoints.published import PUBLISHED
 from latent_core.config import LatentRange
-from latent_core.registry import PUBLISHED
 from latent_core.trace import Trace
 from tests.scripted import ScriptedReasoner
 
@@ -122,7 +123,7 @@ def test_a_full_disk_loses_only_the_trace(runner, scene, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("app.asking.save_trace", full)
+    monkeypatch.setattr("app.ask.save_trace", full)
     value, path = values(runner, scene)[-1]
     assert path is None and value["state"] == "finished" and "No space left" in value["problem"]
 

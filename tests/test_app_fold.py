@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from app.fold import View, answer, fold
 from app.payload import LAST, maps, payload
+from app.view import View, answer, fold
 from latent_core.analysis.compact import COSINE_UNITS
 from latent_core.analysis.similarity import nearest_patch
+from latent_core.evaluation.grounding import LookRule
 from latent_core.events import FinishEvent
-from latent_core.grounding import LookRule
 from latent_core.settings import Settings
 from tests.scripted import LEVELS, TOKENS, ScriptedReasoner, latent_event, start_event, token_event
 

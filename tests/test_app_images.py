@@ -7,13 +7,14 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from app.asking import answer_stream
+from app.ask import answer_stream
 from app.handlers import Handlers
 from app.history import History
 from app.runner import Runner
 from app.server import serve
-from latent_core import checkpoints, glyphs
-from latent_core.images import load_image
+from latent_core import glyphs
+from latent_core.checkpoints import loading as checkpoints
+from latent_core.model.images import load_image
 from tests.scripted import ScriptedReasoner
 
 TAB = SimpleNamespace(session_hash="tab")

@@ -5,18 +5,18 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from app.asking import opening
+from app.ask import opening
 from app.components import as_files
 from app.handlers import SAMPLING, Handlers
 from app.history import History
 from app.names import method_label
 from app.page import build
 from app.runner import Runner
-from latent_core import embedded
-from latent_core.checkpoints import load
+from latent_core.checkpoints import embedded
+from latent_core.checkpoints.loading import load
+from latent_core.checkpoints.placement import Machine
+from latent_core.checkpoints.published import PUBLISHED
 from latent_core.config import LatentRange, Sampling
-from latent_core.placement import Machine
-from latent_core.registry import PUBLISHED
 from latent_core.trace import Trace
 from tests.twins import write_twin
 
@@ -32,7 +32,7 @@ def twin(tmp_path_factory):
 @pytest.fixture
 def runner(twin, monkeypatch):
     """What `python -m app --model Monet-7B` offers, with the twin where the Hub would have been asked."""
-    monkeypatch.setattr("latent_core.checkpoints.fetch", lambda repository, subfolder: twin)
+    monkeypatch.setattr("latent_core.checkpoints.loading.fetch", lambda repository, subfolder: twin)
     return Runner([MONET, *embedded.offered()], load)
 
 
@@ -49,8 +49,8 @@ def fields(runner) -> dict[str, object]:
 @pytest.mark.parametrize("small", [True, False])
 def test_the_twin_answers_on_the_page_in_a_stream(runner, monkeypatch, small):
     """In fp32, as its size demands, and in bf16, as the size of the real one does."""
-    monkeypatch.setattr("latent_core.placement.SMALL", 10**9 if small else 0)
-    monkeypatch.setattr("latent_core.placement.machine", lambda: Machine(memory=64 * 10**9))
+    monkeypatch.setattr("latent_core.checkpoints.placement.SMALL", 10**9 if small else 0)
+    monkeypatch.setattr("latent_core.checkpoints.placement.machine", lambda: Machine(memory=64 * 10**9))
     handlers = Handlers(runner, History())
     files = as_files([Image.new("RGB", (56, 84), (30, 60, 200))])
     settings = ("forced", 3, "real", 0.1, 0.8, 50, 1.01, 24, 8, 0, "own")
@@ -91,7 +91,7 @@ def test_what_is_wrong_with_a_checkpoint_is_a_sentence(runner, twin, tmp_path, m
     def short(*_):
         raise ValueError("Monet needs more memory.")
 
-    monkeypatch.setattr("latent_core.placement.choose", short)
+    monkeypatch.setattr("latent_core.checkpoints.placement.choose", short)
     handlers = Handlers(runner, History())
     with pytest.raises(Exception, match="Monet needs more memory"):
         handlers.settle(MONET, 8, {"now": "glyph-monet", "k": {}})

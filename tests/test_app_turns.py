@@ -11,7 +11,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from app import turns
-from app.asking import new_scene
+from app.ask import new_scene
 from app.choosing import Choosing
 from app.components import as_files
 from app.handlers import Handlers

@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 import torch
 
-from latent_core.attention import Flow, attend, tables
-from latent_core.kinds import (
+from latent_core.model.attention import Flow, attend, tables
+from latent_core.model.slot_types import (
     AFTER,
     AUX,
     AUX_END,

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import entropy
 
 from latent_core.analysis import attention
-from latent_core.kinds import AFTER, CLOSE, IMAGE, LATENT, OPEN, PROMPT, numbered
+from latent_core.model.slot_types import AFTER, CLOSE, IMAGE, LATENT, OPEN, PROMPT, numbered
 
 KINDS = torch.tensor([PROMPT, IMAGE, IMAGE, PROMPT, OPEN, numbered(LATENT, 1), numbered(CLOSE, 1), AFTER])
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from latent_core.backbones import build, image_geometry, wrap
-from latent_core.cache import GradientCache
-from latent_core.engine import decode
-from latent_core.feed import Feed
-from latent_core.lockstep import Lockstep, prompt_feeds
+from latent_core.decoding.batch import Lockstep, prompt_feeds
+from latent_core.decoding.engine import decode
+from latent_core.methods.requests import Feed
+from latent_core.model.backbones import build, image_geometry, wrap
+from latent_core.model.cache import GradientCache
+from latent_core.model.slots import text_slots
 from latent_core.settings import Settings
-from latent_core.slots import text_slots
 from tests.tiny import IMAGE, tiny_method, tiny_model, tiny_prompt
 
 PROMPTS = [tiny_prompt(0), tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9), tiny_prompt(2, grids=[], text=4)]

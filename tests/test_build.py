@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from latent_core import glyphs
-from latent_core.embedded import EMBEDDED
-from trainers import build, cards
-from trainers.build import BANKED, BEFORE_AND_AFTER, PAINTED, REINFORCED, STAGES, STEPS, STUDIED, families
-from trainers.summary import BEGIN, END, RESULTS, headline, write_evidence
+from latent_core.checkpoints.embedded import EMBEDDED
+from trainers.evidence import build, cards
+from trainers.evidence.build import BANKED, BEFORE_AND_AFTER, PAINTED, REINFORCED, STAGES, STEPS, STUDIED, families
+from trainers.evidence.results import BEGIN, END, RESULTS, headline, write_evidence
 
 
 @pytest.fixture

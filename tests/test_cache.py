@@ -2,8 +2,8 @@
 
 import torch
 
-from latent_core.cache import Cache, GradientCache
-from latent_core.kinds import PAD, TEXT
+from latent_core.model.cache import Cache, GradientCache
+from latent_core.model.slot_types import PAD, TEXT
 
 
 def feed(cache, values, counts):

@@ -9,12 +9,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from latent_core import embedded, placement
-from latent_core.checkpoints import find, load, load_model, planned, save
+from latent_core.checkpoints import embedded, placement
+from latent_core.checkpoints.loading import find, load, load_model, planned, save
+from latent_core.checkpoints.placement import Machine
+from latent_core.checkpoints.published import PUBLISHED
 from latent_core.config import LatentRange, MethodConfig, PixelLimits, Sampling
-from latent_core.placement import Machine
 from latent_core.records import from_json, to_json
-from latent_core.registry import PUBLISHED
 from tests.words import words_model, words_processor
 
 CONFIG = MethodConfig(

@@ -11,14 +11,14 @@ from torch import nn
 from torch.optim import AdamW
 
 from latent_core import glyphs
-from latent_core.checkpoints import load
-from latent_core.embedded import EMBEDDED
+from latent_core.checkpoints.embedded import EMBEDDED
+from latent_core.checkpoints.loading import load
 from tests.training import curve, small
 from trainers.__main__ import main
-from trainers.copies import COPY, CopiedAdamW, check_updates
 from trainers.data.monet import write_rows
-from trainers.plan import Shape, state_memory
-from trainers.start import build_stage, train
+from trainers.loop.copies import COPY, CopiedAdamW, check_updates
+from trainers.loop.launch import build_stage, train
+from trainers.planning.costs import Shape, state_memory
 
 SETTINGS = dict(lr=1e-5, betas=(0.9, 0.98), weight_decay=0.1)
 

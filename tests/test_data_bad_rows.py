@@ -12,12 +12,12 @@ import pytest
 from PIL import Image, features
 
 from latent_core import glyphs
-from latent_core.embedded import EMBEDDED
+from latent_core.checkpoints.embedded import EMBEDDED
 from trainers.__main__ import main
 from trainers.data.formats import FORMATS
 from trainers.data.rows import BadRow, PublishedDataset
+from trainers.loop.launch import train
 from trainers.recipe import load_recipe
-from trainers.start import train
 
 
 def png(image: Image.Image, format: str = "PNG") -> bytes:

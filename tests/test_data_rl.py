@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from latent_core import glyphs
-from latent_core.embedded import EMBEDDED
+from latent_core.checkpoints.embedded import EMBEDDED
 from latent_core.trace import Trace
 from trainers.__main__ import main
 from trainers.data import thyme, virl
 from trainers.data.formats import FORMATS
 from trainers.data.rows import BadRow, PublishedDataset
+from trainers.loop.launch import train
 from trainers.recipe import load_recipe
-from trainers.start import train
 
 VIRL = {
     "question": "<image>\nWhich diagram is symmetric?",

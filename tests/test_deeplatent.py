@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from latent_core.backbones import wrap
-from latent_core.drive import Block, Tokens
-from latent_core.engine import decode
+from latent_core.decoding.batch import prompt_feeds
+from latent_core.decoding.engine import decode
+from latent_core.decoding.layout import Row, lay_out
+from latent_core.decoding.sequence import Block, Tokens
+from latent_core.decoding.unroll import splice, unroll
 from latent_core.events import LatentEvent, TokenEvent
-from latent_core.layout import Row, lay_out
-from latent_core.lockstep import prompt_feeds
 from latent_core.methods.deeplatent import SIDE, DeepLatent, Modulation, centres, fit, image_tokens, squarest
-from latent_core.qwen2_5_vl import Qwen2_5_VL
+from latent_core.model.backbones import wrap
+from latent_core.model.qwen2_5_vl import Qwen2_5_VL
 from latent_core.settings import Settings
-from latent_core.unroll import splice, unroll
 from tests.tiny import CLOSE, EOS, OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 
 BACKBONE = wrap(tiny_model())

@@ -9,20 +9,20 @@ import torch
 from PIL import Image
 
 from latent_core import glyphs
-from latent_core.backbones import wrap
-from latent_core.drive import Block, Picture, Tokens
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block, Picture, Tokens
+from latent_core.decoding.unroll import look, splice
 from latent_core.example import Example, Step
-from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
-from latent_core.kinds import AUX, CONTROL, LATENT, kind_class
-from latent_core.layout import Row
-from latent_core.processor import Processor
-from latent_core.unroll import look, splice
+from latent_core.model.backbones import wrap
+from latent_core.model.processor import Processor
+from latent_core.model.slot_types import AUX, CONTROL, LATENT, kind_class
 from tests.tiny import VISION_END, VISION_START, tiny_method, tiny_model, tiny_prompt
 from trainers.recipe import load_recipe
 from trainers.sft.deeplatent import Distil, Interleaved, frame, framed_row, grid_block
 from trainers.sft.interleaved import gather
 from trainers.sft.losses import alignment
 from trainers.sft.monet import MonetStageOptions
+from trainers.tiny_model import build_image_processor, build_model, build_tokenizer
 
 TOKENIZER = build_tokenizer()
 FAMILIES = ("find", "relate", "count")
@@ -82,7 +82,7 @@ def test_the_loss_is_the_sum_of_its_parts_worked_out_apart():
     given = batch(built)
     out = built(**given)
     with torch.no_grad():
-        from latent_core.unroll import unroll
+        from latent_core.decoding.unroll import unroll
 
         levels = range(built.backbone.num_layers + 1)
         made = unroll(built.backbone, built.method, given["rows"], levels=levels)

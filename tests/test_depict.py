@@ -8,13 +8,13 @@ import torch
 from safetensors import safe_open
 
 from latent_core import glyphs, load
-from latent_core.bank import Bank
-from latent_core.depict import FILE, MOST, SIDE, Depicter
-from latent_core.embedded import EMBEDDED
+from latent_core.checkpoints.embedded import EMBEDDED
+from latent_core.evaluation.image_decoder import FILE, MOST, SIDE, Depicter
+from latent_core.evaluation.reference_bank import Bank
 from latent_core.events import TokenEvent
-from trainers.bank import measure
-from trainers.build import BANKED, PAINTED
-from trainers.depict import LABELS, _explained, rates, thoughts, train_classifier, train_depicter, truth
+from trainers.evidence.bank import measure
+from trainers.evidence.build import BANKED, PAINTED
+from trainers.evidence.decoder import LABELS, _explained, rates, thoughts, train_classifier, train_depicter, truth
 
 BESIDE = [
     (path.parent.name, path.name) for path in sorted(EMBEDDED.glob("*/*")) if path.name in (FILE, "bank.safetensors")

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch.utils import backend_registration
 
-from latent_core import glyphs, interventions, load
-from latent_core.embedded import EMBEDDED
+from latent_core import glyphs, load
+from latent_core.checkpoints.embedded import EMBEDDED
+from latent_core.decoding import interventions
+from latent_core.evaluation.replay import lens_by_layer, replay
 from latent_core.reasoner import Reasoner
-from latent_core.replay import lens_by_layer, replay
 from latent_core.trace import Trace
 
 CHECKPOINTS = ("glyph-monet", "glyph-lvr", "glyph-valr", "glyph-deeplatent", "glyph-text")
@@ -161,8 +162,8 @@ def losses(name: str, overrides: list[str], runs: Path) -> tuple[float, float]:
     """A stage's loss of one batch, on the host and on the device, to which tensors are moved as transformers does."""
     from tests.elsewhere import Elsewhere, device, moved
     from trainers.data.glyphs import GlyphsDataset
+    from trainers.loop.launch import build_stage
     from trainers.recipe import load_recipe
-    from trainers.start import build_stage
 
     recipe, _ = load_recipe(name, ["per_device_train_batch_size=4", "val_size=2", *overrides])
     stage = build_stage(recipe, runs).eval()

@@ -18,7 +18,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from tests.distributed import RECIPES, ROOT, overrides
-from trainers.copies import COPY
+from trainers.loop.copies import COPY
 
 CONFIGS = ROOT / "trainers/accelerate"
 

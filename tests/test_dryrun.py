@@ -13,20 +13,20 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from latent_core import glyphs
-from latent_core.backbones import wrap
-from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
-from latent_core.layout import lay_out
-from latent_core.processor import Processor
-from latent_core.unroll import unroll
+from latent_core.decoding.layout import lay_out
+from latent_core.decoding.unroll import unroll
+from latent_core.model.backbones import wrap
+from latent_core.model.processor import Processor
 from trainers.__main__ import main
-from trainers.architectures import published
 from trainers.data.formats import FORMATS
 from trainers.data.monet import write_rows
-from trainers.dryrun import Source, find_source, length
-from trainers.plan import layer_activations, shape, state_memory
+from trainers.loop.launch import build_stage, train
+from trainers.loop.vocabulary import add_tokens
+from trainers.planning.architectures import published
+from trainers.planning.costs import layer_activations, shape, state_memory
+from trainers.planning.dryrun import Source, find_source, length
 from trainers.recipe import load_recipe
-from trainers.start import build_stage, train
-from trainers.vocabulary import add_tokens
+from trainers.tiny_model import build_image_processor, build_model, build_tokenizer
 
 ZERO2 = "trainers/accelerate/zero2.yaml"
 SHARES = {"Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976, "Qwen/Qwen2.5-VL-7B-Instruct": 8_292_166_656}

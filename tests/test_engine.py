@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from latent_core.attention import Recorder
-from latent_core.backbone import Backbone
-from latent_core.backbones import wrap
-from latent_core.engine import decode
+from latent_core.decoding.engine import decode
 from latent_core.events import FinishEvent, LatentEvent, StartEvent, TokenEvent
-from latent_core.qwen2_5_vl import Qwen2_5_VL
+from latent_core.model.attention import Recorder
+from latent_core.model.backbone import Backbone
+from latent_core.model.backbones import wrap
+from latent_core.model.qwen2_5_vl import Qwen2_5_VL
 from latent_core.settings import Settings
 from tests.tiny import (
     CLOSE,
@@ -198,7 +198,7 @@ def test_long_thoughts_leave_room_for_the_answer(backbone, name, latents, room, 
 
 
 def test_latents_of_all_blocks_together_are_bounded(backbone, monkeypatch):
-    monkeypatch.setattr("latent_core.drive.MAX_THOUGHT", 10)
+    monkeypatch.setattr("latent_core.decoding.sequence.MAX_THOUGHT", 10)
     settings = Settings(latents=4, max_new_tokens=100)
     script = iter([OPEN, 1, OPEN, 2, OPEN, 3])
 

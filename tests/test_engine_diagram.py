@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from latent_core import kinds
-from latent_core.backbones import wrap
-from latent_core.drive import Block, Tokens
-from latent_core.engine import decode
+from latent_core.decoding.batch import Lockstep
+from latent_core.decoding.engine import decode
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block, Tokens
+from latent_core.decoding.unroll import unroll
 from latent_core.events import LatentEvent, TokenEvent
-from latent_core.layout import Row
-from latent_core.lockstep import Lockstep
+from latent_core.model import slot_types as kinds
+from latent_core.model.backbones import wrap
+from latent_core.model.slots import axes
 from latent_core.settings import Settings
-from latent_core.slots import axes
-from latent_core.unroll import unroll
 from tests.tiny import CLOSE, EOS, OPEN, scripted, tiny_method, tiny_model, tiny_prompt
 
 PAGE = (Path(__file__).parent.parent / "docs" / "engine.md").read_text(encoding="utf-8")

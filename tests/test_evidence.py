@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from latent_core import glyphs
-from latent_core.depict import Depicter
-from latent_core.embedded import EMBEDDED
+from latent_core.checkpoints.embedded import EMBEDDED
+from latent_core.evaluation.image_decoder import Depicter
 from latent_core.trace import Trace
-from trainers.cards import SECTIONS
-from trainers.depict import depict
-from trainers.encoders import load_encoder
-from trainers.evidence import beside_weights, markdown, study
-from trainers.record import RECORDED, TRACES, record
-from trainers.reports import read_report
-from trainers.teachers import KINDS, teach
+from trainers.evidence.cards import SECTIONS
+from trainers.evidence.decoder import depict
+from trainers.evidence.measurements import beside_weights, markdown, study
+from trainers.evidence.recorded_runs import RECORDED, TRACES, record
+from trainers.evidence.reports import read_report
+from trainers.evidence.teachers import KINDS, teach
+from trainers.sft.encoders import load_encoder
 
 
 def test_a_study_is_written_as_json_and_as_what_the_json_says(tmp_path):

@@ -11,15 +11,16 @@ import gradio as gr
 import pytest
 from gradio.utils import get_upload_folder
 
-from app.asking import answer_stream, new_scene
-from app.boundary import UNEXPECTED, told
+from app.ask import answer_stream, new_scene
 from app.components import as_files
+from app.errors import UNEXPECTED, told
 from app.history import History
-from app.inspecting import run_again
+from app.inspect_run import run_again
 from app.limits import PUBLIC
 from app.runner import Runner
 from app.server import serve
-from latent_core import checkpoints, embedded
+from latent_core.checkpoints import embedded
+from latent_core.checkpoints import loading as checkpoints
 from tests import hostile
 from tests.scripted import ScriptedReasoner
 from tests.visitor import Tab, Visitor, result

@@ -9,8 +9,8 @@ import pytest
 
 from latent_core import glyphs
 from latent_core.answers import extract
+from latent_core.evaluation.grading import equal
 from latent_core.glyphs.scene import COLOURS, MARKS, PLACES, SHAPES
-from latent_core.grading import equal
 from tests.answer_pairs import EQUAL, UNEQUAL
 
 WRAPS = (

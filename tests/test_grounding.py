@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from latent_core import glyphs, load
-from latent_core.embedded import EMBEDDED
-from latent_core.grounding import LookRule, best, collect, report
+from latent_core.checkpoints.embedded import EMBEDDED
+from latent_core.evaluation.grounding import LookRule, best, collect, report
 from trainers.__main__ import main
 
 N, K = 6, 4

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from app.companions import Companions
-from latent_core.embedded import EMBEDDED, beside, offered
-from latent_core.grounding import LookRule, measured_rules, read_report
+from app.artifacts import Companions
+from latent_core.checkpoints.embedded import EMBEDDED, beside, offered
+from latent_core.evaluation.grounding import LookRule, measured_rules, read_report
 
 MEASURED = [name for name in offered() if beside(name, "grounding.json")]
 SHARE = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}

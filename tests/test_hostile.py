@@ -11,7 +11,8 @@ import pytest
 from app.components import inside
 from app.runner import Runner
 from app.server import serve
-from latent_core import checkpoints, glyphs
+from latent_core import glyphs
+from latent_core.checkpoints import loading as checkpoints
 from tests import hostile
 from tests.visitor import Visitor, result
 

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from app.__main__ import prepared
-from app.companions import Companions
-from latent_core.bank import Bank
-from latent_core.checkpoints import load, save
+from app.artifacts import Companions
+from latent_core.checkpoints.embedded import EMBEDDED
+from latent_core.checkpoints.loading import load, save
 from latent_core.config import MethodConfig
-from latent_core.embedded import EMBEDDED
+from latent_core.evaluation.reference_bank import Bank
 from tests.words import words_model, words_processor
 from trainers.__main__ import main
 

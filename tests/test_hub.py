@@ -17,12 +17,12 @@ from huggingface_hub.utils import close_session
 from PIL import Image
 
 from app.__main__ import main
-from latent_core import hub, placement
-from latent_core.checkpoints import find, load
-from latent_core.placement import Machine
-from latent_core.qwen2_5_vl_facts import ROWS_7B
+from latent_core.checkpoints import hub, placement
+from latent_core.checkpoints.loading import find, load
+from latent_core.checkpoints.placement import Machine
+from latent_core.checkpoints.published import PUBLISHED
+from latent_core.model.qwen2_5_vl_facts import ROWS_7B
 from latent_core.records import to_json
-from latent_core.registry import PUBLISHED
 from tests.hub_downloads import Hub, online, serving
 from tests.twins import rewrite, write_twin
 

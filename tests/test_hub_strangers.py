@@ -7,9 +7,9 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
-from latent_core import hub
-from latent_core.checkpoints import find, load
-from latent_core.registry import PUBLISHED
+from latent_core.checkpoints import hub
+from latent_core.checkpoints.loading import find, load
+from latent_core.checkpoints.published import PUBLISHED
 from tests.hub_downloads import online, serving
 from tests.twins import write_twin
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latent_core import images
-from latent_core.images import ImageProblem, load_image
+from latent_core.model import images
+from latent_core.model.images import ImageProblem, load_image
 from tests.hostile import deep_png, slow_jpeg, written
 
 

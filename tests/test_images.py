@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latent_core.images import MAX_PIXELS, ImageProblem, load_image
+from latent_core.model.images import MAX_PIXELS, ImageProblem, load_image
 from tests.words import words_processor
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

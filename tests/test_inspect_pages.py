@@ -9,14 +9,14 @@ import pytest
 import torch
 from gradio.utils import get_upload_folder
 
-from app.companions import Companions
+from app.artifacts import Companions
 from app.handlers import Comparing, Handlers, Inspecting
 from app.history import RECORDED, History
-from app.inspecting import compared, inspected, run_again
+from app.inspect_run import compared, inspected, run_again
 from app.limits import OWN
 from app.runner import Runner
 from latent_core import load
-from latent_core.embedded import available, beside, offered
+from latent_core.checkpoints.embedded import available, beside, offered
 from latent_core.trace import Trace
 
 RELATE = RECORDED / "relate_glyph-monet.safetensors"

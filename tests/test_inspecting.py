@@ -11,17 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from app.companions import Companions
-from app.fold import Item, fold
+from app.artifacts import Companions
 from app.formulas import FORMULAS, formulas
 from app.history import RECORDED
-from app.inspection import inspection, view_of
+from app.inspect_payload import inspection, view_of
 from app.payload import maps
 from app.runner import Runner
 from app.traces import difference, pairs, region
+from app.view import Item, fold
 from latent_core import glyphs, load
-from latent_core.bank import Bank
-from latent_core.embedded import available, offered
+from latent_core.checkpoints.embedded import available, offered
+from latent_core.evaluation.reference_bank import Bank
 from latent_core.trace import Trace
 
 RELATE = RECORDED / "relate_glyph-monet.safetensors"

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from latent_core import interventions
-from latent_core.backbones import wrap
-from latent_core.engine import decode
+from latent_core.decoding import interventions
+from latent_core.decoding.engine import decode
 from latent_core.events import LatentEvent, TokenEvent
+from latent_core.model.backbones import wrap
 from latent_core.settings import Settings
 from tests.tiny import OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 

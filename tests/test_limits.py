@@ -12,7 +12,7 @@ import pytest
 from gradio.utils import get_upload_folder
 
 from app.__main__ import main
-from app.asking import answer_stream, new_scene, save_trace
+from app.ask import answer_stream, new_scene, save_trace
 from app.components import as_files, inside
 from app.headers import HEADERS
 from app.history import History
@@ -21,7 +21,8 @@ from app.rate import Rate
 from app.runner import Overtime, Runner, timely
 from app.server import serve
 from app.store import Store, store, stored_bytes
-from latent_core import images, reasoner, settings
+from latent_core import reasoner, settings
+from latent_core.model import images
 from tests import hostile
 from tests.scripted import ScriptedReasoner
 from tests.visitor import Visitor, result
@@ -139,7 +140,7 @@ def test_an_image_that_was_swept_away_is_asked_for_again():
 
 def test_a_full_house_takes_no_more(tmp_path, monkeypatch):
     files = Store(tmp_path)
-    monkeypatch.setattr("app.asking.store", lambda: files)
+    monkeypatch.setattr("app.ask.store", lambda: files)
     value, path = run(dataclasses.replace(OWN, disk_bytes=0))
     assert path is None and value["finish"]["answer"] == "ring"
     assert "could not be saved: all files that this server has room for belong to pages" in value["problem"]

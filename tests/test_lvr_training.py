@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from latent_core import glyphs
-from latent_core.drive import Block, Tokens
-from latent_core.engine import decode
+from latent_core.decoding.engine import decode
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block, Tokens
+from latent_core.decoding.unroll import splice
 from latent_core.events import LatentEvent
 from latent_core.example import Step
-from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
-from latent_core.kinds import LATENT, kind_class
-from latent_core.layout import Row
-from latent_core.processor import Processor
+from latent_core.model.processor import Processor
+from latent_core.model.slot_types import LATENT, kind_class
 from latent_core.settings import Settings
-from latent_core.unroll import splice
 from tests.tiny import of_row, scripted
 from trainers.recipe import load_recipe
 from trainers.sft.lvr import LvrStage, box_slots, step_slots
+from trainers.tiny_model import build_image_processor, build_model, build_tokenizer
 
 TOKENIZER = build_tokenizer()
 

@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from latent_core.backbones import wrap
 from latent_core.config import MethodConfig
-from latent_core.drive import Block, Tokens, count
-from latent_core.engine import decode
+from latent_core.decoding.engine import decode
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block, Tokens, count
+from latent_core.decoding.unroll import splice, unroll
 from latent_core.events import FinishEvent, LatentEvent, TokenEvent
-from latent_core.feed import Context, Feed
-from latent_core.kinds import PROMPT
-from latent_core.layout import Row
 from latent_core.methods import METHODS, build_method
+from latent_core.methods.requests import Context, Feed
+from latent_core.model.backbones import wrap
+from latent_core.model.slot_types import PROMPT
+from latent_core.model.slots import Slots
 from latent_core.settings import Settings
-from latent_core.slots import Slots
-from latent_core.unroll import splice, unroll
 from tests.tiny import CLOSE, EOS, OPEN, TOKENS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 
 BACKBONE = wrap(tiny_model())

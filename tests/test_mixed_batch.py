@@ -5,12 +5,12 @@ from collections.abc import Generator
 import pytest
 import torch
 
-from latent_core.backbones import wrap
-from latent_core.engine import decode
+from latent_core.decoding.engine import decode
+from latent_core.decoding.interventions import only, zero
 from latent_core.events import LatentEvent, TokenEvent
-from latent_core.feed import Context, Feed
-from latent_core.interventions import only, zero
 from latent_core.methods import METHODS, LatentMethod
+from latent_core.methods.requests import Context, Feed
+from latent_core.model.backbones import wrap
 from latent_core.settings import Settings
 from tests.tiny import OPEN, TOKENS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from app.__main__ import prepared
-from latent_core.checkpoints import load, save
+from latent_core.checkpoints.loading import load, save
 from latent_core.config import MethodConfig
-from latent_core.model_config import read_model_config
-from latent_core.processor import Processor
+from latent_core.model.model_config import read_model_config
+from latent_core.model.processor import Processor
 from tests.words import words_model, words_processor
 
 CONFIG = MethodConfig(method="text")

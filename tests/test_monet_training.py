@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from latent_core import glyphs
-from latent_core.drive import Block
-from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
-from latent_core.kinds import AUX, LATENT, kind_class
-from latent_core.processor import Processor
-from latent_core.unroll import look, splice
+from latent_core.decoding.sequence import Block
+from latent_core.decoding.unroll import look, splice
+from latent_core.model.processor import Processor
+from latent_core.model.slot_types import AUX, LATENT, kind_class
 from tests.test_parity_monet_training import build, rows_of
 from trainers.recipe import Recipe
 from trainers.sft.interleaved import gather, levels
@@ -25,6 +24,7 @@ from trainers.sft.monet import (
     unstack,
 )
 from trainers.stage import Stage
+from trainers.tiny_model import build_image_processor, build_model, build_tokenizer
 
 SECTION = "stage2_two_steps"
 RULES = ["everything"]

@@ -10,21 +10,22 @@ import sys
 import pytest
 import torch
 
-from latent_core import checkpoints, load
-from latent_core.backbones import wrap
-from latent_core.drive import Block, Tokens
-from latent_core.engine import decode
+from latent_core import load
+from latent_core.checkpoints import loading as checkpoints
+from latent_core.decoding.engine import decode
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block, Tokens
+from latent_core.decoding.unroll import unroll
 from latent_core.events import LatentEvent
-from latent_core.layout import Row
 from latent_core.methods import METHODS
+from latent_core.model.backbones import wrap
 from latent_core.settings import Settings
-from latent_core.unroll import unroll
 from tests.fading import RECIPE, ROOT, SPEC, Fading
 from tests.tiny import EOS, OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 from trainers.__main__ import main
+from trainers.loop.launch import train
 from trainers.recipe import load_recipe
 from trainers.stages import STAGES
-from trainers.start import train
 
 
 @pytest.fixture

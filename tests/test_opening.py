@@ -13,13 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from app import traces
+from app.artifacts import Companions
 from app.budget import ANSWER, UPDATE, size
-from app.companions import Companions
 from app.history import RECORDED, History
-from app.inspection import SHOWN_STEPS, view_of
+from app.inspect_payload import SHOWN_STEPS, view_of
 from app.limits import OWN
-from app.opening import open_trace
 from app.payload import payload
+from app.trace_upload import open_trace
 from latent_core.events import FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
 from latent_core.settings import MAX_LATENTS, MAX_THOUGHT, MAX_TOKENS, Settings
 from latent_core.trace import MAX_STEPS, Source, Trace

@@ -6,17 +6,18 @@ from types import SimpleNamespace
 import pytest
 
 from app.__main__ import main, prepared
-from app.asking import new_scene, opening
-from app.companions import Companions
+from app.artifacts import Companions
+from app.ask import new_scene, opening
 from app.components import as_files
 from app.handlers import Handlers
 from app.history import History
-from app.inspecting import inspected, run_again
+from app.inspect_run import inspected, run_again
 from app.names import method_label
 from app.page import build
 from app.runner import Runner
-from latent_core import checkpoints, embedded
-from latent_core.registry import full_name
+from latent_core.checkpoints import embedded
+from latent_core.checkpoints import loading as checkpoints
+from latent_core.checkpoints.published import full_name
 from latent_core.trace import Trace
 
 TAB = SimpleNamespace(session_hash="tab")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from app.history import RECORDED
-from app.inspection import inspection, view_of
+from app.inspect_payload import inspection, view_of
 from app.payload import payload
 from app.traces import pairs, region
 from latent_core.trace import Trace

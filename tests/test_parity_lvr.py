@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from latent_core.backbone import Backbone
-from latent_core.backbones import wrap
 from latent_core.config import MethodConfig
-from latent_core.drive import Block, Tokens
-from latent_core.engine import decode
+from latent_core.decoding.engine import decode
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block, Tokens
 from latent_core.events import LatentEvent, TokenEvent
-from latent_core.layout import Row
 from latent_core.methods.lvr import Lvr, distance
-from latent_core.processor import Prompt
+from latent_core.model.backbone import Backbone
+from latent_core.model.backbones import wrap
+from latent_core.model.processor import Prompt
 from latent_core.settings import Settings
 from tests.tiny import of_row
 from trainers.sft.lvr import LvrStage, box_slots, mode_switch, reconstruction

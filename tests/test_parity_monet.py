@@ -8,17 +8,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
-from latent_core.backbone import Backbone
-from latent_core.backbones import wrap
 from latent_core.config import MethodConfig
-from latent_core.drive import Block, Tokens
-from latent_core.engine import decode
+from latent_core.decoding.engine import decode
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block, Tokens
+from latent_core.decoding.unroll import splice, unroll
 from latent_core.events import LatentEvent, TokenEvent
-from latent_core.layout import Row
 from latent_core.methods import build_method
-from latent_core.processor import Prompt
+from latent_core.model.backbone import Backbone
+from latent_core.model.backbones import wrap
+from latent_core.model.processor import Prompt
 from latent_core.settings import Settings
-from latent_core.unroll import splice, unroll
 from tests.tiny import IMAGE, OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 
 FOLDER = Path(__file__).parent / "fixtures" / "monet_seed0"

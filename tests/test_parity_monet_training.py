@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from latent_core.attention import Flow, attend, tables
-from latent_core.backbones import wrap
-from latent_core.drive import Block, Picture, Tokens
-from latent_core.kinds import PAD
-from latent_core.layout import Row, lay_out
-from latent_core.processor import Prompt
+from latent_core.decoding.layout import Row, lay_out
+from latent_core.decoding.sequence import Block, Picture, Tokens
+from latent_core.model.attention import Flow, attend, tables
+from latent_core.model.backbones import wrap
+from latent_core.model.processor import Prompt
+from latent_core.model.slot_types import PAD
 from tests.test_parity_monet import CASE, FOLDER, TENSORS, method
 from trainers.recipe import Recipe
 from trainers.sft.losses import alignment

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from latent_core.placement import Machine, choose, free_memory, machine
-from latent_core.registry import PUBLISHED
+from latent_core.checkpoints.placement import Machine, choose, free_memory, machine
+from latent_core.checkpoints.published import PUBLISHED
 
 GB = 10**9
 SEVEN = PUBLISHED["NOVAglow646/Monet-7B"].parameters

@@ -9,10 +9,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from app.__main__ import prepared
-from app.asking import opening
-from latent_core.checkpoints import load
-from latent_core.qwen2_5_vl_facts import CONTROL_TOKENS, FIRST_ADDED
-from latent_core.registry import PLAIN, PUBLISHED
+from app.ask import opening
+from latent_core.checkpoints.loading import load
+from latent_core.checkpoints.published import PLAIN, PUBLISHED
+from latent_core.model.qwen2_5_vl_facts import CONTROL_TOKENS, FIRST_ADDED
 from tests.hub_downloads import online, serving
 from tests.twins import QWEN_CONTROL, QWEN_TEXT
 from tests.words import PLAIN as TOKENS

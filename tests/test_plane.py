@@ -7,7 +7,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
 from latent_core.analysis.plane import NEIGHBOURS, neighbour_weights, place_by_neighbours, umap_layout, unit
-from latent_core.bank import KINDS, Bank, lay_out, layout_name
+from latent_core.evaluation.reference_bank import KINDS, Bank, lay_out, layout_name
 
 NOTES = {"seed": 0, "command": "", "measured": []}
 BANK = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)) + 4 * torch.eye(8)[torch.arange(60) % 3]

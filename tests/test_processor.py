@@ -10,9 +10,9 @@ from PIL import Image
 from tokenizers import decoders
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
-from latent_core.fitting import Fit
-from latent_core.images import load_image
-from latent_core.processor import Processor
+from latent_core.model.fitting import Fit
+from latent_core.model.images import load_image
+from latent_core.model.processor import Processor
 from tests.words import SPECIAL, words_processor, words_tokenizer
 
 QUESTION = "Which mark is on the blue square?"

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from trainers.build import BEFORE_AND_AFTER, STUDIED
-from trainers.summary import BEGIN, END, RESULTS, evidence, headline
+from trainers.evidence.build import BEFORE_AND_AFTER, STUDIED
+from trainers.evidence.results import BEGIN, END, RESULTS, evidence, headline
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from latent_core import engine
-from latent_core.backbones import wrap
 from latent_core.config import LatentRange, MethodConfig, Sampling
+from latent_core.decoding import engine
 from latent_core.events import FinishEvent, LatentEvent, StartEvent, TokenEvent
 from latent_core.methods import build_method
+from latent_core.model.backbones import wrap
 from latent_core.reasoner import MAX_IMAGES, MAX_QUESTION, Reasoner
 from latent_core.trace import Trace
 from tests.words import words_model, words_processor

@@ -6,16 +6,16 @@ from random import Random
 import pytest
 
 from latent_core import glyphs
-from latent_core.checkpoints import load
+from latent_core.checkpoints.embedded import EMBEDDED, available
+from latent_core.checkpoints.loading import load
 from latent_core.config import MethodConfig
-from latent_core.embedded import EMBEDDED, available
-from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
-from latent_core.processor import Processor
-from trainers.origin import normal, written
+from latent_core.model.processor import Processor
+from trainers.loop.launch import build_stage, train
+from trainers.loop.origin import normal, written
+from trainers.loop.vocabulary import add_tokens
 from trainers.recipe import load_recipe, nested_fields, recipes
 from trainers.stages import STAGES
-from trainers.start import build_stage, train
-from trainers.vocabulary import add_tokens
+from trainers.tiny_model import build_image_processor, build_model, build_tokenizer
 
 
 @pytest.mark.parametrize(

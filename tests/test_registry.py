@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from latent_core.checkpoints.published import PUBLISHED, full_name
 from latent_core.methods import METHODS, build_method
-from latent_core.qwen2_5_vl_facts import FIRST_ADDED, ROWS_7B
-from latent_core.registry import PUBLISHED, full_name
-from trainers.architectures import published as architectures
+from latent_core.model.qwen2_5_vl_facts import FIRST_ADDED, ROWS_7B
+from trainers.planning.architectures import published as architectures
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

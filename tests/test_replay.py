@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from latent_core import glyphs, interventions, load
+from latent_core import glyphs, load
 from latent_core.analysis.lens import logit_lens
-from latent_core.attention import Rollout
-from latent_core.backbones import wrap
+from latent_core.decoding import interventions
+from latent_core.decoding.layout import Row
+from latent_core.decoding.unroll import splice
+from latent_core.evaluation.replay import lens_by_layer, replay
 from latent_core.events import LatentEvent
-from latent_core.layout import Row
-from latent_core.replay import lens_by_layer, replay
-from latent_core.unroll import splice
+from latent_core.model.attention import Rollout
+from latent_core.model.backbones import wrap
 from tests.tiny import eager_attention, tiny_method, tiny_model, tiny_prompt
 
 

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from latent_core.analysis.statistics import difference, wilson
-from latent_core.embedded import EMBEDDED
-from latent_core.tables import percent, points, table
-from trainers.cards import SECTIONS, card
-from trainers.reports import read_report, write_report
+from latent_core.checkpoints.embedded import EMBEDDED
+from latent_core.evaluation.tables import percent, points, table
+from trainers.evidence.cards import SECTIONS, card
+from trainers.evidence.reports import read_report, write_report
 
 SHIPPED = sorted(path.parent.name for path in EMBEDDED.glob("*/method.json"))
 TABLES = [(path.parent.name, path.name) for path in sorted(EMBEDDED.glob("*/*.md")) if path.name != "README.md"]

@@ -6,12 +6,12 @@ import pytest
 
 from latent_core import load
 from latent_core.analysis.statistics import Interval
-from latent_core.study import Condition, Row
-from latent_core.study_rows import row_to_json
+from latent_core.evaluation.study import Condition, Row
+from latent_core.evaluation.study_rows import row_to_json
+from trainers.evidence.reinforcement import conditions, curve, reinforce
+from trainers.evidence.reinforcement_runs import RUNS, Run
+from trainers.evidence.reinforcement_table import markdown
 from trainers.recipe import load_recipe
-from trainers.rl.evidence import conditions, curve, reinforce
-from trainers.rl.runs import RUNS, Run
-from trainers.rl.table import markdown
 
 
 def row(family: str, accuracy: float, **fields: object) -> Row:

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from latent_core.backbones import wrap
-from latent_core.kinds import IMAGE, PROMPT
-from latent_core.lockstep import prompt_feeds
+from latent_core.decoding.batch import prompt_feeds
 from latent_core.methods import METHODS
 from latent_core.methods.deeplatent import image_tokens
+from latent_core.model.backbones import wrap
+from latent_core.model.slot_types import IMAGE, PROMPT
 from latent_core.settings import Settings
 from tests.tiny import CLOSE, OPEN, scripted, tiny_method, tiny_model, tiny_prompt
 from trainers.rl import rollouts as module

@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from latent_core.drive import Block, Tokens
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block, Tokens
 from latent_core.example import Example
-from latent_core.layout import Row
 from trainers.recipe import load_recipe
 from trainers.rl.judge import Judge, JudgeFailed
 from trainers.rl.options import JudgeOptions, RlOptions

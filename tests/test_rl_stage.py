@@ -8,17 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from app.inspection import view_of
-from latent_core.embedded import EMBEDDED
+from app.inspect_payload import view_of
+from latent_core.checkpoints.embedded import EMBEDDED
 from latent_core.trace import Trace
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.repeated import Repeated
+from trainers.loop.launch import build_data, build_stage, check_run, train
 from trainers.recipe import load_recipe
 from trainers.rl import rollouts
 from trainers.rl.judge import JudgeFailed
 from trainers.rl.rollouts import replay
 from trainers.rl.stage import RlStage
-from trainers.start import build_data, build_stage, check_run, train
 
 QUICK = ["rl.group=4", "rl.max_new_tokens=80", "rl.temperature=1.5", "rl.top_p=1", "rl.easy=1", "mixture={count: 1}"]
 STARTS = {

@@ -10,7 +10,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from latent_core.sampling import Dice, choose
+from latent_core.decoding.sampling import Dice, choose
 from latent_core.settings import Settings
 
 VOCABULARY = 30

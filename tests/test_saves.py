@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerControl, TrainerState
 
-from latent_core.embedded import EMBEDDED, available
+from latent_core.checkpoints.embedded import EMBEDDED, available
 from tests.training import curve, small
-from trainers.folder import held, set_aside
-from trainers.origin import Origin, content_hash
+from trainers.loop.folder import held, set_aside
+from trainers.loop.launch import train
+from trainers.loop.origin import Origin, content_hash
+from trainers.loop.saves import checkpoints, damage, final_damage, last_checkpoint, newest_whole, prune, step_of
+from trainers.loop.stopping import Interrupted
+from trainers.loop.trainer import JsonlLog, StageTrainer
 from trainers.recipe import load_recipe, recipes
-from trainers.run import JsonlLog, StageTrainer
-from trainers.saves import checkpoints, damage, final_damage, last_checkpoint, newest_whole, prune, step_of
-from trainers.start import train
-from trainers.stopping import Interrupted
 
 FILES = ["trainer_state.json", "rng_state.pth", "model.safetensors", "optimizer.pt", "scheduler.pt"]
 GIVEN = ["max_steps=4", "save_steps=2", "lr_scheduler_type=cosine", "per_device_train_batch_size=2"]
@@ -224,7 +224,7 @@ def test_the_last_finite_checkpoint_survives_a_kill_before_pruning_and_then_dive
     run, given = tmp_path / "run", ("max_steps=3", "save_steps=1", "save_total_limit=1")
     given = small("glyph-vision", run, "per_device_train_batch_size=2", *given)
     with monkeypatch.context() as patch:
-        patch.setattr("trainers.run.prune", lambda folder, keep: killed() if step_of(folder) == 2 else None)
+        patch.setattr("trainers.loop.trainer.prune", lambda folder, keep: killed() if step_of(folder) == 2 else None)
         with pytest.raises(Interrupted, match="checkpoint-2 is complete"):
             train(*given)
     assert [path.name for path in checkpoints(run)] == ["checkpoint-1", "checkpoint-2"]

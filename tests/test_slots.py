@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from latent_core.backbones import wrap
-from latent_core.drive import Block, Forced, Picture, Tokens, drive
-from latent_core.engine import decode
+from latent_core.decoding.batch import picture_feed, prompt_feeds
+from latent_core.decoding.engine import decode
+from latent_core.decoding.layout import Row, lay_out
+from latent_core.decoding.sequence import Block, Forced, Picture, Tokens, drive
+from latent_core.decoding.unroll import splice, unroll
 from latent_core.events import TokenEvent
-from latent_core.feed import Feed
-from latent_core.kinds import AFTER, CLOSE, CONTROL, LATENT, OPEN, SEALED, TEXT
-from latent_core.layout import Row, lay_out
-from latent_core.lockstep import picture_feed, prompt_feeds
 from latent_core.methods import METHODS, LatentMethod
+from latent_core.methods.requests import Feed
+from latent_core.model.backbones import wrap
+from latent_core.model.slot_types import AFTER, CLOSE, CONTROL, LATENT, OPEN, SEALED, TEXT
+from latent_core.model.slots import Slots, axes, closing_slots, join, latent_slots, opening_slots, text_slots
 from latent_core.settings import Settings
-from latent_core.slots import Slots, axes, closing_slots, join, latent_slots, opening_slots, text_slots
-from latent_core.unroll import splice, unroll
 from tests.tiny import EOS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
 from tests.tiny import OPEN as OPEN_ID
 

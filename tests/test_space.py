@@ -21,9 +21,9 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.runner import Runner
 from app.server import serve
-from latent_core import embedded
-from latent_core.checkpoints import load
-from latent_core.registry import PUBLISHED
+from latent_core.checkpoints import embedded
+from latent_core.checkpoints.loading import load
+from latent_core.checkpoints.published import PUBLISHED
 from latent_core.trace import Trace
 from tests.hub_uploads import SHORT_DESCRIPTION, front_matter
 from tests.scripted import ScriptedReasoner

@@ -29,7 +29,7 @@ def tree(tmp_path) -> Path:
         "app.py": "print('größer')\n".encode(),
         "app/__init__.py": b"",
         "app/page.py": b"\r\n",
-        "latent_core/engine.py": b"pass\n",
+        "latent_core/decoding/engine.py": b"pass\n",
         "assets/first.safetensors": bytes(range(256)) * 400,
         "assets/second.safetensors": b"\0" * 5000,
         "assets/third.safetensors": b"\1" * 5000,

@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerControl, TrainerState
 
-from latent_core.checkpoints import load, load_model
-from latent_core.embedded import EMBEDDED
+from latent_core.checkpoints.embedded import EMBEDDED
+from latent_core.checkpoints.loading import load, load_model
 from latent_core.files import write_folder
 from latent_core.finite import not_finite
 from tests.training import SMALL, curve, small
 from trainers.__main__ import main
-from trainers.run import JsonlLog, StageTrainer
-from trainers.saves import last_checkpoint
-from trainers.start import train
-from trainers.stopping import Interrupted, SaveWhenAsked, Signals
+from trainers.loop.launch import train
+from trainers.loop.saves import last_checkpoint
+from trainers.loop.stopping import Interrupted, SaveWhenAsked, Signals
+from trainers.loop.trainer import JsonlLog, StageTrainer
 
 WILD = ["learning_rate=1e9", "max_grad_norm=0", "save_steps=1", "save_total_limit=1", "warmup_steps=0"]
 

@@ -13,7 +13,7 @@ from gradio.server_messages import EstimationMessage, ProcessCompletedMessage, P
 
 import app
 from app import visitor
-from app.asking import new_scene
+from app.ask import new_scene
 from app.folder import MARK, claim
 from app.history import History
 from app.limits import PUBLIC

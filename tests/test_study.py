@@ -6,12 +6,13 @@ import json
 import pytest
 import torch
 
-from latent_core import glyphs, study
+from latent_core import glyphs
 from latent_core.analysis.statistics import Interval
-from latent_core.embedded import EMBEDDED
+from latent_core.checkpoints.embedded import EMBEDDED
+from latent_core.evaluation import study
+from latent_core.evaluation.study import Condition, Row, Study, conditions, donors
+from latent_core.evaluation.study_rows import row_from_json, row_to_json, run_study
 from latent_core.events import LatentEvent
-from latent_core.study import Condition, Row, Study, conditions, donors
-from latent_core.study_rows import row_from_json, row_to_json, run_study
 
 
 def test_a_donor_has_another_answer():

@@ -10,20 +10,20 @@ import torch
 from transformers import TrainingArguments
 
 from latent_core import glyphs
-from latent_core.checkpoints import load
-from latent_core.embedded import EMBEDDED
-from latent_core.kinds import CLOSE, LATENT, OPEN, kind_class
-from latent_core.layout import NO_LABEL, lay_out
+from latent_core.checkpoints.embedded import EMBEDDED
+from latent_core.checkpoints.loading import load
+from latent_core.decoding.layout import NO_LABEL, lay_out
+from latent_core.model.slot_types import CLOSE, LATENT, OPEN, kind_class
 from tests.training import SMALL, curve, small
 from trainers.__main__ import main
-from trainers.architectures import published
 from trainers.arguments import NAMES
 from trainers.data.glyphs import GlyphsDataset
 from trainers.data.segments import Thought, segments
+from trainers.loop.launch import build_stage, check_run, train
+from trainers.loop.saves import last_checkpoint
+from trainers.planning.architectures import published
 from trainers.recipe import Recipe, load_recipe, parse, recipes
 from trainers.refused import UNUSED, refuse_unused
-from trainers.saves import last_checkpoint
-from trainers.start import build_stage, check_run, train
 
 
 @pytest.mark.parametrize("name", recipes())

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from latent_core.embedded import available
+from latent_core.checkpoints.embedded import available
 from tests.unchanged import VALUES, decoded, learned, stages
 
 BEFORE = json.loads(VALUES.read_text())

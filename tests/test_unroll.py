@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from latent_core.attention import PLAIN, Flow
-from latent_core.backbone import Backbone
-from latent_core.backbones import wrap
-from latent_core.drive import Block, Picture, Tokens
-from latent_core.kinds import (
+from latent_core.decoding.layout import NO_LABEL, Row
+from latent_core.decoding.sequence import Block, Picture, Tokens
+from latent_core.decoding.unroll import Unrolled, splice, unroll
+from latent_core.model.attention import PLAIN, Flow
+from latent_core.model.backbone import Backbone
+from latent_core.model.backbones import wrap
+from latent_core.model.slot_types import (
     AFTER,
     AUX,
     AUX_END,
@@ -22,8 +24,6 @@ from latent_core.kinds import (
     TEXT,
     numbered,
 )
-from latent_core.layout import NO_LABEL, Row
-from latent_core.unroll import Unrolled, splice, unroll
 from tests.tiny import CLOSE as CLOSE_ID
 from tests.tiny import EOS, tiny_method, tiny_model, tiny_prompt
 from tests.tiny import IMAGE as IMAGE_ID

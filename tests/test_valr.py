@@ -21,22 +21,23 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from latent_core import checkpoints, glyphs, load
-from latent_core.backbones import wrap
-from latent_core.drive import Block, Tokens
-from latent_core.engine import decode
+from latent_core import glyphs, load
+from latent_core.checkpoints import loading as checkpoints
+from latent_core.decoding.engine import decode
+from latent_core.decoding.sequence import Block, Tokens
+from latent_core.decoding.unroll import unroll
 from latent_core.events import LatentEvent
 from latent_core.example import Example, Step, Thought, Words
-from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
-from latent_core.processor import Processor
+from latent_core.model.backbones import wrap
+from latent_core.model.processor import Processor
 from latent_core.settings import Settings
-from latent_core.unroll import unroll
 from tests.tiny import OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
-from trainers import encoders
-from trainers.encoders import OwnTower, PatchEncoder, load_encoder
+from trainers.loop.launch import train
 from trainers.recipe import load_recipe
+from trainers.sft import encoders
+from trainers.sft.encoders import OwnTower, PatchEncoder, load_encoder
 from trainers.sft.valr import ValrStage, projector, repa, upsample
-from trainers.start import train
+from trainers.tiny_model import build_image_processor, build_model, build_tokenizer
 
 TOKENIZER = build_tokenizer()
 FAMILIES = ("find", "relate", "count", "views")

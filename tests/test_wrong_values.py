@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from latent_core import load
+from latent_core.evaluation.study import Study
 from latent_core.settings import Settings, short
-from latent_core.study import Study
 from tests.test_rl_stage import quick
 from trainers.__main__ import main
 

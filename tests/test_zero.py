@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from app.asking import answer_stream, new_scene
+from app.ask import answer_stream, new_scene
 from app.components import as_files
 from app.runner import Ask, Runner
-from app.zero import LONGEST, SHORTEST, lent, seconds_for
+from app.zerogpu import LONGEST, SHORTEST, lent, seconds_for
 from latent_core import load
 from latent_core.events import FinishEvent, LatentEvent, StartEvent
 from latent_core.trace import Trace

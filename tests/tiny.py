@@ -7,7 +7,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from latent_core.config import MethodConfig
 from latent_core.methods import LatentMethod, build_method
-from latent_core.processor import Prompt
+from latent_core.model.processor import Prompt
 
 VOCABULARY = 96
 EOS, VISION_START, VISION_END, IMAGE, VIDEO, PAD_LATENT, OPEN, CLOSE = range(88, 96)

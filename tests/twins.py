@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from latent_core.qwen2_5_vl_facts import FIRST_ADDED
-from latent_core.registry import Published
+from latent_core.checkpoints.published import Published
+from latent_core.model.qwen2_5_vl_facts import FIRST_ADDED
 from tests.words import CHAT_TEMPLATE
 
 QWEN_TEXT = 151643

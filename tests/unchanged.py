@@ -14,9 +14,9 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from latent_core import glyphs, load
-from latent_core.embedded import available
+from latent_core.checkpoints.embedded import available
+from trainers.loop.launch import build_data, build_stage
 from trainers.recipe import Recipe, load_recipe, recipes
-from trainers.start import build_data, build_stage
 
 VALUES = Path(__file__).parent / "fixtures" / "unchanged.json"
 FAMILIES = ("find", "count")

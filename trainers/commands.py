@@ -8,10 +8,10 @@ from typing import get_args
 import yaml
 
 from latent_core.settings import check
+from trainers.loop.stopping import Interrupted
 from trainers.options import DataFormat
-from trainers.plan import GPUS
+from trainers.planning.costs import GPUS
 from trainers.recipe import load_recipe, recipes
-from trainers.stopping import Interrupted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,54 +33,54 @@ def main(argv: list[str] | None = None) -> int:
                 for name, path in recipes().items():
                     print(f"{name:30}{yaml.safe_load(path.read_text(encoding='utf-8'))['description']}")
             case "run":
-                from trainers.start import train
+                from trainers.loop.launch import train
 
                 recipe, arguments = load_recipe(options.recipe, options.overrides)
                 if options.dry_run:
-                    from trainers.dryrun import plan
+                    from trainers.planning.dryrun import plan
 
                     print(plan(recipe, arguments, config=options.config, gpus=options.gpus, gpu=options.gpu))
                     return 0
                 print(f"Finished: {train(recipe, arguments, resume=not options.restart)}")
             case "study":
-                from trainers.evidence import study
+                from trainers.evidence.measurements import study
 
                 for name in options.checkpoints:
                     out = study(name, families=options.families, split=options.split, n=options.n, batch=options.batch)
                     print(f"{(out / 'metrics.md').read_text()}\nWritten: {out}")
             case "ablations":
-                from trainers.ablations import ablate
+                from trainers.evidence.ablations import ablate
 
                 for name in options.checkpoints:
                     out = ablate(name, n=options.n, split=options.split)
                     print(f"{out.read_text()}\nWritten: {out}")
             case "reinforce":
-                from trainers.rl.evidence import reinforce
+                from trainers.evidence.reinforcement import reinforce
 
                 for name in options.recipes:
                     out = reinforce(name, n=options.n, split=options.split)
                     print(f"{out.read_text()}\nWritten: {out}")
             case "ground":
-                from trainers.ground import ground
+                from trainers.evidence.grounding import ground
 
                 out = ground(options.checkpoint, n=options.n)
                 print(f"{out.read_text()}\nWritten: {out}")
             case "depict":
-                from trainers.depict import depict
+                from trainers.evidence.decoder import depict
 
                 out = depict(options.checkpoint, n=options.n)
                 print(f"{out.read_text()}\nWritten: {out}")
             case "bank":
-                from trainers.bank import bank
+                from trainers.evidence.bank import bank
 
                 print(f"Written: {bank(options.checkpoint, n=options.n)}")
             case "teachers":
-                from trainers.teachers import KINDS, teach
+                from trainers.evidence.teachers import KINDS, teach
 
                 for name in KINDS:
                     teach(name)
             case "record":
-                from trainers.record import record
+                from trainers.evidence.recorded_runs import record
 
                 print("\n".join(f"Written: {path}" for path in record()))
             case "data":
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
                     asked = options.files, options.root, options.on_bad_row
                     print(commands.check(*asked, pixels=options.pixels, **given))
             case "glyphs":
-                from trainers.build import build
+                from trainers.evidence.build import build
 
                 build(n=options.n)
     except (ValueError, OSError) as error:

@@ -20,9 +20,9 @@ from accelerate.utils import (
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainingArguments
 
-from latent_core.layout import Row
+from latent_core.decoding.layout import Row
+from latent_core.decoding.unroll import count_ticks
 from latent_core.settings import check
-from latent_core.unroll import count_ticks
 
 T = TypeVar("T")
 SHARDS = (

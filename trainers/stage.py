@@ -11,17 +11,17 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from latent_core.backbone import Backbone
-from latent_core.backbones import wrap
+from latent_core.decoding.layout import NO_LABEL, Row
+from latent_core.decoding.unroll import Unrolled, unroll
 from latent_core.example import Example
-from latent_core.layout import NO_LABEL, Row
 from latent_core.methods import LatentMethod, build_method
-from latent_core.processor import Processor
+from latent_core.model.backbone import Backbone
+from latent_core.model.backbones import wrap
+from latent_core.model.processor import Processor
 from latent_core.settings import Rule
-from latent_core.unroll import Unrolled, unroll
-from trainers.lengths import Length, RowSizes
 from trainers.parallel import common_ticks
-from trainers.plan import Load
+from trainers.planning.costs import Load
+from trainers.planning.lengths import Length, RowSizes
 from trainers.sft.losses import next_words
 
 if TYPE_CHECKING:  # a recipe is read with the table of stages
@@ -153,7 +153,7 @@ class Stage(nn.Module):
         return latents, "everything" if rng.random() < recipe.everything_share else recipe.rule
 
     def unroll(self, rows: Sequence[Row], rules: Sequence[Rule], **options: object) -> Unrolled:
-        """The rows with their latents generated on the way, with gradients; options as latent_core.unroll's."""
+        """The rows with their latents generated on the way, with gradients; options as those of `unroll`."""
         return unroll(
             self.backbone,
             self.method,

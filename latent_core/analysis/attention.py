@@ -9,7 +9,7 @@ Shapes: S slots, N image tokens, W words of the run.
 import torch
 
 from latent_core.events import SEGMENTS, Look
-from latent_core.kinds import AFTER, CLOSE, CONTROL, IMAGE, LATENT, OPEN, PROMPT, SEALED, TEXT, kind_class
+from latent_core.model.slot_types import AFTER, CLOSE, CONTROL, IMAGE, LATENT, OPEN, PROMPT, SEALED, TEXT, kind_class
 
 _KINDS = ((IMAGE,), (PROMPT,), (LATENT, SEALED), (TEXT, AFTER), (OPEN, CONTROL, CLOSE))
 """Kinds of slots of every segment."""

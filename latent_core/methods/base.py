@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from latent_core.config import MethodConfig
-from latent_core.feed import Context, Feed
+from latent_core.methods.requests import Context, Feed
 from latent_core.settings import short
 
 

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from latent_core.config import MethodConfig
-from latent_core.feed import Context, Feed
-from latent_core.kinds import IMAGE
 from latent_core.methods.base import LatentMethod
+from latent_core.methods.requests import Context, Feed
+from latent_core.model.slot_types import IMAGE
 from latent_core.records import from_json
 from latent_core.settings import check
 

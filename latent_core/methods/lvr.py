@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from latent_core.config import MethodConfig
-from latent_core.feed import Context, Feed, Sample
 from latent_core.methods.base import LatentMethod
+from latent_core.methods.requests import Context, Feed, Sample
 from latent_core.records import from_json
 from latent_core.settings import check
 

@@ -9,8 +9,8 @@ from collections.abc import Generator
 
 import torch
 
-from latent_core.feed import Context, Feed
 from latent_core.methods.base import LatentMethod
+from latent_core.methods.requests import Context, Feed
 
 
 class Monet(LatentMethod):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from latent_core.config import MethodConfig
-from latent_core.feed import Context, Feed
 from latent_core.methods.base import LatentMethod
+from latent_core.methods.requests import Context, Feed
 from latent_core.records import from_json
 
 

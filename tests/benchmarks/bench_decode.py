@@ -12,17 +12,17 @@ import torch
 
 from latent_core import glyphs
 from latent_core.analysis.similarity import nearest_patch
-from latent_core.backbones import wrap
-from latent_core.checkpoints import load
+from latent_core.checkpoints.embedded import available
+from latent_core.checkpoints.loading import load
 from latent_core.config import MethodConfig
-from latent_core.embedded import available
-from latent_core.engine import decode
-from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
+from latent_core.decoding.engine import decode
 from latent_core.methods import build_method
-from latent_core.processor import Processor
+from latent_core.model.backbones import wrap
+from latent_core.model.processor import Processor
 from latent_core.reasoner import Reasoner
 from latent_core.settings import Settings
 from tests.benchmarks.timing import clock, medians, write_report
+from trainers.tiny_model import build_image_processor, build_model, build_tokenizer
 
 TOKENS = 64
 """Generated tokens of a run of words."""

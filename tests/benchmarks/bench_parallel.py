@@ -9,9 +9,9 @@ runs/bench/parallel.json.
 import torch
 
 from latent_core import glyphs
-from latent_core.checkpoints import load
+from latent_core.checkpoints.loading import load
 from latent_core.config import MethodConfig
-from latent_core.engine import decode
+from latent_core.decoding.engine import decode
 from latent_core.events import FinishEvent
 from latent_core.methods import LatentMethod, build_method
 from latent_core.settings import Settings

@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 
 from latent_core import glyphs
-from latent_core.backbone import Backbone
-from latent_core.checkpoints import load
+from latent_core.checkpoints.loading import load
+from latent_core.model.backbone import Backbone
 from latent_core.settings import Settings
 from tests.benchmarks.timing import clock, medians, write_report
 from trainers.data.glyphs import GlyphsDataset
+from trainers.loop.launch import build_stage
 from trainers.recipe import load_recipe
 from trainers.rl.rollouts import roll_out
 from trainers.rl.stage import RlStage
-from trainers.start import build_stage
 
 GROUP, QUESTIONS, TOKENS = 8, 4, 64
 

@@ -14,17 +14,17 @@ from contextlib import contextmanager
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from latent_core.attention import IMPLEMENTATION
-from latent_core.backbones import wrap
+from latent_core.checkpoints.embedded import EMBEDDED
 from latent_core.config import MethodConfig
-from latent_core.embedded import EMBEDDED
-from latent_core.engine import decode
+from latent_core.decoding.engine import decode
 from latent_core.events import FinishEvent
 from latent_core.methods import LatentMethod, build_method
-from latent_core.processor import Prompt
+from latent_core.model.attention import IMPLEMENTATION
+from latent_core.model.backbones import wrap
+from latent_core.model.processor import Prompt
 from latent_core.settings import Settings
 from tests.benchmarks.timing import clock, medians, peak_bytes, write_report
-from trainers.architectures import published
+from trainers.planning.architectures import published
 
 SHAPES = {"glyph": None, "3b": "Qwen/Qwen2.5-VL-3B-Instruct", "7b": "Qwen/Qwen2.5-VL-7B-Instruct"}
 SIDE = 16

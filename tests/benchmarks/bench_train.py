@@ -12,11 +12,11 @@ from pathlib import Path
 from random import Random
 
 from latent_core import glyphs
-from latent_core.glyphs.model import build_image_processor, build_model, build_tokenizer
-from latent_core.processor import Processor
+from latent_core.model.processor import Processor
 from tests.benchmarks.timing import clock, medians, write_report
 from trainers.recipe import load_recipe
 from trainers.sft.monet import AlignObservations
+from trainers.tiny_model import build_image_processor, build_model, build_tokenizer
 
 BATCH = 16
 

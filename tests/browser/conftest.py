@@ -12,7 +12,8 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from app.runner import Runner
 from app.server import serve
-from latent_core import checkpoints, embedded
+from latent_core.checkpoints import embedded
+from latent_core.checkpoints import loading as checkpoints
 
 CHROMIUM = "/usr/bin/chromium"
 PAGE_READY = 10_000

@@ -6,7 +6,8 @@ from playwright.sync_api import sync_playwright
 
 from app.runner import Runner
 from app.server import serve
-from latent_core import embedded, load
+from latent_core import load
+from latent_core.checkpoints import embedded
 
 FOLDER = Path(__file__).parents[2] / "assets" / "screenshots"
 SHOTS = {

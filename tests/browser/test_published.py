@@ -11,9 +11,10 @@ from app.__main__ import prepared
 from app.names import method_label
 from app.runner import Runner
 from app.server import serve
-from latent_core import checkpoints, embedded, placement
-from latent_core.placement import Machine
-from latent_core.registry import PUBLISHED
+from latent_core.checkpoints import embedded, placement
+from latent_core.checkpoints import loading as checkpoints
+from latent_core.checkpoints.placement import Machine
+from latent_core.checkpoints.published import PUBLISHED
 from tests.hub_downloads import online, serving
 from tests.twins import write_twin
 

@@ -6,8 +6,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from app.page import FIRST_SEED
-from latent_core import embedded, glyphs
-from latent_core.checkpoints import read_config
+from latent_core import glyphs
+from latent_core.checkpoints import embedded
+from latent_core.checkpoints.loading import read_config
 from latent_core.trace import Trace
 from tests.browser.test_ask import CARD, STREAMING, TITLE, photo, set_k, type_in, upload
 

@@ -18,7 +18,8 @@ from playwright.sync_api import Page, expect
 from app.limits import OWN, PUBLIC
 from app.runner import Runner
 from app.server import serve
-from latent_core import checkpoints, embedded
+from latent_core.checkpoints import embedded
+from latent_core.checkpoints import loading as checkpoints
 from latent_core.trace import Trace
 from tests import hostile
 from tests.browser.test_ask import CARD, STREAMING, ask, upload

@@ -23,8 +23,8 @@ from torch.utils.data import Dataset
 from latent_core import glyphs
 from latent_core.example import Example
 from latent_core.files import write_file, write_folder
-from latent_core.images import ImageProblem, load_image
 from latent_core.lines import append_line
+from latent_core.model.images import ImageProblem, load_image
 from trainers.data.files import Unreadable, read_rows
 from trainers.data.store import ZIP, ImageStore
 from trainers.data.text import clip, no_character, printable, texts

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from latent_core.images import ImageProblem, load_image
+from latent_core.model.images import ImageProblem, load_image
 from trainers.data.text import clip
 
 ZIP = "images.zip"

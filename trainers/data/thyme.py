@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from latent_core.example import Example
 from latent_core.files import write_folder
-from latent_core.images import ImageProblem
+from latent_core.model.images import ImageProblem
 from trainers.data.rows import BadRow, Format, check_dataset_name, field, passes
 from trainers.data.virl import QuestionRow, checked, to_example
 

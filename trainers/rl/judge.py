@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 
 from latent_core import answers
+from latent_core.evaluation.grading import equal
 from latent_core.example import Example
-from latent_core.grading import equal
 from latent_core.lines import append_line, read_lines
 from latent_core.settings import check, counted, short
 from trainers.rl.options import JudgeOptions

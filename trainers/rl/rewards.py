@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from latent_core import answers
-from latent_core.drive import Block
+from latent_core.decoding.sequence import Block
+from latent_core.evaluation.grading import equal
 from latent_core.example import Example
-from latent_core.grading import equal
 from latent_core.records import nearest
 from latent_core.settings import check
 from latent_core.spelling import blank
@@ -28,7 +28,7 @@ _TAGGED = re.compile(r"\s*<answer>.*</answer>\s*", re.DOTALL)
 
 
 def accuracy(rollout: Rollout, example: Example) -> float:
-    """1 where the response's last answer is the example's, by the rules of latent_core/grading.py."""
+    """1 where the response's last answer is the example's, by the rules of latent_core/evaluation/grading.py."""
     found = answers.extract(rollout.text)
     return float(found is not None and equal(found, example.answer))
 

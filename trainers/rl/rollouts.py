@@ -12,18 +12,18 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from latent_core.backbone import Backbone
-from latent_core.drive import Block, Segment, Tokens
-from latent_core.engine import Sampler, decode
+from latent_core.decoding.engine import Sampler, decode
+from latent_core.decoding.interventions import perturb
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block, Segment, Tokens
+from latent_core.decoding.unroll import Features, splice
 from latent_core.events import LatentEvent, Reason, TokenEvent
-from latent_core.feed import Feed
-from latent_core.interventions import perturb
-from latent_core.kinds import CONTROL, LATENT, kind_class
-from latent_core.layout import Row
 from latent_core.methods.base import LatentMethod
-from latent_core.processor import Prompt
+from latent_core.methods.requests import Feed
+from latent_core.model.backbone import Backbone
+from latent_core.model.processor import Prompt
+from latent_core.model.slot_types import CONTROL, LATENT, kind_class
 from latent_core.settings import Settings
-from latent_core.unroll import Features, splice
 
 Decoder = Callable[[Sequence[int]], str]
 """Ids → text; a processor's `decode`."""

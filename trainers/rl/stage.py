@@ -20,21 +20,21 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from latent_core.backbone import Backbone
-from latent_core.backbones import wrap
+from latent_core.decoding.batch import prompt_feeds
+from latent_core.decoding.interventions import perturb
 from latent_core.example import Example
-from latent_core.interventions import perturb
-from latent_core.lockstep import prompt_feeds
 from latent_core.methods import LatentMethod
 from latent_core.methods.deeplatent import DeepLatent, image_tokens
-from latent_core.processor import Prompt
+from latent_core.model.backbone import Backbone
+from latent_core.model.backbones import wrap
+from latent_core.model.processor import Prompt
 from latent_core.reasoner import Reasoner
 from latent_core.settings import Settings
 from latent_core.trace import Trace
 from trainers.data.caps import shrink
-from trainers.lengths import Length, RowSizes
 from trainers.parallel import batch_mean, whole
-from trainers.plan import Load
+from trainers.planning.costs import Load
+from trainers.planning.lengths import Length, RowSizes
 from trainers.rl.judge import Judge
 from trainers.rl.objective import LIMIT, advantages, k3, objective, surrogate
 from trainers.rl.options import JudgeOptions, RlOptions

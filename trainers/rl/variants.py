@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import torch
 
-from latent_core.drive import Block
+from latent_core.decoding.sequence import Block
 from latent_core.methods import LatentMethod
 from latent_core.methods.deeplatent import DeepLatent, Modulated
 from latent_core.settings import check

@@ -18,17 +18,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from latent_core.drive import Block
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block
+from latent_core.decoding.unroll import Features, Unrolled, look, splice
 from latent_core.example import Example, Step, Thought
-from latent_core.kinds import AUX, CONTROL, LATENT, kind_class
-from latent_core.layout import Row
 from latent_core.methods.deeplatent import SIDE, DeepLatent, squarest
+from latent_core.model.slot_types import AUX, CONTROL, LATENT, kind_class
 from latent_core.settings import Rule, check
-from latent_core.unroll import Features, Unrolled, look, splice
 from trainers.data.segments import segments
-from trainers.lengths import Length, RowSizes
 from trainers.options import check_types
 from trainers.parallel import batch_mean
+from trainers.planning.lengths import Length, RowSizes
 from trainers.sft.interleaved import Part, collate, gather, lay_row, levels, mean_of_rows
 from trainers.sft.losses import alignment
 from trainers.stage import Item, Stage

@@ -9,11 +9,11 @@ from typing import Literal
 
 import torch
 
-from latent_core.backbone import Backbone
-from latent_core.drive import Block, Picture, Segment, Tokens
+from latent_core.decoding.layout import NO_LABEL, Row
+from latent_core.decoding.sequence import Block, Picture, Segment, Tokens
+from latent_core.decoding.unroll import Unrolled
 from latent_core.example import Example, Step, Thought, Words
-from latent_core.layout import NO_LABEL, Row
-from latent_core.unroll import Unrolled
+from latent_core.model.backbone import Backbone
 from trainers.data.caps import shrink
 from trainers.sft.losses import exact, row_cross_entropy
 from trainers.stage import Item, Stage, families_of

@@ -7,11 +7,11 @@ supervises them. K is drawn per batch, so that K can be varied when decoding.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from latent_core.drive import Block, Tokens
-from latent_core.layout import Row
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block, Tokens
 from latent_core.settings import Rule
 from trainers.data.segments import Words, segments
-from trainers.lengths import Length, RowSizes
+from trainers.planning.lengths import Length, RowSizes
 from trainers.stage import Item, Stage, drawn, families_of
 
 if TYPE_CHECKING:

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 
-from latent_core.drive import Block, Tokens
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block, Tokens
+from latent_core.decoding.unroll import Unrolled, look, splice
 from latent_core.example import Box, Step
-from latent_core.kinds import CLOSE, LATENT, OPEN, kind_class
-from latent_core.layout import Row
 from latent_core.methods.lvr import Distance, Lvr, distance
+from latent_core.model.slot_types import CLOSE, LATENT, OPEN, kind_class
 from latent_core.settings import check
-from latent_core.unroll import Unrolled, look, splice
 from trainers.data.segments import Words, segments
-from trainers.lengths import Length, RowSizes
 from trainers.options import check_types
 from trainers.parallel import batch_mean
+from trainers.planning.lengths import Length, RowSizes
 from trainers.stage import Item, Stage, families_of
 
 if TYPE_CHECKING:

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from latent_core.attention import PLAIN, Flow
-from latent_core.drive import Block
+from latent_core.decoding.layout import Layout, Row
+from latent_core.decoding.sequence import Block
+from latent_core.decoding.unroll import Features, Unrolled, look, splice, unroll
 from latent_core.example import Example
-from latent_core.kinds import LATENT, kind_class
-from latent_core.layout import Layout, Row
+from latent_core.model.attention import PLAIN, Flow
+from latent_core.model.slot_types import LATENT, kind_class
 from latent_core.settings import Rule
-from latent_core.unroll import Features, Unrolled, look, splice, unroll
 from trainers.data.segments import segments
-from trainers.lengths import Length, RowSizes
 from trainers.options import check_types
+from trainers.planning.lengths import Length, RowSizes
 from trainers.sft.interleaved import Part, collate, gather, lay_row, levels, mean_of_rows
 from trainers.sft.losses import alignment
 from trainers.stage import Item, Stage, drawn

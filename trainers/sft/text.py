@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from latent_core.drive import Tokens
-from latent_core.layout import Row
-from latent_core.unroll import splice
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Tokens
+from latent_core.decoding.unroll import splice
 from trainers.data.segments import Words, segments
 from trainers.stage import Item, Stage, families_of
 

@@ -18,17 +18,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from latent_core.drive import Block, Segment, Tokens
+from latent_core.decoding.layout import Row
+from latent_core.decoding.sequence import Block, Segment, Tokens
+from latent_core.decoding.unroll import Unrolled
 from latent_core.example import Example, Step
-from latent_core.kinds import LATENT, kind_class
-from latent_core.layout import Row
+from latent_core.model.slot_types import LATENT, kind_class
 from latent_core.settings import Rule, check
-from latent_core.unroll import Unrolled
 from trainers.data.segments import Words, segments
-from trainers.encoders import OWN, Encoder, OwnTower, load_encoder
-from trainers.lengths import Length, RowSizes
 from trainers.options import check_types
 from trainers.parallel import batch_mean
+from trainers.planning.lengths import Length, RowSizes
+from trainers.sft.encoders import OWN, Encoder, OwnTower, load_encoder
 from trainers.stage import Item, Stage, drawn, families_of
 
 if TYPE_CHECKING:

@@ -1,0 +1,5 @@
+"""Where the files that come with Inscape lie: the page, the embedded checkpoints, recorded traces, teachers."""
+
+from pathlib import Path
+
+ASSETS = Path(__file__).parent.parent / "assets"

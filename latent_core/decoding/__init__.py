@@ -1,0 +1,1 @@
+"""How a sequence runs: one coroutine from prompt to answer, many in one forward."""

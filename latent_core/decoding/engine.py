@@ -1,0 +1,370 @@
+"""Decoding: the one loop for one row or many. Rows advance in lockstep, a forward per tick, and events come out.
+
+Every tick collects each row's next feed, runs one forward, hands the states back, and samples for all rows that ask
+for a token. What the host needs to know (chosen ids, their probabilities, recorded vectors) crosses over in one copy
+per tick; recorded attention takes two more. A row of a batch gives what it gives alone. Closing the generator cancels
+the run.
+
+Shapes: B rows still running, R rows that sample, D model width, V vocabulary.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from latent_core.analysis.attention import image_slots, look
+from latent_core.decoding.batch import Lockstep, prompt_feeds, split
+from latent_core.decoding.sampling import Dice, choose
+from latent_core.decoding.sequence import Intervention, Run, Sampled, drive
+from latent_core.events import Event, FinishEvent, LatentEvent, Look, Reason, StartEvent, TokenEvent
+from latent_core.methods.base import LatentMethod
+from latent_core.methods.requests import Feed, Sample
+from latent_core.model.attention import Recorder
+from latent_core.model.backbone import Backbone
+from latent_core.model.processor import Prompt
+from latent_core.settings import Settings
+
+Sampler = Callable[[int, torch.Tensor], int]
+"""(row, logits (V,) with banned ids at −inf) → id; takes the place of sampling, e.g. a script in tests."""
+
+_FIRST_SLOTS = 128
+"""Slots reserved beyond the prompt; the cache doubles when they are full."""
+
+
+def decode(
+    backbone: Backbone,
+    method: LatentMethod,
+    prompts: Sequence[Prompt],
+    settings: Sequence[Settings],
+    *,
+    intervene: Sequence[Intervention | None] | None = None,
+    record: bool = True,
+    levels: Sequence[int] | None = None,
+    sampler: Sampler | None = None,
+    attention: Sequence[int] = (),
+    record_attention: Recorder | None = None,
+    scaled: bool = False,
+) -> Iterator[Event]:
+    """Runs all rows to their end; events of different rows come interleaved, `text` empty.
+
+    intervene: per row, a function from feed to feed, see interventions.py. record: whether events carry vectors;
+    without it no hidden state leaves the device. levels: of the image tokens' states in StartEvent, by default all.
+    attention: decoder blocks, 0-based, of which events carry a Look. record_attention: keeps whole maps instead.
+    scaled: log-probabilities are those of logits / temperature, as reinforcement learning needs them.
+    Raises ValueError for prompts whose image tokens do not match their images.
+    """
+    recorder = record_attention or (Recorder(attention) if attention else None)
+    batch = _Batch(backbone, method, record, sampler, recorder, whole=record_attention is not None, scaled=scaled)
+    wanted = range(backbone.num_layers + 1) if levels is None else levels
+    yield from batch.start(prompts, settings, intervene or [None] * len(prompts), tuple(wanted) if record else ())
+    while batch.rows:
+        yield from batch.tick()
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One run in progress."""
+
+    number: int
+    prompt: Prompt
+    run: Run
+    dice: Dice
+    position: int = 0
+    """Next place in the sequence (sealed copies take none)."""
+    request: Feed | Sample | None = None
+    """What the coroutine asks for; None at its end."""
+    reason: Reason = "stop"
+    clock: float = 0.0
+    hidden: torch.Tensor | None = None
+    """(D,) on the host: the state that produces the next token; None when not recording."""
+    look: Look | None = None
+    """Where that state attended; None unless attention is recorded."""
+    image_slots: torch.Tensor | None = None
+    """Slots of its image tokens, on the host; None before attention was recorded."""
+    tokens: int = 0
+    latents: int = 0
+    blocks: int = 0
+    text_seconds: float = 0.0
+    latent_seconds: float = 0.0
+    max_p_open: float = 0.0
+
+    def answer(self, value: torch.Tensor | int | None) -> None:
+        """Hands the answer to the coroutine and takes its next request."""
+        try:
+            self.request = self.run.send(value)
+        except StopIteration as end:
+            self.request, self.reason = None, end.value
+
+    def lap(self, now: float) -> float:
+        """Seconds since this row's previous event."""
+        seconds, self.clock = now - self.clock, now
+        return seconds
+
+    def finish(self) -> FinishEvent:
+        """The last event."""
+        return FinishEvent(
+            row=self.number,
+            reason=self.reason,
+            tokens=self.tokens,
+            latents=self.latents,
+            blocks=self.blocks,
+            text_seconds=self.text_seconds,
+            latent_seconds=self.latent_seconds,
+            max_p_open=self.max_p_open,
+        )
+
+
+class _Batch:
+    """The rows still running and the forward that they share."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: LatentMethod,
+        record: bool,
+        sampler: Sampler | None,
+        recorder: Recorder | None,
+        *,
+        whole: bool,
+        scaled: bool,
+    ) -> None:
+        self.backbone, self.method, self.record = backbone, method, record
+        self.sampler, self.recorder, self.whole, self.scaled = sampler, recorder, whole, scaled
+        self.rows: list[_Row] = []
+        self._biases: dict[tuple[bool, bool, int | None], torch.Tensor] = {}
+
+    def start(
+        self,
+        prompts: Sequence[Prompt],
+        settings: Sequence[Settings],
+        intervene: Sequence[Intervention | None],
+        levels: tuple[int, ...],
+    ) -> list[Event]:
+        """Reads the prompts: one start event per row, then what the first tick gives."""
+        began = time.perf_counter()
+        backbone, method = self.backbone, self.method
+        rules = [s.rule or method.config.rule for s in settings]
+        with torch.inference_mode():
+            feeds = prompt_feeds(backbone, prompts)
+            each = zip(prompts, feeds, settings, rules, intervene, strict=True)
+            for number, (prompt, feed, setting, rule, hook) in enumerate(each):
+                words = Sampled(method, setting, backbone.eos_ids)
+                run = drive(method, feed, words, rule, intervene=hook)
+                dice = Dice(setting, prompt.input_ids, backbone.vocabulary, backbone.device)
+                row = _Row(number, prompt, run, dice, clock=began)
+                row.answer(None)
+                self.rows.append(row)
+            longest = max(row.request.size for row in self.rows)
+            cache = backbone.new_cache(len(prompts), longest + _FIRST_SLOTS)
+            self.lockstep = Lockstep(backbone, cache, rules)
+        return self.tick(levels, prefill=True)
+
+    def tick(self, levels: tuple[int, ...] = (), *, prefill: bool = False) -> list[Event]:
+        """One forward for all rows, and the events that come of it."""
+        began = time.perf_counter()
+        rows, feeds = self.rows, [row.request for row in self.rows]
+        if not prefill:
+            for row in rows:
+                row.clock = began  # the time that a reader takes between two ticks is not the model's
+        with torch.inference_mode():
+            states, kept = self.lockstep.feed(feeds, levels=levels, recorder=self.recorder)
+            states = split(states, feeds)
+            for row, state in zip(rows, states, strict=True):
+                row.answer(state)
+            # A row whose states were its answer asks for a token now or feeds again (latents). Those that ask are
+            # answered in the same tick, below, so that between two ticks every row has a feed or has ended.
+            asking = [row for row in rows if isinstance(row.request, Sample)]
+            choices = self._sample(asking) if asking else None
+            vectors, choices = self._to_host(feeds, states, choices)
+        looks = [()] * len(rows) if self.recorder is None else self._attended(feeds)
+        now = time.perf_counter()
+
+        events: list[Event] = []
+        if prefill:
+            events += [self._start_event(i, row, levels, kept, row.lap(now)) for i, row in enumerate(rows)]
+        # Told in the order in which a reader would have them: what this forward fed, what was sampled behind it, and
+        # the closing tokens that come next: nobody samples those, so nothing but the request announces them.
+        for row, feed, vector, seen in zip(rows, feeds, vectors, looks, strict=True):
+            row.look = seen[-1] if seen else None
+            if not prefill:
+                if feed.embeds is None:
+                    row.text_seconds += now - began
+                else:
+                    row.latent_seconds += now - began
+            events += self._entered(row, feed, vector, seen, now)
+        if choices is not None:
+            for row, choice in zip(asking, choices, strict=True):
+                events += self._chosen(row, choice, now)
+        events += [self._closed(row, now, row.position, row.hidden) for row in rows if _closes(row.request)]
+        events += [row.finish() for row in rows if row.request is None]
+        running = [index for index, row in enumerate(rows) if row.request is not None]
+        if len(running) < len(rows):
+            self.rows = [rows[index] for index in running]
+            if running:
+                with torch.inference_mode():
+                    self.lockstep.keep(running)
+        return events
+
+    def _sample(self, rows: Sequence[_Row]) -> torch.Tensor:
+        """(R, 3): id, its log-probability and the opening token's probability, before all bans and truncation."""
+        logits = self.backbone.logits(torch.cat([row.request.state for row in rows])).float()
+        logprobs = logits.log_softmax(-1)
+        if self.scaled:
+            heat = [row.dice.settings.temperature or 1.0 for row in rows]
+            logprobs = (logits / torch.tensor(heat, device=logits.device)[:, None]).log_softmax(-1)
+        logits = logits + torch.stack([self._bias(row.request) for row in rows])
+        if self.sampler is None:
+            ids = choose(logits, [row.dice for row in rows])
+        else:
+            scripted = [self.sampler(row.number, scores) for row, scores in zip(rows, logits, strict=True)]
+            ids = torch.tensor(scripted, device=logits.device)
+        chosen = logprobs.gather(1, ids[:, None])[:, 0]
+        opening = logprobs[:, self.method.open_id].exp() if self.method.has_latents else torch.zeros_like(chosen)
+        return torch.stack([ids.float(), chosen, opening], 1)
+
+    def _bias(self, request: Sample) -> torch.Tensor:
+        """(V,) 0 where an id may be chosen, −inf where not."""
+        key = (request.may_open, request.may_close, request.force)
+        if key not in self._biases:
+            bias = torch.zeros(self.backbone.vocabulary, device=self.backbone.device)
+            bias[list(self.method.banned(request.may_open, request.may_close))] = float("-inf")
+            if request.force is not None:
+                bias[:] = float("-inf")
+                bias[request.force] = 0
+            self._biases[key] = bias
+        return self._biases[key]
+
+    def _to_host(
+        self, feeds: Sequence[Feed], states: Sequence[torch.Tensor], choices: torch.Tensor | None
+    ) -> tuple[list[torch.Tensor | None], list[list[float]] | None]:
+        """Everything the host needs of this tick, in one copy.
+
+        Per row its last state (1, D), or all N latents fed and the states of all that was fed; and the choices.
+        """
+        parts: list[torch.Tensor] = []
+        if self.record:
+            for feed, state in zip(feeds, states, strict=True):
+                thoughts = feed.latents
+                # of text only the last state is told: it produces the next token; of latents input and output
+                parts.append(torch.cat([feed.embeds[:thoughts], state]) if thoughts else state[-1:])
+        sizes = [len(part) for part in parts]
+        if choices is not None:
+            parts.append(choices)
+        if not parts:
+            return [None] * len(feeds), None
+        flat = torch.cat([part.flatten().float() for part in parts]).cpu()
+        pieces = flat.split([part.numel() for part in parts])
+        vectors = [part.view(size, -1) for part, size in zip(pieces, sizes, strict=False)] or [None] * len(feeds)
+        return vectors, None if choices is None else pieces[-1].view(-1, 3).tolist()
+
+    def _entered(
+        self, row: _Row, feed: Feed, vectors: torch.Tensor | None, looks: Sequence[Look], now: float
+    ) -> Iterator[LatentEvent | TokenEvent]:
+        """Counts a feed's slots, and tells of the latents in it and of the closing token that rode along."""
+        start, count = row.position, feed.latents
+        if vectors is not None:
+            row.hidden = vectors[-1].clone()  # a clone outside of inference mode is an ordinary tensor
+        row.position += feed.size - feed.echo
+        for n in range(count):
+            row.latents += 1
+            yield LatentEvent(
+                row=row.number,
+                position=start + n,
+                block=feed.block,
+                index=feed.index + n,
+                fed=None if vectors is None else vectors[n].clone(),
+                hidden=None if vectors is None else vectors[count + n].clone(),
+                look=looks[n] if looks else None,
+                grid=feed.grid,
+                seconds=row.lap(now),
+            )
+        if count and feed.closes:  # the state "before" the closing token is the last latent's, though fed with it
+            hidden = None if vectors is None else vectors[2 * count - 1].clone()
+            yield self._closed(row, now, position=start + count, hidden=hidden)
+
+    def _chosen(self, row: _Row, choice: list[float], now: float) -> Iterator[TokenEvent]:
+        """Tells the row what was sampled; ids inside a block are nobody else's business."""
+        request, (token_id, logprob, p_open) = row.request, (int(choice[0]), *choice[1:])
+        if not request.silent:
+            if request.may_open:
+                row.max_p_open = max(row.max_p_open, p_open)
+            row.tokens += 1
+            opens, shuts = token_id == self.method.open_id, request.may_close and token_id == self.method.close_id
+            row.blocks += opens
+            yield TokenEvent(
+                row=row.number,
+                position=row.position,
+                token_id=token_id,
+                kind="open" if opens else "close" if shuts else "text",
+                forced=request.force is not None,
+                logprob=logprob,
+                p_open=p_open,
+                hidden=row.hidden,
+                look=row.look,
+                seconds=row.lap(now),
+            )
+        with torch.inference_mode():
+            row.answer(token_id)
+
+    def _closed(self, row: _Row, now: float, position: int, hidden: torch.Tensor | None) -> TokenEvent:
+        """The runtime puts the closing token behind a latent of this state."""
+        row.tokens += 1
+        return TokenEvent(
+            row=row.number,
+            position=position,
+            token_id=self.method.close_id,
+            kind="close",
+            forced=True,
+            logprob=0.0,
+            p_open=0.0,
+            hidden=hidden,
+            seconds=row.lap(now),
+        )
+
+    def _start_event(
+        self, index: int, row: _Row, levels: tuple[int, ...], kept: list[torch.Tensor], seconds: float
+    ) -> StartEvent:
+        grids = row.prompt.grid_thw[:, 1:] // self.backbone.merge_size
+        is_image = row.prompt.input_ids == self.backbone.image_token_id
+        length = len(is_image)
+        states = [level[index, :length][is_image.to(level.device)].float().cpu() for level in kept]
+        empty = torch.zeros(0, int(is_image.sum()), self.backbone.width)
+        return StartEvent(
+            row=row.number,
+            prompt_tokens=length,
+            images=row.prompt.images,
+            grids=tuple((rows, columns) for rows, columns in grids.tolist()),
+            levels=levels,
+            image_states=torch.stack(states) if states else empty,
+            layers=() if self.recorder is None or self.whole else self.recorder.layers,
+            seconds=seconds,
+        )
+
+    def _attended(self, feeds: Sequence[Feed]) -> list[list[Look]]:
+        """What every row's watched positions looked at; nothing where whole maps are kept."""
+        with torch.inference_mode():
+            maps, kinds = self.recorder.take().cpu(), self.lockstep.cache.all_kinds().cpu()
+        looks = []
+        lengths = self.lockstep.cache.lengths
+        for row, feed, weights, kind, length in zip(self.rows, feeds, maps, kinds, lengths, strict=True):
+            if length < len(kind):
+                weights, kind = weights[..., :length], kind[:length]
+            weights = weights[: len(feed.watched)] if len(weights) > 1 else weights
+            if self.whole:
+                # `watched` are the latents and the last slot, or the last slot alone; row.position has not moved yet
+                first = row.position + (0 if feed.latents else feed.size - feed.echo - 1)
+                self.recorder.maps |= {(row.number, first + n): w.clone() for n, w in enumerate(weights)}
+                looks.append([])
+                continue
+            if row.image_slots is None:
+                row.image_slots = image_slots(kind)
+            # outside of inference mode, so that what comes out are ordinary tensors
+            looks.append([look(w, kind, row.image_slots) for w in weights])
+        return looks
+
+
+def _closes(request: Feed | Sample | None) -> bool:
+    """Whether a closing token comes next that rides along with no latents."""
+    return isinstance(request, Feed) and request.closes and not request.latents

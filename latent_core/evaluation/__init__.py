@@ -1,0 +1,1 @@
+"""What is measured: studies, grading, grounding, replay."""

@@ -1,0 +1,1 @@
+"""The backbone and what stands around it: attention, cache, processor, images."""

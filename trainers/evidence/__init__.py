@@ -1,0 +1,1 @@
+"""Tables and figures about the embedded checkpoints, and how these are rebuilt."""
