@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from latent_core.analysis import attention, geometry, lens, plane, regions, similarity
 from latent_core.evaluation.image_decoder import Depicter
-from latent_core.model.attention import Rollout
+from latent_core.model.attention import AttentionRollout
 
 FORMULAS: dict[str, tuple[Callable[..., object], ...]] = {
     "space": (geometry.principal_axes, plane.place_by_neighbours, plane.umap_layout, plane.unit),
     "homogeneity": (geometry.cosine_matrix, geometry.adjacent_cosine, geometry.effective_rank, geometry.rank_at),
-    "shares": (attention.shares, attention.entropy, Rollout),
+    "shares": (attention.shares, attention.entropy, AttentionRollout),
     "norms": (geometry.norm_ratio,),
     "lens": (lens.neighbours, lens.logit_lens),
     "depict": (Depicter,),

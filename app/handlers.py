@@ -81,7 +81,7 @@ class Handlers:
         """
         reasoner = self.runner.reasoner(checkpoint)
         given, left = reasoner.config.latents, {**chosen["k"], chosen["now"]: latents}
-        update = {"maximum": given.max, "label": k_label(reasoner.method.caps)}
+        update = {"maximum": given.max, "label": k_label(reasoner.method.num_latents_is_maximum)}
         k = left.get(checkpoint)
         k = k if k is not None and given.min <= k <= given.max else given.default
         if k != latents:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SLOW = 25.0
 """Events per second at the speed `slow`."""
 LAYERS = 8
-"""Decoder blocks of a run whose attention is recorded, at most, beside the one that was measured to be best."""
+"""Decoder layers of a run whose attention is recorded, at most, beside the one that was measured to be best."""
 PATIENCE = 5.0
 """Seconds that a run waits for a place: one that was cancelled ends with its next event, after Gradio's queue has let
 the next one in."""

@@ -25,7 +25,7 @@ from latent_core.settings import Settings
 from latent_core.trace import Trace
 
 LISTED = 16
-"""Words and latents that a painted region lists."""
+"""TextSpan and latents that a painted region lists."""
 DIFFERENCE = 2.0
 """Seconds for the difference of two texts."""
 
@@ -122,7 +122,7 @@ def region(
 
     Args:
         box: (x0, y0, x1, y1) as shares of the image, in 0…1.
-        level: a recorded level of the image states; layer: a recorded decoder block; head: 1-based, 0 their mean.
+        level: a recorded level of the image states; layer: a recorded decoder layer; head: 1-based, 0 their mean.
 
     Raises ValueError for an image, level, layer or head that the run does not have.
     """

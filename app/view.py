@@ -12,7 +12,7 @@ import torch
 
 from latent_core import answers
 from latent_core.evaluation.grounding import LookRule, looked_at, unmeasured
-from latent_core.events import Event, FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
+from latent_core.events import AttentionSummary, Event, FinishEvent, LatentEvent, StartEvent, TokenEvent
 from latent_core.settings import Settings
 
 
@@ -33,7 +33,7 @@ class Item:
     glow: torch.Tensor | None = None
     """(N,) where a latent looks under the first of `View.rules` that its run recorded. None in a run that was folded
     at once: its maps say so."""
-    look: Look | None = None
+    look: AttentionSummary | None = None
     """Where its state attended; None unless attention is recorded."""
     logprob: float = 0.0
     p_open: float = 0.0

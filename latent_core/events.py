@@ -17,7 +17,7 @@ Reason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Look:
+class AttentionSummary:
     """Where one position attended, reduced to what is shown; E recorded layers, H heads.
 
     Takes 2 · E · H · (N + 12) bytes: 1.9 kB for 5 layers, 4 heads and 36 image tokens, 1.9 MB for 28 layers, 28 heads
@@ -47,7 +47,7 @@ class StartEvent:
     image_states: torch.Tensor
     """(S, N, D) states of the image tokens, all images one after the other; S = 0 when recording is off."""
     layers: tuple[int, ...] = ()
-    """Decoder blocks, 0-based, whose attention is recorded (E of every Look)."""
+    """Decoder layers, 0-based, whose attention is recorded (E of every AttentionSummary)."""
     seconds: float
     """Time for the vision tower and the prompt."""
 
@@ -71,7 +71,7 @@ class TokenEvent:
     """Probability of the opening token at this place, in 0…1; 0 for methods without one."""
     hidden: torch.Tensor | None = None
     """(D,) the state that produced this token, after the final norm; None when recording is off."""
-    look: Look | None = None
+    look: AttentionSummary | None = None
     """Where that state attended; None unless attention is recorded."""
     seconds: float
     """Compute time since the previous event of this row; what its reader does in between does not count."""
@@ -91,7 +91,7 @@ class LatentEvent:
     """(D,) the vector that entered the model (after any intervention); None when recording is off."""
     hidden: torch.Tensor | None = None
     """(D,) the state that came back, after the final norm."""
-    look: Look | None = None
+    look: AttentionSummary | None = None
     """Where the latent attended, in a parallel block its last one; None unless attention is recorded."""
     grid: tuple[int, int] | None = None
     """(rows, columns) where the block is a parallel grid."""

@@ -30,7 +30,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class TextSpan:
     """A stretch of what the assistant says."""
 
     text: str
@@ -38,7 +38,7 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Thought:
+class LatentStep:
     """The place of a visual thought."""
 
     step: Step
@@ -55,7 +55,7 @@ class Example:
     name: str
     """Names the sample in errors and reports, e.g. `find/test/7`."""
     metadata: dict[str, object] = field(default_factory=dict)
-    parts: tuple[Words | Thought, ...] | None = None
+    parts: tuple[TextSpan | LatentStep, ...] | None = None
     """The response word for word, where it is richer than one text and one observation per step (published data);
     its thoughts are those of `steps`, in order. None: it follows from steps and answer."""
 

@@ -63,7 +63,7 @@ class Reasoner:
 
     @property
     def num_layers(self) -> int:
-        """Decoder blocks, whose attention can be recorded."""
+        """Decoder layers, whose attention can be recorded."""
         return self.backbone.num_layers
 
     @property
@@ -84,7 +84,7 @@ class Reasoner:
         """The events of one run as they happen; closing the iterator cancels the run.
 
         `settings` are fields of Settings; those left out, and `rule=None`, are the checkpoint's. Without `record`,
-        events hold no vectors. `attention` names the decoder blocks, 0-based, of which events tell where words and
+        events hold no vectors. `attention` names the decoder layers, 0-based, of which events tell where words and
         latents attended; True for all. Raises ValueError, before the first event, for what cannot be asked.
         """
         chosen = self.settings(**settings)
@@ -199,7 +199,7 @@ class Reasoner:
                 yield event
 
     def _layers(self, attention: Sequence[int] | bool) -> tuple[int, ...]:
-        """The decoder blocks whose attention is recorded. Raises ValueError for what names none."""
+        """The decoder layers whose attention is recorded. Raises ValueError for what names none."""
         blocks = range(self.num_layers)
         if isinstance(attention, bool):
             return tuple(blocks) if attention else ()

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from latent_core import answers
-from latent_core.events import SEGMENTS, Event, FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
+from latent_core.events import SEGMENTS, AttentionSummary, Event, FinishEvent, LatentEvent, StartEvent, TokenEvent
 from latent_core.files import write_file
 from latent_core.records import from_json, to_json
 from latent_core.settings import MAX_THOUGHT, MAX_TOKENS, Settings, short
@@ -53,10 +53,10 @@ class Attention:
     """Recorded attention of a run; Q positions that recorded it, E layers, H heads."""
 
     layers: tuple[int, ...]
-    """Decoder blocks, 0-based."""
+    """Decoder layers, 0-based."""
     steps: tuple[int, ...]
     """(Q,) numbers in `Trace.steps`: a latent's own position, a token's the one whose state produced it."""
-    looks: tuple[Look, ...]
+    looks: tuple[AttentionSummary, ...]
     """(Q,) what each of them recorded. Where that is large, it is better read one by one."""
 
     @cached_property
@@ -297,7 +297,7 @@ def _pack(steps: Iterable[Step]) -> tuple[list[dict[str, object]], dict[str, lis
     return records, columns
 
 
-def _looks(start: StartEvent, tensors: Tensors) -> Iterator[Look]:
+def _looks(start: StartEvent, tensors: Tensors) -> Iterator[AttentionSummary]:
     """Recorded attention, in the order of the steps that have it."""
     if not start.layers:
         return
@@ -307,10 +307,10 @@ def _looks(start: StartEvent, tensors: Tensors) -> Iterator[Look]:
         shapes = f"{tuple(image.shape)} and {tuple(rest.shape)}"
         raise ValueError(f"its recorded attention is {shapes}, which fits neither its layers nor its images.")
     for weights, other in zip(image, rest, strict=True):
-        yield Look(image=weights, entropy=other[..., 0], shares=other[..., 1:])
+        yield AttentionSummary(image=weights, entropy=other[..., 0], shares=other[..., 1:])
 
 
-def _unpack(record: dict[str, object], where: str, tensors: Tensors, looks: Iterator[Look]) -> Step:
+def _unpack(record: dict[str, object], where: str, tensors: Tensors, looks: Iterator[AttentionSummary]) -> Step:
     values = dict(record)
     kind, rows, looked = values.pop("event", None), values.pop("rows", None), values.pop("look", False)
     known = isinstance(kind, str) and kind in _STEPS

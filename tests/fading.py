@@ -15,12 +15,12 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402  the repository's root has to be importable first
 
-from latent_core.decoding.layout import Row  # noqa: E402
+from latent_core.decoding.layout import ForcedSequence  # noqa: E402
 from latent_core.decoding.sequence import Block, Tokens  # noqa: E402
 from latent_core.methods import METHODS, LatentMethod  # noqa: E402
 from latent_core.methods.requests import Context, Feed  # noqa: E402
 from latent_core.records import from_json  # noqa: E402
-from trainers.data.segments import Words, segments  # noqa: E402
+from trainers.data.segments import TextSpan, segments  # noqa: E402
 from trainers.options import check_types  # noqa: E402
 from trainers.planning.lengths import Length, RowSizes  # noqa: E402
 from trainers.stage import Item, Stage, StageSpec, families_of  # noqa: E402
@@ -92,11 +92,11 @@ class FadingStage(Stage):
         rows = []
         for example, _ in items:
             parts = [
-                Tokens(tuple(self.processor.encode(part.text))) if isinstance(part, Words) else Block(latents)
+                Tokens(tuple(self.processor.encode(part.text))) if isinstance(part, TextSpan) else Block(latents)
                 for part in segments(example)
             ]
             prompt = self.processor(example.images, example.question, self.recipe.system)
-            rows.append(Row(prompt, (*parts, Tokens((self.processor.eos_id,)))))
+            rows.append(ForcedSequence(prompt, (*parts, Tokens((self.processor.eos_id,)))))
         return {"rows": rows, "rules": [rule] * len(rows), "families": families_of(items)}
 
     def forward(self, rows, rules, families) -> dict[str, object]:

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from latent_core.config import MethodConfig
-from latent_core.events import Event, FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
+from latent_core.events import AttentionSummary, Event, FinishEvent, LatentEvent, StartEvent, TokenEvent
 from latent_core.methods import Monet
 from latent_core.settings import Settings
 from latent_core.trace import Source, Trace
 
 WIDTH, TOKENS, LEVELS, LAYERS = 8, 36, 3, (0, 1, 2)
 SCRIPT = (("I", " look", "."), (" It", " carries", " \\boxed{", "ring", "}", "."))
-"""Words before the block and after it."""
+"""TextSpan before the block and after it."""
 
 
 class ScriptedReasoner:
@@ -110,10 +110,10 @@ def latent_event(index: int, draw: torch.Generator, *, block: int = 0) -> Latent
     return LatentEvent(position=60, block=block, index=index, fed=vector, hidden=vector, look=look(draw), seconds=0.01)
 
 
-def look(draw: torch.Generator) -> Look:
+def look(draw: torch.Generator) -> AttentionSummary:
     """Attention of LAYERS with two heads on one image."""
     size = len(LAYERS), 2
-    return Look(
+    return AttentionSummary(
         image=(torch.rand(*size, TOKENS, generator=draw) / 10).half(),
         shares=torch.rand(*size, 5, generator=draw).softmax(-1),
         entropy=torch.rand(size, generator=draw),

@@ -22,7 +22,7 @@ def test_segments_share_everything():
     assert torch.allclose(found["latents"], weights()[..., 5])
     assert torch.allclose(found["markers"], weights()[..., [4, 6]].sum(-1))
     assert torch.equal(attention.image_map(weights(), KINDS), weights()[..., 1:3])
-    with pytest.raises(ValueError, match="8 slots, but kinds of 7"):
+    with pytest.raises(ValueError, match="8 slots, but slot_types of 7"):
         attention.shares(weights(), KINDS[:7])
 
 

@@ -8,10 +8,10 @@ from latent_core.model.slot_types import PAD, TEXT
 
 def feed(cache, values, counts):
     """Feeds values (B, N) as one-head, one-wide keys; returns all keys in view (B, S)."""
-    kinds = torch.full(values.shape, TEXT)
+    slot_types = torch.full(values.shape, TEXT)
     for row, count in enumerate(counts):
-        kinds[row, count:] = PAD
-    cache.begin(kinds, counts)
+        slot_types[row, count:] = PAD
+    cache.begin(slot_types, counts)
     keys, same = cache.update(values[:, None, :, None], values[:, None, :, None], 0)
     assert torch.equal(keys, same)
     return keys[:, 0, :, 0]
@@ -24,7 +24,7 @@ def test_rows_write_at_their_own_offset_and_padding_is_overwritten():
     assert cache.lengths == [4, 2]
     assert seen[0].tolist() == [1, 2, 3, 5]
     assert seen[1, :2].tolist() == [4, 6]
-    assert cache.all_kinds()[1, :2].tolist() == [TEXT, TEXT]
+    assert cache.all_slot_types()[1, :2].tolist() == [TEXT, TEXT]
     assert cache.query_slots().tolist() == [[3], [1]]
 
 

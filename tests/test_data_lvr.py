@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from latent_core import glyphs
-from latent_core.example import Words
+from latent_core.example import TextSpan
 from trainers.__main__ import main
 from trainers.data.formats import FORMATS
 from trainers.data.lvr import parse_row, to_example
@@ -36,11 +36,11 @@ def test_turns_say_what_the_released_code_makes_of_them(case):
     assert row.question.split() == user.replace(marks, "").split()
     slots = iter(case["tokens_per_box"])
     said = "".join(
-        part.text if isinstance(part, Words) else f"<|lvr_start|>{'<|lvr|>' * len(next(slots))}<|lvr_end|>"
+        part.text if isinstance(part, TextSpan) else f"<|lvr_start|>{'<|lvr|>' * len(next(slots))}<|lvr_end|>"
         for part in row.parts
     )
     assert said == assistant
-    assert [list(part) for part in row.parts if not isinstance(part, Words)] == boxes
+    assert [list(part) for part in row.parts if not isinstance(part, TextSpan)] == boxes
 
 
 def changed(**fields):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from latent_core import glyphs
-from latent_core.example import Words
+from latent_core.example import TextSpan
 from trainers.__main__ import main
 from trainers.data.caps import cap_images
 from trainers.data.monet import FORMAT, parse_row, to_example, write_rows
@@ -37,7 +37,7 @@ def test_kept_rows_say_what_the_released_code_makes_of_them(case):
     assert [f"root/{path}" for path in row.images] == [item["image"] for item in user if item["type"] == "image"]
     text = ""
     for part in row.parts:
-        if isinstance(part, Words):
+        if isinstance(part, TextSpan):
             text += f"<observation>{part.text}</observation>" if part.role == "observation" else part.text
         else:
             text += "<abs_vis_token></abs_vis_token>§"
@@ -61,7 +61,7 @@ def test_sizes_are_capped_as_released():
 def test_a_thought_lies_between_the_words_around_it():
     row = parse_row(KEPT[0]["sample"], "0")
     example = to_example(row, [PIXEL, PIXEL])
-    assert [(part.text, part.role) for part in segments(example) if isinstance(part, Words)] == [
+    assert [(part.text, part.role) for part in segments(example) if isinstance(part, TextSpan)] == [
         ("Zoom. ", "text"),
         ("A cat", "observation"),
         (" \\boxed{cat}", "answer"),
@@ -86,7 +86,7 @@ def test_glyphs_come_back_as_they_were_written(written):
         assert (back.question, back.answer) == (example.question, example.answer)
         assert len(back.steps) == len(example.steps)
         for first, second in zip(segments(back), segments(example), strict=True):
-            if isinstance(second, Words):
+            if isinstance(second, TextSpan):
                 assert first == second
             else:
                 assert ImageChops.difference(first.step.image, second.step.image).getbbox() is None

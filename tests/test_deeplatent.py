@@ -6,7 +6,7 @@ import torch
 
 from latent_core.decoding.batch import prompt_feeds
 from latent_core.decoding.engine import decode
-from latent_core.decoding.layout import Row, lay_out
+from latent_core.decoding.layout import ForcedSequence, lay_out
 from latent_core.decoding.sequence import Block, Tokens
 from latent_core.decoding.unroll import splice, unroll
 from latent_core.events import LatentEvent, TokenEvent
@@ -59,7 +59,7 @@ def test_cached_decoding_equals_one_spliced_forward(blocks, rule):
         rows, columns = block[0].grid
         assert rows * columns == len(block) and all(e.grid == (rows, columns) for e in block)
         segments += [Block(len(block), grid=(rows, columns)), Tokens((2,))]
-    row = Row(tiny_prompt(grids=[(4, 6), (4, 4)]), (*segments, Tokens((EOS,))))
+    row = ForcedSequence(tiny_prompt(grids=[(4, 6), (4, 4)]), (*segments, Tokens((EOS,))))
     with torch.no_grad():
         spliced = splice(BACKBONE, built, [row], [[torch.stack([e.fed for e in block]) for block in found]])
     states, _ = spliced.learned()
@@ -72,9 +72,9 @@ def _fields(config):
 
 
 def test_training_takes_a_forward_more_than_there_are_blocks():
-    rows = [Row(tiny_prompt(), (Tokens((1,)), *(Block(6, grid=(2, 3)), Tokens((3,))) * n)) for n in (1, 3)]
+    rows = [ForcedSequence(tiny_prompt(), (Tokens((1,)), *(Block(6, grid=(2, 3)), Tokens((3,))) * n)) for n in (1, 3)]
     with torch.no_grad():
-        assert unroll(BACKBONE, method(), rows).ticks == 1 + 3
+        assert unroll(BACKBONE, method(), rows).forwards == 1 + 3
 
 
 def test_at_most_five_blocks():
@@ -92,7 +92,7 @@ def test_at_most_five_blocks():
 
 def test_latents_stand_where_an_images_tokens_would():
     built, prompt = method(), tiny_prompt()
-    row = Row(prompt, (Tokens((1,)), Block(6, grid=(2, 3)), Tokens((4,))))
+    row = ForcedSequence(prompt, (Tokens((1,)), Block(6, grid=(2, 3)), Tokens((4,))))
     layout = lay_out(BACKBONE, built, [row], ["sealed"])
     places = layout.positions[:, 0, len(prompt.input_ids) :].T.tolist()
     s = places[0][0] + 1 + 1 + 3  # text, opening token, three control vectors
@@ -109,7 +109,7 @@ def test_inference_is_deterministic_and_training_draws_noise():
         fed = torch.stack([e.fed for e in of_row(run(built, [OPEN]), 0, LatentEvent)])
         assert first is None or torch.equal(first, fed)
         first = fed
-    rows = [Row(tiny_prompt(), (Block(4, grid=(2, 2)), Tokens((1,))))]
+    rows = [ForcedSequence(tiny_prompt(), (Block(4, grid=(2, 2)), Tokens((1,))))]
     with torch.no_grad():
         noisy = [unroll(BACKBONE, built.train(), rows).latents[0][0] for _ in range(2)]
         quiet = method(noise=0.0, noise_floor=0.0).train()
@@ -252,7 +252,7 @@ def test_every_option_decodes_and_moves_what_it_has(options):
     events = run(built, [OPEN, 1], Settings(latents=6))
     assert 1 <= events[-1].latents <= 6
     rows = [
-        Row(
+        ForcedSequence(
             tiny_prompt(), (Tokens((1,)), Block(6, grid=None if "generation" in options else (2, 3)), Tokens((4, EOS)))
         )
     ]

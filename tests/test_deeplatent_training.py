@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from latent_core import glyphs
-from latent_core.decoding.layout import Row
-from latent_core.decoding.sequence import Block, Picture, Tokens
+from latent_core.decoding.layout import ForcedSequence
+from latent_core.decoding.sequence import AuxiliaryImage, Block, Tokens
 from latent_core.decoding.unroll import look, splice
 from latent_core.example import Example, Step
 from latent_core.model.backbones import wrap
 from latent_core.model.processor import Processor
-from latent_core.model.slot_types import AUX, CONTROL, LATENT, kind_class
+from latent_core.model.slot_types import AUX, CONTROL, LATENT, slot_class
 from tests.tiny import VISION_END, VISION_START, tiny_method, tiny_model, tiny_prompt
 from trainers.recipe import load_recipe
 from trainers.sft.deeplatent import Distil, Interleaved, frame, framed_row, grid_block
@@ -61,17 +61,17 @@ def test_an_assistant_image_in_place_of_latents_is_aligned_at_every_level():
     method.__class__ = Bare
     method.open_id, method.close_id = VISION_START, VISION_END
     image = tiny_prompt(7, grids=[(4, 6)])
-    picture = Picture(image.pixel_values, image.grid_thw)
-    teacher = Row(tiny_prompt(), (Tokens((1, 2)), picture, Tokens((3,)), picture, Tokens((4,))))
+    picture = AuxiliaryImage(image.pixel_values, image.grid_thw)
+    teacher = ForcedSequence(tiny_prompt(), (Tokens((1, 2)), picture, Tokens((3,)), picture, Tokens((4,))))
     block = Block(6, grid=(2, 3))
-    student = Row(tiny_prompt(), (Tokens((1, 2)), block, Tokens((3,)), block, Tokens((4,))))
+    student = ForcedSequence(tiny_prompt(), (Tokens((1, 2)), block, Tokens((3,)), block, Tokens((4,))))
     levels = range(backbone.num_layers + 1)
     with torch.no_grad():
         features = look(backbone, [teacher])
         read = splice(backbone, method, [teacher], [[]], levels=levels, features=features)
         made = splice(backbone, method, [student], [features.pictures], levels=levels)
-    wanted = gather(read.levels, kind_class(read.layout.kinds) == AUX)
-    given = gather(made.levels, kind_class(made.layout.kinds) == LATENT)
+    wanted = gather(read.levels, slot_class(read.layout.slot_types) == AUX)
+    given = gather(made.levels, slot_class(made.layout.slot_types) == LATENT)
     assert wanted[0].shape == (len(levels), 12, 32)
     torch.testing.assert_close(given[0], wanted[0], atol=1e-5, rtol=0)
     assert alignment(wanted, given).abs().max() < 1e-6
@@ -96,15 +96,15 @@ def test_the_loss_is_the_sum_of_its_parts_worked_out_apart():
             logits -= logits.max(-1, keepdims=True)
             logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
             ces.append(-logprobs[np.arange(len(slots)), labels[slots].numpy()].mean())
-            student = (kind_class(made.layout.kinds[row]) == LATENT).nonzero()[:, 0].tolist()
-            teacher = (kind_class(read.layout.kinds[row]) == AUX).nonzero()[:, 0].tolist()
+            student = (slot_class(made.layout.slot_types[row]) == LATENT).nonzero()[:, 0].tolist()
+            teacher = (slot_class(read.layout.slot_types[row]) == AUX).nonzero()[:, 0].tolist()
             cosines = []
             for level in levels:
                 for a, b in zip(teacher, student, strict=True):
                     x, y = read.levels[level][row, a].double().numpy(), made.levels[level][row, b].double().numpy()
                     cosines.append(x @ y / np.sqrt((x @ x) * (y @ y)))
             aligned.append(1 - np.mean(cosines))
-            controls = (kind_class(made.layout.kinds[row]) == CONTROL).nonzero()[:, 0].tolist()[::3]
+            controls = (slot_class(made.layout.slot_types[row]) == CONTROL).nonzero()[:, 0].tolist()[::3]
             blocks = [s for s in given["rows"][row].segments if isinstance(s, Block)]
             for slot, block in zip(controls, blocks, strict=True):
                 scores = built.method.sizes(made.states[row, slot]).double()

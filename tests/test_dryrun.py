@@ -76,7 +76,7 @@ def test_memory_of_weights_gradients_and_optimiser_is_what_a_step_leaves():
 
 
 def saved_bytes(model: torch.nn.Module, tokens: int) -> int:
-    """What autograd keeps of a pass over the decoder blocks, parameters aside."""
+    """What autograd keeps of a pass over the decoder layers, parameters aside."""
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     found: dict[int, int] = {}
 
@@ -232,7 +232,7 @@ def test_lvr_s_run_can_be_planned(tmp_path, capsys):
     bare = dataclasses.replace(examples[0], steps=())
     with_boxes, without = (length(example, recipe, source) for example in (examples[0], bare))
     # 96 pixels are 4 × 4 tokens of 28 pixels; a box of 26 touches 2 × 2 of them
-    assert with_boxes.ticks == 0 and with_boxes.student - without.student > 2 * (4 + 2)
+    assert with_boxes.forwards == 0 and with_boxes.student - without.student > 2 * (4 + 2)
 
 
 @pytest.mark.parametrize("recipe", ["valr-7b-stage1", "valr-7b", "deeplatent-7b-stage1", "deeplatent-7b"])
@@ -263,7 +263,7 @@ def test_planned_rows_are_as_long_as_the_rows_that_are_trained(name, family):
     overhead = length(dataclasses.replace(example, steps=(), answer=""), recipe, source).student
     text = len(row.prompt.input_ids) + 1  # the prompt's template is estimated, the rest is exact
     assert planned.student - overhead == layout.ids.shape[1] - text
-    assert planned.ticks == unroll(stage.backbone, stage.method, [row]).ticks
+    assert planned.forwards == unroll(stage.backbone, stage.method, [row]).forwards
 
 
 @pytest.mark.parametrize(("recipe", "format"), [("monet-7b-rl", "thyme"), ("lvr-7b-rl", "virl")])
@@ -284,5 +284,5 @@ def test_rows_to_reinforce_are_as_long_as_a_response_may_be():
     recipe, _ = load_recipe("glyph-monet-rl", [])
     found = length(glyphs.sample("count", 0), recipe, find_source(recipe, Path("nowhere")))
     thought = 4 * 24  # blocks of K latents, which the limit on tokens leaves out
-    assert (found.learned, found.ticks, found.teacher) == (80, 80 + thought, 0)
+    assert (found.learned, found.forwards, found.teacher) == (80, 80 + thought, 0)
     assert 80 + thought + 36 + 20 < found.student < 80 + thought + 36 + 60

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from latent_core.decoding.batch import Lockstep
+from latent_core.decoding.batch import SequenceBatch
 from latent_core.decoding.engine import decode
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Tokens
 from latent_core.decoding.unroll import unroll
 from latent_core.events import LatentEvent, TokenEvent
-from latent_core.model import slot_types as kinds
+from latent_core.model import slot_types as slot_types
 from latent_core.model.backbones import wrap
 from latent_core.model.slots import axes
 from latent_core.settings import Settings
@@ -41,7 +41,7 @@ def table(title: str, rule: str) -> list[dict[str, str]]:
 @pytest.fixture
 def forwards(monkeypatch):
     """Of every forward of one row: its feed, the positions (3, N) of its slots, and their states (N, D)."""
-    found, forward = [], Lockstep.feed
+    found, forward = [], SequenceBatch.feed
 
     def feed(self, feeds, **options):
         (one,), (start,) = feeds, self.positions
@@ -49,21 +49,21 @@ def forwards(monkeypatch):
         found.append((one, axes(one.slots.place(start)[0]), states[0].clone()))
         return states, kept
 
-    monkeypatch.setattr(Lockstep, "feed", feed)
+    monkeypatch.setattr(SequenceBatch, "feed", feed)
     return found
 
 
 def slots(forwards) -> list[tuple[int, str, list[int], str, torch.Tensor, torch.Tensor | None]]:
     """Forward, type, position behind the prompt, what is fed, state, and vector of every slot behind the prompt."""
     first = int(forwards[0][1][:, : len(PROMPT.input_ids)].max()) + 1
-    names = {value: name for name, value in vars(kinds).items() if name.isupper() and name != "CLASSES"}
+    names = {value: name for name, value in vars(slot_types).items() if name.isupper() and name != "CLASSES"}
     tokens = {OPEN: "opening token", CLOSE: "closing token"}
     found = []
     for number, (feed, positions, states) in enumerate(forwards, start=1):
         vectors = [] if feed.embeds is None else list(feed.embeds)
         if feed.is_latent:
             fed = [f"latent {feed.index + n + 1}" for n in range(feed.latents)]
-            fed += [f"copy of latent {n + 1}" for n in range(feed.echo)]
+            fed += [f"copy of latent {n + 1}" for n in range(feed.num_sealed)]
         else:
             fed = ["prompt"] * len(vectors)
         fed += [tokens.get(token, "token") for token in feed.then]
@@ -71,7 +71,7 @@ def slots(forwards) -> list[tuple[int, str, list[int], str, torch.Tensor, torch.
         fed += [f"control vector {n + 1}" for n in range(len(controls))]
         vectors += [*[None] * len(feed.then), *controls]
         places = (positions - first).T.tolist()
-        types = [names[kinds.kind_class(kind)] for kind in feed.slots.kinds]
+        types = [names[slot_types.slot_class(kind)] for kind in feed.slots.types]
         found += zip([number] * feed.size, types, places, fed, states, vectors, strict=True)
     return found[len(PROMPT.input_ids) :]
 
@@ -126,7 +126,7 @@ def test_decoding_is_what_the_table_says(forwards, monkeypatch, title, rule):
 @pytest.mark.parametrize("title", METHODS)
 def test_training_is_what_the_table_says(forwards, title, rule):
     name, config, latents, grid = METHODS[title]
-    row = Row(PROMPT, (Tokens((1,)), Block(latents, grid=grid), Tokens((2,))))
+    row = ForcedSequence(PROMPT, (Tokens((1,)), Block(latents, grid=grid), Tokens((2,))))
     with torch.no_grad():
         unroll(BACKBONE, tiny_method(name, rule=rule, **config), [row])
     compare(table(title, rule), slots(forwards), "training")

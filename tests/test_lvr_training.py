@@ -7,13 +7,13 @@ import torch
 
 from latent_core import glyphs
 from latent_core.decoding.engine import decode
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Tokens
 from latent_core.decoding.unroll import splice
 from latent_core.events import LatentEvent
 from latent_core.example import Step
 from latent_core.model.processor import Processor
-from latent_core.model.slot_types import LATENT, kind_class
+from latent_core.model.slot_types import LATENT, slot_class
 from latent_core.settings import Settings
 from tests.tiny import of_row, scripted
 from trainers.recipe import load_recipe
@@ -67,7 +67,7 @@ def test_slots_hold_the_boxes_tokens_and_their_targets():
     torch.testing.assert_close(latents, features[slots])
     predicted, wanted = built.pairs(unrolled)
     assert torch.equal(wanted, latents)
-    first = int((kind_class(unrolled.layout.kinds)[0] == LATENT).nonzero()[0])
+    first = int((slot_class(unrolled.layout.slot_types)[0] == LATENT).nonzero()[0])
     torch.testing.assert_close(predicted, unrolled.states[0, first - 1 : first + 3])
 
 
@@ -113,7 +113,7 @@ def test_decoding_feeds_exactly_what_training_compares(head, rule):
     settings = [Settings(latents=3, max_new_tokens=len(ids) + 3)]
     events = list(decode(built.backbone, built.method, [prompt], settings, sampler=scripted(ids)))
     fed = torch.stack([event.fed for event in of_row(events, 0, LatentEvent)])
-    row = Row(prompt, (Tokens((5,)), Block(3, learn_close=True), Tokens((6, 7))))
+    row = ForcedSequence(prompt, (Tokens((5,)), Block(3, learn_close=True), Tokens((6, 7))))
     with torch.no_grad():
         unrolled = splice(built.backbone, built.method, [row], [[fed]])
         predicted, wanted = built.pairs(unrolled)

@@ -5,7 +5,7 @@ import torch
 
 from latent_core.config import MethodConfig
 from latent_core.decoding.engine import decode
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Tokens, count
 from latent_core.decoding.unroll import splice, unroll
 from latent_core.events import FinishEvent, LatentEvent, TokenEvent
@@ -72,7 +72,7 @@ def test_what_was_decoded_unrolls_and_splices_to_the_same_states(name, rule):
         held = [[e for e in of_row(events, 0, LatentEvent) if e.block == number] for number in range(2)]
         first = Block(len(held[0]), grid=held[0][0].grid, learn_close=learns)
         second = Block(len(held[1]), grid=held[1][0].grid, closed=closed)
-        rows = [Row(prompt, (Tokens((1, 2)), first, Tokens((3,)), second, Tokens((4, 5, EOS))))]
+        rows = [ForcedSequence(prompt, (Tokens((1, 2)), first, Tokens((3,)), second, Tokens((4, 5, EOS))))]
         with torch.no_grad():
             unrolled = unroll(BACKBONE, method, rows)
             spliced = splice(BACKBONE, method, rows, unrolled.latents)
@@ -116,7 +116,7 @@ def test_a_row_of_a_batch_gets_what_it_gets_alone(name, rule):
                 segments.append(Block(len(of_it), grid=step.grid))
             elif isinstance(step, TokenEvent) and step.kind == "text":
                 segments.append(Tokens((step.token_id,)))
-        rows.append(Row(prompts[row], tuple(segments)))
+        rows.append(ForcedSequence(prompts[row], tuple(segments)))
     with torch.no_grad():
         whole = unroll(BACKBONE, method, rows)
         for number, row in enumerate(rows):
@@ -129,7 +129,9 @@ def test_a_row_of_a_batch_gets_what_it_gets_alone(name, rule):
 def test_gradients_reach_the_backbone_and_the_methods_own_parameters_through_latents(name):
     """Under `latents_only` what is said after a block depends on the prompt through the latents alone."""
     method = tiny_method(name, rule="latents_only")
-    row = Row(tiny_prompt(), (Block(4, grid=(2, 2) if method.caps else None), Tokens((4, EOS), learn=True)))
+    row = ForcedSequence(
+        tiny_prompt(), (Block(4, grid=(2, 2) if method.num_latents_is_maximum else None), Tokens((4, EOS), learn=True))
+    )
     states, _ = unroll(BACKBONE, method, [row]).learned()
     BACKBONE.zero_grad(), method.zero_grad()
     states[-1].sum().backward()

@@ -88,8 +88,8 @@ def test_events_of_a_block_fed_at_once_come_in_order(monkeypatch):
     settings = [Settings(latents=4, max_new_tokens=12)]
     events = list(decode(wrap(tiny_model()), method, [tiny_prompt()], settings, sampler=scripted([1, OPEN, 3])))
     steps = [e for e in events if isinstance(e, (TokenEvent, LatentEvent))]
-    kinds = [e.kind if isinstance(e, TokenEvent) else "latent" for e in steps]
-    assert kinds == ["text", "open", *["latent"] * 4, "close", "text", "text"]
+    slot_types = [e.kind if isinstance(e, TokenEvent) else "latent" for e in steps]
+    assert slot_types == ["text", "open", *["latent"] * 4, "close", "text", "text"]
     start = steps[0].position
     assert [e.position for e in steps] == list(range(start, start + 9))
     torch.testing.assert_close(steps[6].hidden, steps[5].hidden)  # the closing token follows the last latent

@@ -9,7 +9,7 @@ from latent_core import glyphs
 from latent_core.decoding.sequence import Block
 from latent_core.decoding.unroll import look, splice
 from latent_core.model.processor import Processor
-from latent_core.model.slot_types import AUX, LATENT, kind_class
+from latent_core.model.slot_types import AUX, LATENT, slot_class
 from tests.test_parity_monet_training import build, rows_of
 from trainers.recipe import Recipe
 from trainers.sft.interleaved import gather, levels
@@ -58,7 +58,7 @@ def live_chain(stage: Stage, detach: bool) -> list[torch.Tensor]:
         fed = [latent.detach() if detach else latent for latent in made]
         slots = torch.stack(fed + [torch.zeros(stage.backbone.width)] * (sum(blocks) - number))
         whole = splice(stage.backbone, stage.method, rows, unstack(slots, like), rule=RULES, flow=flow(stage.options))
-        places = (kind_class(whole.layout.kinds[0]) == LATENT).nonzero()[:, 0]
+        places = (slot_class(whole.layout.slot_types[0]) == LATENT).nonzero()[:, 0]
         made.append(whole.states[0, places[number] - 1])
     return made
 
@@ -221,7 +221,7 @@ def test_student_of_stage_3_never_sees_an_auxiliary_image(world):
     batch = stage.collate([(glyphs.sample("find", 3, "train"), Random(0))])
     assert not batch["rows"][0].pictures and batch["teacher"][0].pictures
     spliced, _ = think(stage, batch["rows"], batch["rules"])
-    assert not (kind_class(spliced.layout.kinds) == AUX).any()
+    assert not (slot_class(spliced.layout.slot_types) == AUX).any()
 
 
 def test_a_stage_without_its_teacher_says_so(world):

@@ -13,7 +13,7 @@ import torch
 from latent_core import load
 from latent_core.checkpoints import loading as checkpoints
 from latent_core.decoding.engine import decode
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Tokens
 from latent_core.decoding.unroll import unroll
 from latent_core.events import LatentEvent
@@ -49,7 +49,7 @@ def test_decoding_and_unrolling_agree(known, rule):
     for row, (prompt, setting) in enumerate(zip(prompts, settings, strict=True)):
         k = setting.latents
         alone = list(decode(backbone, method, [prompt], [setting], sampler=scripted(script)))
-        rows = [Row(prompt, (Tokens((1,)), Block(k), Tokens((3,)), Block(k), Tokens((4, EOS))))]
+        rows = [ForcedSequence(prompt, (Tokens((1,)), Block(k), Tokens((3,)), Block(k), Tokens((4, EOS))))]
         with torch.no_grad():
             unrolled = unroll(backbone, method, rows)
         fed = torch.stack([event.fed for event in of_row(alone, 0, LatentEvent)])
@@ -60,7 +60,7 @@ def test_decoding_and_unrolling_agree(known, rule):
 
 def test_gradients_reach_its_parameters(method):
     backbone = wrap(tiny_model())
-    rows = [Row(tiny_prompt(), (Tokens((1,)), Block(3), Tokens((4, EOS))))]
+    rows = [ForcedSequence(tiny_prompt(), (Tokens((1,)), Block(3), Tokens((4, EOS))))]
     states, labels = unroll(backbone, method, rows).learned()
     torch.nn.functional.cross_entropy(backbone.logits(states), labels).backward()
     assert method.scale.grad.abs() > 0 and method.steer.grad.abs().sum() > 0

@@ -20,7 +20,7 @@ from app.inspect_payload import SHOWN_STEPS, view_of
 from app.limits import OWN
 from app.payload import payload
 from app.trace_upload import open_trace
-from latent_core.events import FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
+from latent_core.events import AttentionSummary, FinishEvent, LatentEvent, StartEvent, TokenEvent
 from latent_core.settings import MAX_LATENTS, MAX_THOUGHT, MAX_TOKENS, Settings
 from latent_core.trace import MAX_STEPS, Source, Trace
 
@@ -132,7 +132,9 @@ def test_what_a_trace_may_say_is_bounded(opened, change, words):
 def large() -> Trace:
     """As much as fits: 16,384 words and latents, 32 levels, 128 layers, 4,096 patches, images of noise."""
     word, latent = torch.randn(2), torch.randn(2)
-    look = Look(image=torch.rand(128, 1, 4096).half(), shares=torch.rand(128, 1, 5), entropy=torch.rand(128, 1))
+    look = AttentionSummary(
+        image=torch.rand(128, 1, 4096).half(), shares=torch.rand(128, 1, 5), entropy=torch.rand(128, 1)
+    )
     latents = [replace(LATENT, block=n // 512, index=n % 512, fed=latent, hidden=latent) for n in range(MAX_THOUGHT)]
     words = [replace(WORD, text=" wörter" * 2, hidden=word) for _ in range(MAX_TOKENS - 4)]
     looking = [replace(WORD, hidden=word, look=look)] * 4

@@ -11,7 +11,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from latent_core.config import MethodConfig
 from latent_core.decoding.engine import decode
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Tokens
 from latent_core.events import LatentEvent, TokenEvent
 from latent_core.methods.lvr import Lvr, distance
@@ -219,7 +219,7 @@ def test_boxes_against_overlap():
             np.testing.assert_array_equal(box_slots((x0, y0, x1, y1), (rows, columns), "x"), wanted)
 
 
-def training_rows(section: str) -> tuple[list[Row], list[list[list[int]]]]:
+def training_rows(section: str) -> tuple[list[ForcedSequence], list[list[list[int]]]]:
     facts = SECTIONS[section]
     batched = isinstance(facts["layout"][0], list)
     layouts, ids = facts["layout"] if batched else [facts["layout"]], golden(section, "input_ids")
@@ -234,7 +234,7 @@ def training_rows(section: str) -> tuple[list[Row], list[list[list[int]]]]:
         # the response is learned from the opening token on; what stands before it in the turn is prompt
         row_prompt = prompt(own[:start], facts["images"][number])
         parts = (Block(len(places), learn_close=True), Tokens(tuple(own[end + 1 : last].tolist())))
-        rows.append(Row(row_prompt, parts))
+        rows.append(ForcedSequence(row_prompt, parts))
         box = facts["boxes"][number] if batched else facts["box"]
         grid = TENSORS[f"images.{facts['images'][number]}.grid_thw"][0].tolist()
         slots.append([box_slots(box, (grid[1] // 2, grid[2] // 2), section)])

@@ -10,7 +10,7 @@ from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from latent_core.config import MethodConfig
 from latent_core.decoding.engine import decode
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Tokens
 from latent_core.decoding.unroll import splice, unroll
 from latent_core.events import LatentEvent, TokenEvent
@@ -49,7 +49,7 @@ def method(section: str):
     )
 
 
-def row(section: str) -> Row:
+def row(section: str) -> ForcedSequence:
     """The prompt and its response cut into words and blocks, as the fixture's layout names them."""
     ids = golden(section, "input_ids")
     layout = {part["name"]: (part["start"], part["end"]) for part in CASE["sections"][section]["layout"]}
@@ -66,7 +66,7 @@ def row(section: str) -> Row:
             segments.append(Tokens(tuple(ids[start:end].tolist())))
     pixels, grid = (TENSORS[f"images.question.{key}"] for key in ("pixel_values", "grid_thw"))
     prompt = Prompt(input_ids=ids[:prompt_end], pixel_values=pixels, grid_thw=grid, images=())
-    return Row(prompt, tuple(segments))
+    return ForcedSequence(prompt, tuple(segments))
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -174,7 +174,7 @@ def test_nothing_but_latents_leads_from_the_prompt_to_the_answer(rule):
 
     def answer(seed: int, count: int) -> torch.Tensor:
         words = (Tokens((11 + seed, 12 + seed)), Block(count), Tokens((5, 6)))
-        this = Row(tiny_prompt(seed), words)
+        this = ForcedSequence(tiny_prompt(seed), words)
         result = splice(backbone, monet, [this], [[latents[:count]]])
         return backbone.logits(result.states[0, -3:])  # closing token, 5, 6
 
@@ -189,7 +189,7 @@ def test_nothing_but_latents_leads_from_the_prompt_to_the_answer(rule):
 def test_sealed_answers_follow_the_latents():
     """The other direction: other latents, another answer, in a decoded run."""
     backbone, monet = wrap(tiny_model()), tiny_method(rule="sealed")
-    rows = [Row(tiny_prompt(), (Block(3), Tokens((5,))))]
+    rows = [ForcedSequence(tiny_prompt(), (Block(3), Tokens((5,))))]
     one, two = (
         splice(backbone, monet, rows, [[torch.randn(3, 32, generator=torch.Generator().manual_seed(s))]])
         for s in (0, 1)

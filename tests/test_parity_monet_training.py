@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from latent_core.decoding.layout import Row, lay_out
-from latent_core.decoding.sequence import Block, Picture, Tokens
+from latent_core.decoding.layout import ForcedSequence, lay_out
+from latent_core.decoding.sequence import AuxiliaryImage, Block, Tokens
 from latent_core.model.attention import Flow, attend, tables
 from latent_core.model.backbones import wrap
 from latent_core.model.processor import Prompt
@@ -45,7 +45,7 @@ def golden(section: str, key: str) -> torch.Tensor:
     return GOLDEN[f"{section}.{key}"]
 
 
-def rows_of(section: str, part: str = "", ids: torch.Tensor | None = None) -> list[Row]:
+def rows_of(section: str, part: str = "", ids: torch.Tensor | None = None) -> list[ForcedSequence]:
     """A section's row cut into words, images and blocks, as its layout names them. The prompt ends with the tokens
     after which the reference learns."""
     about = SECTIONS[section] if not part else SECTIONS[section][part]
@@ -55,7 +55,7 @@ def rows_of(section: str, part: str = "", ids: torch.Tensor | None = None) -> li
     ]
 
 
-def build_row(ids: torch.Tensor, layout: list[dict], observed: list[int]) -> Row:
+def build_row(ids: torch.Tensor, layout: list[dict], observed: list[int]) -> ForcedSequence:
     prompt_end = next(part["end"] for part in layout if part["name"] == "assistant.open")
     segments = []
     for part in layout:
@@ -69,13 +69,13 @@ def build_row(ids: torch.Tensor, layout: list[dict], observed: list[int]) -> Row
         elif kind.startswith("aux_image"):
             if role == "tokens":
                 pixels, grid = (GOLDEN[f"images.aux{kind[-1]}.{key}"] for key in ("pixel_values", "grid_thw"))
-                segments.append(Picture(pixels, grid))
+                segments.append(AuxiliaryImage(pixels, grid))
         else:
             tag = kind.startswith("observation") and role in ("open", "close")
             segments.append(Tokens(tuple(ids[start:end].tolist()), learn=not tag, observation=start in observed))
     pixels, grid = (GOLDEN[f"images.question.{key}"] for key in ("pixel_values", "grid_thw"))
     prompt = Prompt(input_ids=ids[:prompt_end], pixel_values=pixels, grid_thw=grid, images=())
-    return Row(prompt, tuple(segments))
+    return ForcedSequence(prompt, tuple(segments))
 
 
 def build(kind: type[Stage], *, detach_feedback: bool = True, **options) -> Stage:
@@ -116,10 +116,10 @@ def test_mask_equals_the_reference(name):
     ]
     backbone = wrap(Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER / "model"))
     layout = lay_out(backbone, method("causal_one_block"), rows, ["everything"] * len(rows))
-    slots = torch.arange(layout.kinds.shape[1]).expand(len(rows), -1)
+    slots = torch.arange(layout.slot_types.shape[1]).expand(len(rows), -1)
     flow = Flow() if name.endswith("visible") else Flow(readers="latents", own=False)
-    found = attend(layout.kinds, tables(["everything"] * len(rows)), slots, flow)
-    padded = layout.kinds == PAD
+    found = attend(layout.slot_types, tables(["everything"] * len(rows)), slots, flow)
+    padded = layout.slot_types == PAD
     found = found & ~padded[:, :, None]  # ours lets padding see padding, so that no row is empty
     assert torch.equal(found, golden("mask", name)[:, 0])
 

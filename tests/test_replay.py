@@ -9,11 +9,11 @@ import torch
 from latent_core import glyphs, load
 from latent_core.analysis.lens import logit_lens
 from latent_core.decoding import interventions
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.unroll import splice
 from latent_core.evaluation.replay import lens_by_layer, replay
 from latent_core.events import LatentEvent
-from latent_core.model.attention import Rollout
+from latent_core.model.attention import AttentionRollout
 from latent_core.model.backbones import wrap
 from tests.tiny import eager_attention, tiny_method, tiny_model, tiny_prompt
 
@@ -76,8 +76,8 @@ def test_another_models_runs_are_refused(reasoner, example):
 def test_rollout_against_eager_attention():
     """R = Π (A + I) / 2 in numpy, from transformers' eager attention of another copy of the model."""
     prompt = tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9)
-    rollout = Rollout(2)
-    splice(wrap(tiny_model()), tiny_method(), [Row(prompt, ())], [[]], rule="everything", recorder=rollout)
+    rollout = AttentionRollout(2)
+    splice(wrap(tiny_model()), tiny_method(), [ForcedSequence(prompt, ())], [[]], rule="everything", recorder=rollout)
     wanted = np.eye(len(prompt.input_ids))
     for layer in eager_attention(prompt):
         wanted = 0.5 * (layer[0].detach().numpy().mean(0) + np.eye(len(wanted))) @ wanted

@@ -116,7 +116,7 @@ def test_modulations_are_replayed_from_the_control_states():
                 assert abs(ratio.item()) < 5e-3  # a sum over hundreds of dimensions, on the policy
                 assert modulated.divergence(action.modulated, inputs[action.of]).sum() < 1e-4
                 assert action.noise.std() > 0.5
-    assert {PROMPT, IMAGE} >= set(feeds[0].slots.kinds)
+    assert {PROMPT, IMAGE} >= set(feeds[0].slots.types)
 
 
 def test_logits_in_parts_are_those_at_once(monkeypatch):

@@ -12,25 +12,25 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Tokens
 from latent_core.example import Example
 from trainers.recipe import load_recipe
 from trainers.rl.judge import Judge, JudgeFailed
 from trainers.rl.options import JudgeOptions, RlOptions
 from trainers.rl.rewards import PARTS, Reward, load_part
-from trainers.rl.rollouts import Rollout
+from trainers.rl.rollouts import SampledResponse
 
 
 def example(answer: str, name: str = "sample") -> Example:
     return Example(images=(), question="What is it?", steps=(), answer=answer, name=name)
 
 
-def response(text: str, *segments, reason: str = "stop", ids: int = 10) -> Rollout:
-    values = {item.name: None for item in dataclasses.fields(Rollout)}
+def response(text: str, *segments, reason: str = "stop", ids: int = 10) -> SampledResponse:
+    values = {item.name: None for item in dataclasses.fields(SampledResponse)}
     latents = [torch.zeros(segment.latents, 2) for segment in segments if isinstance(segment, Block)]
-    row = Row(None, segments)
-    return Rollout(**values | dict(text=text, latents=latents, row=row, reason=reason, ids=tuple(range(ids))))
+    row = ForcedSequence(None, segments)
+    return SampledResponse(**values | dict(text=text, latents=latents, row=row, reason=reason, ids=tuple(range(ids))))
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,11 @@ def test_parts(part, given, value):
     assert PARTS[part](given, example("tee")) == pytest.approx(value)
 
 
-def brief(rollout: Rollout, example: Example) -> float:
+def brief(rollout: SampledResponse, example: Example) -> float:
     return 1.0 if len(rollout.text) < 20 else 0.0
 
 
-def broken(rollout: Rollout, example: Example) -> float:
+def broken(rollout: SampledResponse, example: Example) -> float:
     return math.nan
 
 

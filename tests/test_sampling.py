@@ -10,15 +10,15 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from latent_core.decoding.sampling import Dice, choose
+from latent_core.decoding.sampling import SamplerState, choose
 from latent_core.settings import Settings
 
 VOCABULARY = 30
 CPU = torch.device("cpu")
 
 
-def dice(prompt=(), **settings) -> Dice:
-    return Dice(Settings(**settings), torch.tensor(prompt, dtype=torch.long), VOCABULARY, CPU)
+def sampler_state(prompt=(), **settings) -> SamplerState:
+    return SamplerState(Settings(**settings), torch.tensor(prompt, dtype=torch.long), VOCABULARY, CPU)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_frequencies_equal_transformers_probabilities(settings):
         warpers.append(TopPLogitsWarper(settings["top_p"]))
     expected = LogitsProcessorList(warpers)(torch.tensor([prompt]), logits.clone()).softmax(-1)[0]
     count = 4000
-    die = dice(prompt, **settings)
+    die = sampler_state(prompt, **settings)
     seen = None if die.seen is None else die.seen.clone()
     drawn = torch.zeros(VOCABULARY)
     for _ in range(count):
@@ -63,10 +63,10 @@ def test_a_row_draws_what_it_draws_alone():
         {"temperature": 2.0, "seed": 2, "top_k": 5, "repetition_penalty": 1.5},
         {"temperature": 0.7, "seed": 1, "top_p": 0.9},
     ]
-    together = [dice(**s) for s in settings]
+    together = [sampler_state(**s) for s in settings]
     drawn = torch.stack([choose(logits, together) for logits in steps])
     for row, s in enumerate(settings):
-        die = dice(**s)
+        die = sampler_state(**s)
         alone = torch.cat([choose(logits[row : row + 1], [die]) for logits in steps])
         assert alone.tolist() == drawn[:, row].tolist()
 
@@ -74,12 +74,12 @@ def test_a_row_draws_what_it_draws_alone():
 def test_banned_ids_are_never_drawn():
     logits = torch.zeros(1, VOCABULARY)
     logits[0, 1:] = float("-inf")
-    assert all(choose(logits, [dice(temperature=10.0, seed=seed)]).item() == 0 for seed in range(50))
+    assert all(choose(logits, [sampler_state(temperature=10.0, seed=seed)]).item() == 0 for seed in range(50))
 
 
 def test_repetition_penalty_remembers_what_was_chosen():
     logits = torch.zeros(1, VOCABULARY)
     logits[0, :3] = torch.tensor([2.0, 1.9, 1.8])
-    die = dice(repetition_penalty=2.0)
+    die = sampler_state(repetition_penalty=2.0)
     assert [choose(logits, [die]).item() for _ in range(3)] == [0, 1, 2]
     assert logits[0, 0] == 2, "the caller's logits stay as they are"

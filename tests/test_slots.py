@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from latent_core.decoding.batch import picture_feed, prompt_feeds
+from latent_core.decoding.batch import auxiliary_image_feed, prompt_feeds
 from latent_core.decoding.engine import decode
-from latent_core.decoding.layout import Row, lay_out
-from latent_core.decoding.sequence import Block, Forced, Picture, Tokens, drive
+from latent_core.decoding.layout import ForcedSequence, lay_out
+from latent_core.decoding.sequence import AuxiliaryImage, Block, Forced, Tokens, drive
 from latent_core.decoding.unroll import splice, unroll
 from latent_core.events import TokenEvent
 from latent_core.methods import METHODS, LatentMethod
@@ -24,28 +24,30 @@ WITH_LATENTS = [name for name in METHODS if tiny_method(name).has_latents]
 GRID = torch.tensor([[0] * 6, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]])
 
 
-def picture(seed: int, rows: int, columns: int) -> Picture:
+def picture(seed: int, rows: int, columns: int) -> AuxiliaryImage:
     pixels = torch.randn(rows * columns, 3 * 2 * 4**2, generator=torch.Generator().manual_seed(seed))
-    return Picture(pixels, torch.tensor([[1, rows, columns]]))
+    return AuxiliaryImage(pixels, torch.tensor([[1, rows, columns]]))
 
 
-def rows(method: LatentMethod) -> list[Row]:
+def rows(method: LatentMethod) -> list[ForcedSequence]:
     """Text, images and blocks in all orders: side by side, empty, without an end."""
-    grid = (2, 3) if method.caps else None
+    grid = (2, 3) if method.num_latents_is_maximum else None
     block, words = Block(6, grid=grid), Tokens((5, 6))
     return [
-        Row(tiny_prompt(0), (Tokens((1, 2, 3)), block, words, Block(1, grid=(1, 1) if grid else None), words)),
-        Row(tiny_prompt(1, grids=[(4, 4), (6, 4)]), (block, Block(0), block, Tokens((EOS,)))),
-        Row(tiny_prompt(2, grids=[]), (picture(0, 4, 6), block, words, picture(1, 4, 4), block, words)),
-        Row(tiny_prompt(3), (words, picture(2, 6, 4))),
-        Row(tiny_prompt(4), (Tokens((1,)), Block(6, closed=False, grid=grid), words, block)),
-        Row(tiny_prompt(5), (Tokens((1,)), Block(6, closed=False, grid=grid), block, Tokens(()), words)),
+        ForcedSequence(
+            tiny_prompt(0), (Tokens((1, 2, 3)), block, words, Block(1, grid=(1, 1) if grid else None), words)
+        ),
+        ForcedSequence(tiny_prompt(1, grids=[(4, 4), (6, 4)]), (block, Block(0), block, Tokens((EOS,)))),
+        ForcedSequence(tiny_prompt(2, grids=[]), (picture(0, 4, 6), block, words, picture(1, 4, 4), block, words)),
+        ForcedSequence(tiny_prompt(3), (words, picture(2, 6, 4))),
+        ForcedSequence(tiny_prompt(4), (Tokens((1,)), Block(6, closed=False, grid=grid), words, block)),
+        ForcedSequence(tiny_prompt(5), (Tokens((1,)), Block(6, closed=False, grid=grid), block, Tokens(()), words)),
     ]
 
 
-def fed(method: LatentMethod, row: Row, rule: str) -> list[Feed]:
+def fed(method: LatentMethod, row: ForcedSequence, rule: str) -> list[Feed]:
     """What a row's coroutine feeds, whatever the states are."""
-    pictures = [picture_feed(BACKBONE, p, torch.zeros(int(p.grid_thw.prod()) // 4, 32), n)
+    pictures = [auxiliary_image_feed(BACKBONE, p, torch.zeros(int(p.grid_thw.prod()) // 4, 32), n)
                 for n, p in enumerate(row.pictures)]  # fmt: skip
     run = drive(method, *prompt_feeds(BACKBONE, [row.prompt]), Forced(method, row.segments, pictures), rule)
     feeds, states = [], None
@@ -70,7 +72,7 @@ def test_what_is_fed_is_what_is_laid_out(name, rule, convention):
         assert all(len(feed.slots) == feed.size for feed in feeds)
         whole = join(*(feed.slots for feed in feeds))
         length = len(whole)
-        assert layout.kinds[number].tolist() == [*whole.kinds, *[0] * (layout.kinds.shape[1] - length)]
+        assert layout.slot_types[number].tolist() == [*whole.types, *[0] * (layout.slot_types.shape[1] - length)]
         assert torch.equal(layout.positions[:, number, :length], axes(whole.place(0)[0]))
         # ids are those of the feeds, behind their vectors and before their control vectors
         ids = []
@@ -86,7 +88,7 @@ def test_what_is_fed_is_what_is_laid_out(name, rule, convention):
 @torch.no_grad()
 def test_a_block_without_an_end_has_neither_closing_token_nor_copies(rule):
     method, tokens = tiny_method("lvr"), (Tokens((1,)), Block(3, closed=False), Tokens((4, 5)), Block(2), Tokens((6,)))
-    row = Row(tiny_prompt(), tokens)
+    row = ForcedSequence(tiny_prompt(), tokens)
     unrolled = unroll(BACKBONE, method, [row], rule=rule)
     spliced = splice(BACKBONE, method, [row], unrolled.latents, rule=rule)
     torch.testing.assert_close(spliced.states, unrolled.states, atol=1e-5, rtol=0)
@@ -97,7 +99,7 @@ def test_a_block_without_an_end_has_neither_closing_token_nor_copies(rule):
 def test_text_behind_a_block_without_an_end_is_under_the_rule_in_decoding_too(rule):
     method, prompts = tiny_method("lvr", rule=rule), [tiny_prompt(), tiny_prompt(1, text=9)]
     script, settings = [1, OPEN_ID, 4, 5], Settings(latents=3)
-    rows = [Row(p, (Tokens((1,)), Block(3, closed=rule == "sealed"), Tokens((4, 5, EOS)))) for p in prompts]
+    rows = [ForcedSequence(p, (Tokens((1,)), Block(3, closed=rule == "sealed"), Tokens((4, 5, EOS)))) for p in prompts]
     together = list(decode(BACKBONE, method, prompts, [settings] * 2, sampler=scripted(script, script)))
     for number, row in enumerate(rows):
         alone = list(decode(BACKBONE, method, [row.prompt], [settings], sampler=scripted(script)))
@@ -110,7 +112,7 @@ def test_text_behind_a_block_without_an_end_is_under_the_rule_in_decoding_too(ru
 @torch.no_grad()
 def test_a_grid_whose_latents_are_made_one_by_one_counts_on():
     method = tiny_method("deeplatent", options={"generation": "autoregressive"})
-    row = Row(tiny_prompt(), (Tokens((1,)), Block(6, grid=(2, 3)), Tokens((4, EOS))))
+    row = ForcedSequence(tiny_prompt(), (Tokens((1,)), Block(6, grid=(2, 3)), Tokens((4, EOS))))
     unrolled = unroll(BACKBONE, method, [row])
     spliced = splice(BACKBONE, method, [row], unrolled.latents)
     torch.testing.assert_close(spliced.states, unrolled.states, atol=1e-5, rtol=0)
@@ -118,15 +120,15 @@ def test_a_grid_whose_latents_are_made_one_by_one_counts_on():
 
 def test_stretches_go_on_where_the_one_before_ended():
     block = join(opening_slots(1, 3), latent_slots(1, 2), closing_slots(1), text_slots(2, 2))
-    assert [kind % 16 for kind in block.kinds] == [OPEN, *[CONTROL] * 3, *[LATENT] * 2, CLOSE, *[AFTER] * 2]
+    assert [kind % 16 for kind in block.types] == [OPEN, *[CONTROL] * 3, *[LATENT] * 2, CLOSE, *[AFTER] * 2]
     assert block.place(7) == (range(7, 16), 16)
-    assert text_slots(2, 0).kinds == (TEXT, TEXT)
+    assert text_slots(2, 0).types == (TEXT, TEXT)
 
 
 def test_copies_stand_where_their_latents_stand():
     for latents, end in ((latent_slots(0, 6), 6), (latent_slots(0, 6, GRID), 3)):
         whole = join(text_slots(1, 0), latents, closing_slots(0, latents), text_slots(1, 1))
-        assert whole.kinds == (TEXT, *[LATENT] * 6, *[SEALED] * 6, CLOSE, AFTER)
+        assert whole.types == (TEXT, *[LATENT] * 6, *[SEALED] * 6, CLOSE, AFTER)
         positions, after = whole.place(10)
         assert torch.equal(positions[:, 1:7], positions[:, 7:13])
         assert positions[:, 13].tolist() == [11 + end] * 3 and after == 11 + end + 2
@@ -134,7 +136,7 @@ def test_copies_stand_where_their_latents_stand():
 
 def test_no_latents_no_copies():
     closing = closing_slots(2, Slots())
-    assert closing.kinds == closing_slots(2).kinds and closing.place(4) == (range(4, 5), 5)
+    assert closing.types == closing_slots(2).types and closing.place(4) == (range(4, 5), 5)
 
 
 class Answered(LatentMethod):
@@ -154,7 +156,7 @@ class Answered(LatentMethod):
 def test_a_grid_that_is_answered_is_sealed_in_its_places(monkeypatch, rule):
     monkeypatch.setitem(METHODS, "answered", Answered)
     method = tiny_method("answered")
-    row = Row(tiny_prompt(), (Tokens((1,)), Block(6, grid=(2, 3)), Tokens((4, 5))))
+    row = ForcedSequence(tiny_prompt(), (Tokens((1,)), Block(6, grid=(2, 3)), Tokens((4, 5))))
     unrolled = unroll(BACKBONE, method, [row], rule=rule)
     spliced = splice(BACKBONE, method, [row], unrolled.latents, rule=rule)
     torch.testing.assert_close(spliced.states, unrolled.states, atol=1e-5, rtol=0)

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from latent_core.events import FinishEvent, LatentEvent, Look, StartEvent, TokenEvent
+from latent_core.events import AttentionSummary, FinishEvent, LatentEvent, StartEvent, TokenEvent
 from latent_core.settings import Settings
 from latent_core.trace import Source, Trace
 
@@ -286,12 +286,12 @@ def test_saving_into_a_missing_folder_says_so(tmp_path):
 
 
 def with_attention(layers=(1, 3), heads=2, tokens=5):
-    """The run again, every word and latent but the forced ones with a Look."""
+    """The run again, every word and latent but the forced ones with an AttentionSummary."""
 
     def look(seed):
         generator = torch.Generator().manual_seed(seed)
         size = len(layers), heads
-        return Look(
+        return AttentionSummary(
             image=torch.rand(*size, tokens, generator=generator).half(),
             shares=torch.rand(*size, 5, generator=generator).softmax(-1),
             entropy=torch.rand(size, generator=generator),

@@ -13,12 +13,12 @@ from latent_core import glyphs
 from latent_core.checkpoints.embedded import EMBEDDED
 from latent_core.checkpoints.loading import load
 from latent_core.decoding.layout import NO_LABEL, lay_out
-from latent_core.model.slot_types import CLOSE, LATENT, OPEN, kind_class
+from latent_core.model.slot_types import CLOSE, LATENT, OPEN, slot_class
 from tests.training import SMALL, curve, small
 from trainers.__main__ import main
 from trainers.arguments import NAMES
 from trainers.data.glyphs import GlyphsDataset
-from trainers.data.segments import Thought, segments
+from trainers.data.segments import LatentStep, segments
 from trainers.loop.launch import build_stage, check_run, train
 from trainers.loop.saves import last_checkpoint
 from trainers.planning.architectures import published
@@ -213,8 +213,8 @@ def test_data_are_a_function_of_seed_and_index():
 def test_a_response_is_text_thought_observation_answer(family):
     example = glyphs.sample(family, 1, "train")
     parts = segments(example)
-    assert sum(isinstance(part, Thought) for part in parts) == len(example.steps)
-    words = "".join(part.text for part in parts if not isinstance(part, Thought))
+    assert sum(isinstance(part, LatentStep) for part in parts) == len(example.steps)
+    words = "".join(part.text for part in parts if not isinstance(part, LatentStep))
     assert words.endswith(f"\\boxed{{{example.answer}}}" if example.steps else example.answer)
     assert "  " not in words
 
@@ -225,7 +225,7 @@ def test_every_position_that_samples_in_a_free_run_has_a_label(tmp_path):
         batch = stage.collate([(glyphs.sample(family, 3, "train"), Random(0))])
         layout = lay_out(stage.backbone, stage.method, batch["rows"], batch["rules"])
         ids, labels = layout.ids[0], layout.labels[0]
-        kinds = kind_class(layout.kinds[0])
+        kinds = slot_class(layout.kinds[0])
         start = len(batch["rows"][0].prompt.input_ids)
         for slot in range(start - 1, len(ids) - 1):
             following = kinds[slot + 1]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from latent_core.decoding.layout import NO_LABEL, Row
-from latent_core.decoding.sequence import Block, Picture, Tokens
+from latent_core.decoding.layout import NO_LABEL, ForcedSequence
+from latent_core.decoding.sequence import AuxiliaryImage, Block, Tokens
 from latent_core.decoding.unroll import Unrolled, splice, unroll
 from latent_core.model.attention import PLAIN, Flow
 from latent_core.model.backbone import Backbone
@@ -30,10 +30,12 @@ from tests.tiny import IMAGE as IMAGE_ID
 from tests.tiny import OPEN as OPEN_ID
 
 ROWS = [
-    Row(tiny_prompt(0), (Tokens((1, 2, 3)), Block(4), Tokens((5, 6)), Block(2), Tokens((7, 8, 9, EOS)))),
-    Row(tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9), (Block(0), Tokens((5, 6)))),
-    Row(tiny_prompt(2, grids=[], text=4), (Tokens((4,), learn=False), Block(7, learn=False), Tokens((5, 6)))),
-    Row(tiny_prompt(3, grids=[(4, 4)], text=4), (Tokens((4, 5)),)),
+    ForcedSequence(tiny_prompt(0), (Tokens((1, 2, 3)), Block(4), Tokens((5, 6)), Block(2), Tokens((7, 8, 9, EOS)))),
+    ForcedSequence(tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9), (Block(0), Tokens((5, 6)))),
+    ForcedSequence(
+        tiny_prompt(2, grids=[], text=4), (Tokens((4,), learn=False), Block(7, learn=False), Tokens((5, 6)))
+    ),
+    ForcedSequence(tiny_prompt(3, grids=[(4, 4)], text=4), (Tokens((4, 5)),)),
 ]
 MIXED = ["sealed", "everything", "no_image", "latents_only"]
 
@@ -49,9 +51,9 @@ def test_ragged_batch_equals_single_rows_and_splice(backbone, convention, rule):
     """Different prompts, image counts, texts, numbers of blocks, K and rules together."""
     method = tiny_method(convention=convention)
     together = unroll(backbone, method, ROWS, rule=rule)
-    assert together.ticks == 1 + (7 + 1) + (2 + 1)
+    assert together.forwards == 1 + (7 + 1) + (2 + 1)
     spliced = splice(backbone, method, ROWS, together.latents, rule=rule)
-    filled = together.layout.kinds != PAD
+    filled = together.layout.slot_types != PAD
     torch.testing.assert_close(together.states[filled], spliced.states[filled], atol=1e-5, rtol=0)
     for index, row in enumerate(ROWS):
         alone = unroll(backbone, method, [row], rule=rule if isinstance(rule, str) else rule[index])
@@ -60,9 +62,9 @@ def test_ragged_batch_equals_single_rows_and_splice(backbone, convention, rule):
         assert not together.states[index, length:].any()
 
 
-def picture(seed: int, rows: int, columns: int) -> Picture:
+def picture(seed: int, rows: int, columns: int) -> AuxiliaryImage:
     pixels = torch.randn(rows * columns, 3 * 2 * 4**2, generator=torch.Generator().manual_seed(seed))
-    return Picture(pixels, torch.tensor([[1, rows, columns]]))
+    return AuxiliaryImage(pixels, torch.tensor([[1, rows, columns]]))
 
 
 FLOWS = [
@@ -79,14 +81,16 @@ def test_auxiliary_images_in_a_ragged_batch(backbone, flow, rule):
     """Rows with two, one and no auxiliary images, with and without blocks: alone, together and spliced they agree."""
     words = Tokens((5, 6))
     rows = [
-        Row(tiny_prompt(0), (Tokens((1,)), picture(0, 4, 6), Block(3), words, picture(1, 4, 4), Block(2), words)),
-        Row(tiny_prompt(1), (picture(2, 6, 4), Tokens((7, 8, 9)), picture(3, 4, 4), words)),
-        Row(tiny_prompt(2, grids=[]), (Tokens((1, 2)), Block(4), words)),
+        ForcedSequence(
+            tiny_prompt(0), (Tokens((1,)), picture(0, 4, 6), Block(3), words, picture(1, 4, 4), Block(2), words)
+        ),
+        ForcedSequence(tiny_prompt(1), (picture(2, 6, 4), Tokens((7, 8, 9)), picture(3, 4, 4), words)),
+        ForcedSequence(tiny_prompt(2, grids=[]), (Tokens((1, 2)), Block(4), words)),
     ]
     method = tiny_method()
     together = unroll(backbone, method, rows, rule=rule, flow=flow)
     spliced = splice(backbone, method, rows, together.latents, rule=rule, flow=flow)
-    filled = together.layout.kinds != PAD
+    filled = together.layout.slot_types != PAD
     torch.testing.assert_close(together.states[filled], spliced.states[filled], atol=1e-5, rtol=0)
     for index, row in enumerate(rows):
         alone = unroll(backbone, method, [row], rule=rule, flow=flow)
@@ -97,12 +101,14 @@ def test_auxiliary_images_in_a_ragged_batch(backbone, flow, rule):
 def test_layout_of_an_auxiliary_image(backbone):
     """Positions as transformers gives them to an image; nothing of it is learned; what follows it is."""
     start, end = backbone.marker_ids
-    row = Row(tiny_prompt(0, text=1), (Tokens((1,)), picture(0, 4, 6), Block(1), Tokens((3,), observation=True)))
+    row = ForcedSequence(
+        tiny_prompt(0, text=1), (Tokens((1,)), picture(0, 4, 6), Block(1), Tokens((3,), observation=True))
+    )
     layout = unroll(backbone, tiny_method(), [row]).layout
     prompt = len(row.prompt.input_ids)
     assert layout.ids[0, prompt:].tolist() == [1, start, *[-1] * 6, end, OPEN_ID, -1, CLOSE_ID, 3]
-    kinds = [TEXT, AUX_START, *[AUX] * 6, AUX_END, OPEN, LATENT, CLOSE, AFTER]
-    assert layout.kinds[0, prompt:].tolist() == kinds
+    slot_types = [TEXT, AUX_START, *[AUX] * 6, AUX_END, OPEN, LATENT, CLOSE, AFTER]
+    assert layout.slot_types[0, prompt:].tolist() == slot_types
     none = NO_LABEL
     assert layout.labels[0, prompt - 1 :].tolist() == [1, *[none] * 8, OPEN_ID, none, none, 3, none]
     assert layout.weights(4.0).tolist() == [1, 1, 4]
@@ -112,14 +118,14 @@ def test_layout_of_an_auxiliary_image(backbone):
 
 
 def test_layout(backbone):
-    row = Row(tiny_prompt(0, text=1), (Tokens((1, 2)), Block(2), Tokens((3, EOS))))
+    row = ForcedSequence(tiny_prompt(0, text=1), (Tokens((1, 2)), Block(2), Tokens((3, EOS))))
     layout = unroll(backbone, tiny_method(), [row], rule="sealed").layout
     prompt = len(row.prompt.input_ids)
     assert layout.ids[0, prompt:].tolist() == [1, 2, OPEN_ID, -1, -1, -1, -1, CLOSE_ID, 3, EOS]
-    kinds = [TEXT, TEXT, OPEN, LATENT, LATENT, SEALED, SEALED, CLOSE, AFTER, AFTER]
-    assert layout.kinds[0, prompt:].tolist() == kinds == [numbered(kind, 0) for kind in kinds]
+    slot_types = [TEXT, TEXT, OPEN, LATENT, LATENT, SEALED, SEALED, CLOSE, AFTER, AFTER]
+    assert layout.slot_types[0, prompt:].tolist() == slot_types == [numbered(kind, 0) for kind in slot_types]
     expected = [IMAGE if token == IMAGE_ID else PROMPT for token in row.prompt.input_ids.tolist()]
-    assert layout.kinds[0, :prompt].tolist() == expected
+    assert layout.slot_types[0, :prompt].tolist() == expected
     none = NO_LABEL
     assert layout.labels[0, prompt - 1 :].tolist() == [1, 2, OPEN_ID, none, none, none, none, none, 3, EOS, none]
     first = layout.positions[0, 0, prompt].item()
@@ -137,7 +143,7 @@ def test_learn_flags(backbone):
 def test_gradient_equals_that_of_one_splice_with_live_latents(backbone):
     """The cache loses nothing: backpropagation through time equals autograd on a chain of full forwards."""
     method = tiny_method()
-    row = Row(tiny_prompt(0), (Tokens((1,)), Block(3), Tokens((5, EOS))))
+    row = ForcedSequence(tiny_prompt(0), (Tokens((1,)), Block(3), Tokens((5, EOS))))
     states, labels = unroll(backbone, method, [row], rule="latents_only").learned()
     torch.nn.functional.cross_entropy(backbone.logits(states), labels).backward()
     gradients = {name: p.grad.clone() for name, p in backbone.named_parameters() if p.grad is not None}
@@ -159,7 +165,7 @@ def test_gradient_equals_that_of_one_splice_with_live_latents(backbone):
 
 def test_detach_feedback_cuts_what_is_fed_but_not_the_cache(backbone):
     method = tiny_method()
-    row = Row(tiny_prompt(0), (Tokens((1,)), Block(3), Tokens((5,))))
+    row = ForcedSequence(tiny_prompt(0), (Tokens((1,)), Block(3), Tokens((5,))))
     attached, detached = (unroll(backbone, method, [row], detach_feedback=cut) for cut in (False, True))
     torch.testing.assert_close(attached.states, detached.states, atol=0, rtol=0)
     layers = backbone.layers
@@ -178,7 +184,7 @@ def test_detach_feedback_cuts_what_is_fed_but_not_the_cache(backbone):
 def test_overfits_one_answer_through_latents_alone():
     """Under `sealed` the answer can only come through the latents, and it is learned."""
     backbone, method = wrap(tiny_model()), tiny_method(rule="sealed")
-    rows = [Row(tiny_prompt(seed, text=2), (Block(2), Tokens((10 + seed, EOS)))) for seed in range(4)]
+    rows = [ForcedSequence(tiny_prompt(seed, text=2), (Block(2), Tokens((10 + seed, EOS)))) for seed in range(4)]
     optimiser = torch.optim.AdamW(backbone.parameters(), 3e-3)
     for _ in range(80):
         states, labels = unroll(backbone, method, rows).learned()
@@ -190,7 +196,9 @@ def test_overfits_one_answer_through_latents_alone():
 
 
 def test_splice_refuses_latents_of_another_shape(backbone):
-    with pytest.raises(ValueError, match=r"Row 0 has blocks of \[4, 2\] latents, but latents for blocks of \[3\]"):
+    with pytest.raises(
+        ValueError, match=r"Sequence 0 has blocks of \[4, 2\] latents, but latents for blocks of \[3\]"
+    ):
         splice(backbone, tiny_method(), ROWS[:1], [[torch.zeros(3, 32)]])
 
 

@@ -27,7 +27,7 @@ from latent_core.decoding.engine import decode
 from latent_core.decoding.sequence import Block, Tokens
 from latent_core.decoding.unroll import unroll
 from latent_core.events import LatentEvent
-from latent_core.example import Example, Step, Thought, Words
+from latent_core.example import Example, LatentStep, Step, TextSpan
 from latent_core.model.backbones import wrap
 from latent_core.model.processor import Processor
 from latent_core.settings import Settings
@@ -134,7 +134,7 @@ def test_producers_and_slots_are_the_states_that_they_say():
             unrolled = unroll(built.backbone, built.method, given["rows"], levels=(built.layer + 1,))
         blocks, found = [], built.segments(unrolled)
         for row in range(len(given["rows"])):
-            kinds = unrolled.layout.kinds[row].tolist()
+            kinds = unrolled.layout.slot_types[row].tolist()
             for number in range(4):
                 slots = [i for i, kind in enumerate(kinds) if kind == 6 + 16 * number]  # LATENT of this block
                 if slots:
@@ -162,7 +162,7 @@ def test_a_block_before_every_step_sees_the_view_that_the_step_speaks_of():
         steps=(step,),
         answer="x",
         name="interleaved",
-        parts=(Words("First.", "text"), Thought(step), Words(" Then.", "text")),
+        parts=(TextSpan("First.", "text"), LatentStep(step), TextSpan(" Then.", "text")),
     )
     response, seen = built.respond(mixed, 4)
     assert [type(s) for s in response] == [Tokens, Block, Tokens, Tokens] and seen == [inserted]

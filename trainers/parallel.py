@@ -20,8 +20,8 @@ from accelerate.utils import (
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainingArguments
 
-from latent_core.decoding.layout import Row
-from latent_core.decoding.unroll import count_ticks
+from latent_core.decoding.layout import ForcedSequence
+from latent_core.decoding.unroll import count_forwards
 from latent_core.settings import check
 
 T = TypeVar("T")
@@ -103,11 +103,11 @@ def whole(stage: torch.nn.Module) -> Iterator[None]:
             part.reshard()
 
 
-def common_ticks(stage: object, rows: list[Row]) -> int:
+def common_forwards(stage: object, rows: list[ForcedSequence]) -> int:
     """Forwards that every process's `unroll` takes where parameters are sharded; 0, as many as it needs, elsewhere.
 
     stage: with `backbone`, `method` and `sharded`.
     """
     if not stage.sharded:
         return 0
-    return max(gather_object([count_ticks(stage.backbone, stage.method, rows)]))
+    return max(gather_object([count_forwards(stage.backbone, stage.method, rows)]))

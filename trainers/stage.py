@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from latent_core.decoding.layout import NO_LABEL, Row
+from latent_core.decoding.layout import NO_LABEL, ForcedSequence
 from latent_core.decoding.unroll import Unrolled, unroll
 from latent_core.example import Example
 from latent_core.methods import LatentMethod, build_method
@@ -19,7 +19,7 @@ from latent_core.model.backbone import Backbone
 from latent_core.model.backbones import wrap
 from latent_core.model.processor import Processor
 from latent_core.settings import Rule
-from trainers.parallel import common_ticks
+from trainers.parallel import common_forwards
 from trainers.planning.costs import Load
 from trainers.planning.lengths import Length, RowSizes
 from trainers.sft.losses import next_words
@@ -94,7 +94,7 @@ class Stage(nn.Module):
             tokens=most("student"),
             learned=most("learned"),
             aligned=most("aligned"),
-            ticks=max(row.ticks for row in lengths),
+            forwards=max(row.forwards for row in lengths),
             teacher_tokens=cls.teacher_passes * most("teacher"),
             once=cls.one_pass,
             frozen="teacher" if recipe.teacher else "",
@@ -152,7 +152,7 @@ class Stage(nn.Module):
         latents = rng.choice(sizes) if sizes else rng.randint(recipe.latents_min, recipe.latents_max)
         return latents, "everything" if rng.random() < recipe.everything_share else recipe.rule
 
-    def unroll(self, rows: Sequence[Row], rules: Sequence[Rule], **options: object) -> Unrolled:
+    def unroll(self, rows: Sequence[ForcedSequence], rules: Sequence[Rule], **options: object) -> Unrolled:
         """The rows with their latents generated on the way, with gradients; options as those of `unroll`."""
         return unroll(
             self.backbone,
@@ -160,7 +160,7 @@ class Stage(nn.Module):
             rows,
             rule=rules,
             detach_feedback=self.recipe.detach_feedback,
-            ticks=common_ticks(self, rows),
+            forwards=common_forwards(self, rows),
             **options,
         )
 

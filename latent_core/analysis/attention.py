@@ -8,35 +8,35 @@ Shapes: S slots, N image tokens, W words of the run.
 
 import torch
 
-from latent_core.events import SEGMENTS, Look
-from latent_core.model.slot_types import AFTER, CLOSE, CONTROL, IMAGE, LATENT, OPEN, PROMPT, SEALED, TEXT, kind_class
+from latent_core.events import SEGMENTS, AttentionSummary
+from latent_core.model.slot_types import AFTER, CLOSE, CONTROL, IMAGE, LATENT, OPEN, PROMPT, SEALED, TEXT, slot_class
 
 _KINDS = ((IMAGE,), (PROMPT,), (LATENT, SEALED), (TEXT, AFTER), (OPEN, CONTROL, CLOSE))
 """Kinds of slots of every segment."""
 _MEMBERS = torch.zeros(16, len(SEGMENTS))
-"""(kinds, segments) 1 where a kind is of a segment; padding is of none."""
+"""(slot_types, segments) 1 where a kind is of a segment; padding is of none."""
 for _number, _members in enumerate(_KINDS):
     _MEMBERS[list(_members), _number] = 1.0
 
 
-def shares(weights: torch.Tensor, kinds: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Attention on each segment: weights (…, S), kinds (S,) → (…) per segment, together 1.
+def shares(weights: torch.Tensor, slot_types: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Attention on each segment: weights (…, S), slot_types (S,) → (…) per segment, together 1.
 
     m_segment = Σ_{s in segment} A_s
     """
-    return dict(zip(SEGMENTS, _shares(weights, kinds).unbind(-1), strict=True))
+    return dict(zip(SEGMENTS, _shares(weights, slot_types).unbind(-1), strict=True))
 
 
-def _shares(weights: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+def _shares(weights: torch.Tensor, slot_types: torch.Tensor) -> torch.Tensor:
     """(…, 5), in the order of SEGMENTS."""
-    _check(weights, kinds)
-    return weights @ _MEMBERS[kind_class(kinds)]
+    _check(weights, slot_types)
+    return weights @ _MEMBERS[slot_class(slot_types)]
 
 
-def image_map(weights: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-    """Attention on every image token: weights (…, S), kinds (S,) → (…, N), all images one after the other."""
-    _check(weights, kinds)
-    return weights.index_select(-1, image_slots(kinds))
+def image_map(weights: torch.Tensor, slot_types: torch.Tensor) -> torch.Tensor:
+    """Attention on every image token: weights (…, S), slot_types (S,) → (…, N), all images one after the other."""
+    _check(weights, slot_types)
+    return weights.index_select(-1, image_slots(slot_types))
 
 
 def entropy(weights: torch.Tensor) -> torch.Tensor:
@@ -82,24 +82,24 @@ def with_mean(weights: torch.Tensor) -> torch.Tensor:
     return torch.cat([over_heads(weights)[:, None], weights], 1)
 
 
-def look(weights: torch.Tensor, kinds: torch.Tensor, image: torch.Tensor | None = None) -> Look:
+def look(weights: torch.Tensor, slot_types: torch.Tensor, image: torch.Tensor | None = None) -> AttentionSummary:
     """What is kept of one position's weights (layers, heads, S).
 
     image: the slots of image tokens, where they are known already; they stay the same throughout a run.
     """
-    slots = image_slots(kinds) if image is None else image
-    return Look(
+    slots = image_slots(slot_types) if image is None else image
+    return AttentionSummary(
         image=weights.index_select(-1, slots).half(),
-        shares=_shares(weights, kinds),
+        shares=_shares(weights, slot_types),
         entropy=torch.special.entr(weights).sum(-1),  # the weights of a position sum to 1
     )
 
 
-def image_slots(kinds: torch.Tensor) -> torch.Tensor:
-    """(N,) slots of the image tokens among kinds (S,)."""
-    return (kind_class(kinds) == IMAGE).nonzero()[:, 0]
+def image_slots(slot_types: torch.Tensor) -> torch.Tensor:
+    """(N,) slots of the image tokens among slot_types (S,)."""
+    return (slot_class(slot_types) == IMAGE).nonzero()[:, 0]
 
 
-def _check(weights: torch.Tensor, kinds: torch.Tensor) -> None:
-    if weights.shape[-1] != len(kinds):
-        raise ValueError(f"There are weights of {weights.shape[-1]} slots, but kinds of {len(kinds)}.")
+def _check(weights: torch.Tensor, slot_types: torch.Tensor) -> None:
+    if weights.shape[-1] != len(slot_types):
+        raise ValueError(f"There are weights of {weights.shape[-1]} slots, but slot_types of {len(slot_types)}.")

@@ -1,7 +1,7 @@
 """Rows that advance together: one forward feeds them all, each at its own place.
 
 Used by decoding (with `Cache`) and unrolling (with `GradientCache`) alike. All bookkeeping that a forward needs
-(slots, positions, kinds, whether a mask is needed at all) is done here and lives here, never on a module.
+(slots, positions, slot_types, whether a mask is needed at all) is done here and lives here, never on a module.
 
 Shapes: B rows, N vectors of the longest feed, S slots, D model width.
 """
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 
 import torch
 
-from latent_core.decoding.sequence import Picture
+from latent_core.decoding.sequence import AuxiliaryImage
 from latent_core.methods.requests import Feed
 from latent_core.model.attention import PLAIN, Flow, Recorder, attend, tables
 from latent_core.model.backbone import Backbone, Rotary
 from latent_core.model.cache import Cache, GradientCache
 from latent_core.model.processor import Prompt
-from latent_core.model.slot_types import AFTER, AUX, CLOSE, PAD, kind_class
+from latent_core.model.slot_types import AFTER, AUX, CLOSE, PAD, slot_class
 from latent_core.model.slots import axes, picture_slots, prompt_slots
 from latent_core.settings import Rule
 
 
-def see(backbone: Backbone, images: Sequence[Prompt | Picture]) -> list[torch.Tensor]:
+def encode_images(backbone: Backbone, images: Sequence[Prompt | AuxiliaryImage]) -> list[torch.Tensor]:
     """The merged image tokens (N, D) of each prompt or auxiliary image; the vision tower runs once for all of them.
 
     What occurs several times, as a group's prompt does, is seen once.
@@ -55,7 +55,7 @@ def prompt_feeds(
     embeds = backbone.embed(ids.to(backbone.device))
     if any(len(prompt.grid_thw) for prompt in prompts):
         places = (ids == backbone.image_token_id).nonzero()[:, 0].to(backbone.device)
-        embeds = embeds.index_copy(0, places, torch.cat(list(features or see(backbone, prompts))))
+        embeds = embeds.index_copy(0, places, torch.cat(list(features or encode_images(backbone, prompts))))
     rows = embeds.split([len(prompt.input_ids) for prompt in prompts])
     return [
         Feed(
@@ -71,7 +71,7 @@ def prompt_feeds(
     ]
 
 
-def picture_feed(backbone: Backbone, picture: Picture, features: torch.Tensor, number: int) -> Feed:
+def auxiliary_image_feed(backbone: Backbone, picture: AuxiliaryImage, features: torch.Tensor, number: int) -> Feed:
     """The tokens (N, D) of auxiliary image `number` of a response, 0-based."""
     return Feed(
         features,
@@ -87,7 +87,7 @@ def split(states: torch.Tensor, feeds: Sequence[Feed | None]) -> list[torch.Tens
     return [row[:size] if size < len(row) else row for row, size in zip(states.unbind(0), sizes, strict=True)]
 
 
-class Lockstep:
+class SequenceBatch:
     """Rows that share a cache and a forward, each with its own rule, its own length and its own next position."""
 
     def __init__(
@@ -112,21 +112,21 @@ class Lockstep:
 
         Rows without a feed (None) stand still. If no row has one, the forward still takes place, on padding.
         """
-        types = [() if feed is None else feed.slots.kinds for feed in feeds]
+        types = [() if feed is None else feed.slots.types for feed in feeds]
         counts = list(map(len, types))
         size = max(1, *counts)
         first = max(self.cache.lengths) == 0
         padded = [(*own, *(PAD,) * (size - len(own))) for own in types]
-        kinds = torch.tensor(padded, device=self.backbone.device)
+        slot_types = torch.tensor(padded, device=self.backbone.device)
         embeds = self._embeds(feeds, size)
         if self.flow.free_thoughts:  # see Flow: images and what is fed with them get no gradient
-            shown = [AUX in map(kind_class, own) for own in types]
+            shown = [AUX in map(slot_class, own) for own in types]
             embeds = torch.where(torch.tensor(shown, device=embeds.device)[:, None, None], embeds.detach(), embeds)
         rotary = self._rotate(feeds, size)
-        self.cache.begin(kinds, counts)
+        self.cache.begin(slot_types, counts)
         for row, own in enumerate(types):
             if not self._hides[row] and (self.rules[row] != "everything" or self.flow != PLAIN):
-                classes = set(map(kind_class, own))
+                classes = set(map(slot_class, own))
                 # a block that its model left without a closing token is followed by text under the rule all the same
                 ruled = self.rules[row] != "everything" and (CLOSE in classes or AFTER in classes)
                 self._hides[row] = ruled or (self.flow != PLAIN and AUX in classes)
@@ -155,7 +155,7 @@ class Lockstep:
         """
         if not any(self._hides) and (first or (size == 1 and self.cache.gapless)):
             return None
-        return attend(self.cache.all_kinds(), self._tables, self.cache.query_slots(), self.flow)
+        return attend(self.cache.all_slot_types(), self._tables, self.cache.query_slots(), self.flow)
 
     def _embeds(self, feeds: Sequence[Feed | None], size: int) -> torch.Tensor:
         """(B, N, D): vectors and embedded ids, zeros on the right."""

@@ -1,9 +1,9 @@
-"""Decoding: the one loop for one row or many. Rows advance in lockstep, a forward per tick, and events come out.
+"""Decoding: the one loop for one row or many. Rows advance in lockstep, a forward per forward, and events come out.
 
-Every tick collects each row's next feed, runs one forward, hands the states back, and samples for all rows that ask
-for a token. What the host needs to know (chosen ids, their probabilities, recorded vectors) crosses over in one copy
-per tick; recorded attention takes two more. A row of a batch gives what it gives alone. Closing the generator cancels
-the run.
+Every step collects each sequence's next feed, runs one forward, hands the states back, and samples for all sequences
+that ask for a token. What the host needs to know (chosen ids, their probabilities, recorded vectors) crosses over in
+one copy per forward; recorded attention takes two more. A sequence of a batch gives what it gives alone. Closing the
+generator cancels the run.
 
 Shapes: B rows still running, R rows that sample, D model width, V vocabulary.
 """
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 
 from latent_core.analysis.attention import image_slots, look
-from latent_core.decoding.batch import Lockstep, prompt_feeds, split
-from latent_core.decoding.sampling import Dice, choose
+from latent_core.decoding.batch import SequenceBatch, prompt_feeds, split
+from latent_core.decoding.sampling import SamplerState, choose
 from latent_core.decoding.sequence import Intervention, Run, Sampled, drive
-from latent_core.events import Event, FinishEvent, LatentEvent, Look, Reason, StartEvent, TokenEvent
+from latent_core.events import AttentionSummary, Event, FinishEvent, LatentEvent, Reason, StartEvent, TokenEvent
 from latent_core.methods.base import LatentMethod
 from latent_core.methods.requests import Feed, Sample
 from latent_core.model.attention import Recorder
@@ -51,7 +51,7 @@ def decode(
 
     intervene: per row, a function from feed to feed, see interventions.py. record: whether events carry vectors;
     without it no hidden state leaves the device. levels: of the image tokens' states in StartEvent, by default all.
-    attention: decoder blocks, 0-based, of which events carry a Look. record_attention: keeps whole maps instead.
+    attention: layers, 0-based, of which events carry an AttentionSummary. record_attention: keeps whole maps instead.
     scaled: log-probabilities are those of logits / temperature, as reinforcement learning needs them.
     Raises ValueError for prompts whose image tokens do not match their images.
     """
@@ -60,17 +60,17 @@ def decode(
     wanted = range(backbone.num_layers + 1) if levels is None else levels
     yield from batch.start(prompts, settings, intervene or [None] * len(prompts), tuple(wanted) if record else ())
     while batch.rows:
-        yield from batch.tick()
+        yield from batch.forward()
 
 
 @dataclass(slots=True, eq=False)
-class _Row:
+class _Sequence:
     """One run in progress."""
 
     number: int
     prompt: Prompt
     run: Run
-    dice: Dice
+    sampler_state: SamplerState
     position: int = 0
     """Next place in the sequence (sealed copies take none)."""
     request: Feed | Sample | None = None
@@ -79,7 +79,7 @@ class _Row:
     clock: float = 0.0
     hidden: torch.Tensor | None = None
     """(D,) on the host: the state that produces the next token; None when not recording."""
-    look: Look | None = None
+    look: AttentionSummary | None = None
     """Where that state attended; None unless attention is recorded."""
     image_slots: torch.Tensor | None = None
     """Slots of its image tokens, on the host; None before attention was recorded."""
@@ -132,7 +132,7 @@ class _Batch:
     ) -> None:
         self.backbone, self.method, self.record = backbone, method, record
         self.sampler, self.recorder, self.whole, self.scaled = sampler, recorder, whole, scaled
-        self.rows: list[_Row] = []
+        self.rows: list[_Sequence] = []
         self._biases: dict[tuple[bool, bool, int | None], torch.Tensor] = {}
 
     def start(
@@ -142,7 +142,7 @@ class _Batch:
         intervene: Sequence[Intervention | None],
         levels: tuple[int, ...],
     ) -> list[Event]:
-        """Reads the prompts: one start event per row, then what the first tick gives."""
+        """Reads the prompts: one start event per row, then what the first forward gives."""
         began = time.perf_counter()
         backbone, method = self.backbone, self.method
         rules = [s.rule or method.config.rule for s in settings]
@@ -152,29 +152,29 @@ class _Batch:
             for number, (prompt, feed, setting, rule, hook) in enumerate(each):
                 words = Sampled(method, setting, backbone.eos_ids)
                 run = drive(method, feed, words, rule, intervene=hook)
-                dice = Dice(setting, prompt.input_ids, backbone.vocabulary, backbone.device)
-                row = _Row(number, prompt, run, dice, clock=began)
+                sampler_state = SamplerState(setting, prompt.input_ids, backbone.vocabulary, backbone.device)
+                row = _Sequence(number, prompt, run, sampler_state, clock=began)
                 row.answer(None)
                 self.rows.append(row)
             longest = max(row.request.size for row in self.rows)
             cache = backbone.new_cache(len(prompts), longest + _FIRST_SLOTS)
-            self.lockstep = Lockstep(backbone, cache, rules)
-        return self.tick(levels, prefill=True)
+            self.batch = SequenceBatch(backbone, cache, rules)
+        return self.forward(levels, prefill=True)
 
-    def tick(self, levels: tuple[int, ...] = (), *, prefill: bool = False) -> list[Event]:
+    def forward(self, levels: tuple[int, ...] = (), *, prefill: bool = False) -> list[Event]:
         """One forward for all rows, and the events that come of it."""
         began = time.perf_counter()
         rows, feeds = self.rows, [row.request for row in self.rows]
         if not prefill:
             for row in rows:
-                row.clock = began  # the time that a reader takes between two ticks is not the model's
+                row.clock = began  # the time that a reader takes between two forwards is not the model's
         with torch.inference_mode():
-            states, kept = self.lockstep.feed(feeds, levels=levels, recorder=self.recorder)
+            states, kept = self.batch.feed(feeds, levels=levels, recorder=self.recorder)
             states = split(states, feeds)
             for row, state in zip(rows, states, strict=True):
                 row.answer(state)
             # A row whose states were its answer asks for a token now or feeds again (latents). Those that ask are
-            # answered in the same tick, below, so that between two ticks every row has a feed or has ended.
+            # answered in the same forward, below, so that between two forwards every row has a feed or has ended.
             asking = [row for row in rows if isinstance(row.request, Sample)]
             choices = self._sample(asking) if asking else None
             vectors, choices = self._to_host(feeds, states, choices)
@@ -204,19 +204,19 @@ class _Batch:
             self.rows = [rows[index] for index in running]
             if running:
                 with torch.inference_mode():
-                    self.lockstep.keep(running)
+                    self.batch.keep(running)
         return events
 
-    def _sample(self, rows: Sequence[_Row]) -> torch.Tensor:
+    def _sample(self, rows: Sequence[_Sequence]) -> torch.Tensor:
         """(R, 3): id, its log-probability and the opening token's probability, before all bans and truncation."""
         logits = self.backbone.logits(torch.cat([row.request.state for row in rows])).float()
         logprobs = logits.log_softmax(-1)
         if self.scaled:
-            heat = [row.dice.settings.temperature or 1.0 for row in rows]
-            logprobs = (logits / torch.tensor(heat, device=logits.device)[:, None]).log_softmax(-1)
+            temperatures = [row.sampler_state.settings.temperature or 1.0 for row in rows]
+            logprobs = (logits / torch.tensor(temperatures, device=logits.device)[:, None]).log_softmax(-1)
         logits = logits + torch.stack([self._bias(row.request) for row in rows])
         if self.sampler is None:
-            ids = choose(logits, [row.dice for row in rows])
+            ids = choose(logits, [row.sampler_state for row in rows])
         else:
             scripted = [self.sampler(row.number, scores) for row, scores in zip(rows, logits, strict=True)]
             ids = torch.tensor(scripted, device=logits.device)
@@ -239,7 +239,7 @@ class _Batch:
     def _to_host(
         self, feeds: Sequence[Feed], states: Sequence[torch.Tensor], choices: torch.Tensor | None
     ) -> tuple[list[torch.Tensor | None], list[list[float]] | None]:
-        """Everything the host needs of this tick, in one copy.
+        """Everything the host needs of this forward, in one copy.
 
         Per row its last state (1, D), or all N latents fed and the states of all that was fed; and the choices.
         """
@@ -260,13 +260,13 @@ class _Batch:
         return vectors, None if choices is None else pieces[-1].view(-1, 3).tolist()
 
     def _entered(
-        self, row: _Row, feed: Feed, vectors: torch.Tensor | None, looks: Sequence[Look], now: float
+        self, row: _Sequence, feed: Feed, vectors: torch.Tensor | None, looks: Sequence[AttentionSummary], now: float
     ) -> Iterator[LatentEvent | TokenEvent]:
         """Counts a feed's slots, and tells of the latents in it and of the closing token that rode along."""
         start, count = row.position, feed.latents
         if vectors is not None:
             row.hidden = vectors[-1].clone()  # a clone outside of inference mode is an ordinary tensor
-        row.position += feed.size - feed.echo
+        row.position += feed.size - feed.num_sealed
         for n in range(count):
             row.latents += 1
             yield LatentEvent(
@@ -284,7 +284,7 @@ class _Batch:
             hidden = None if vectors is None else vectors[2 * count - 1].clone()
             yield self._closed(row, now, position=start + count, hidden=hidden)
 
-    def _chosen(self, row: _Row, choice: list[float], now: float) -> Iterator[TokenEvent]:
+    def _chosen(self, row: _Sequence, choice: list[float], now: float) -> Iterator[TokenEvent]:
         """Tells the row what was sampled; ids inside a block are nobody else's business."""
         request, (token_id, logprob, p_open) = row.request, (int(choice[0]), *choice[1:])
         if not request.silent:
@@ -308,7 +308,7 @@ class _Batch:
         with torch.inference_mode():
             row.answer(token_id)
 
-    def _closed(self, row: _Row, now: float, position: int, hidden: torch.Tensor | None) -> TokenEvent:
+    def _closed(self, row: _Sequence, now: float, position: int, hidden: torch.Tensor | None) -> TokenEvent:
         """The runtime puts the closing token behind a latent of this state."""
         row.tokens += 1
         return TokenEvent(
@@ -324,7 +324,7 @@ class _Batch:
         )
 
     def _start_event(
-        self, index: int, row: _Row, levels: tuple[int, ...], kept: list[torch.Tensor], seconds: float
+        self, index: int, row: _Sequence, levels: tuple[int, ...], kept: list[torch.Tensor], seconds: float
     ) -> StartEvent:
         grids = row.prompt.grid_thw[:, 1:] // self.backbone.merge_size
         is_image = row.prompt.input_ids == self.backbone.image_token_id
@@ -342,19 +342,19 @@ class _Batch:
             seconds=seconds,
         )
 
-    def _attended(self, feeds: Sequence[Feed]) -> list[list[Look]]:
+    def _attended(self, feeds: Sequence[Feed]) -> list[list[AttentionSummary]]:
         """What every row's watched positions looked at; nothing where whole maps are kept."""
         with torch.inference_mode():
-            maps, kinds = self.recorder.take().cpu(), self.lockstep.cache.all_kinds().cpu()
+            maps, slot_types = self.recorder.take().cpu(), self.batch.cache.all_slot_types().cpu()
         looks = []
-        lengths = self.lockstep.cache.lengths
-        for row, feed, weights, kind, length in zip(self.rows, feeds, maps, kinds, lengths, strict=True):
+        lengths = self.batch.cache.lengths
+        for row, feed, weights, kind, length in zip(self.rows, feeds, maps, slot_types, lengths, strict=True):
             if length < len(kind):
                 weights, kind = weights[..., :length], kind[:length]
             weights = weights[: len(feed.watched)] if len(weights) > 1 else weights
             if self.whole:
                 # `watched` are the latents and the last slot, or the last slot alone; row.position has not moved yet
-                first = row.position + (0 if feed.latents else feed.size - feed.echo - 1)
+                first = row.position + (0 if feed.latents else feed.size - feed.num_sealed - 1)
                 self.recorder.maps |= {(row.number, first + n): w.clone() for n, w in enumerate(weights)}
                 looks.append([])
                 continue

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from latent_core.decoding.sequence import Block, Picture, Segment, Tokens, count
+from latent_core.decoding.sequence import AuxiliaryImage, Block, Segment, Tokens, count
 from latent_core.methods.base import LatentMethod
 from latent_core.model.backbone import Backbone
 from latent_core.model.processor import Prompt
@@ -37,16 +37,16 @@ NO_LABEL = -100
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ForcedSequence:
     """A prompt and the response to teach or replay."""
 
     prompt: Prompt
     segments: tuple[Segment, ...]
 
     @property
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[AuxiliaryImage]:
         """The response's auxiliary images."""
-        return [segment for segment in self.segments if isinstance(segment, Picture)]
+        return [segment for segment in self.segments if isinstance(segment, AuxiliaryImage)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,8 +55,8 @@ class Layout:
 
     ids: torch.Tensor
     """(B, L) token ids; −1 at latents, sealed copies, auxiliary images and padding."""
-    kinds: torch.Tensor
-    """(B, L) slot types, see kinds.py."""
+    slot_types: torch.Tensor
+    """(B, L) slot types, see slot_types.py."""
     positions: torch.Tensor
     """(3, B, L) M-RoPE positions."""
     labels: torch.Tensor
@@ -71,23 +71,23 @@ class Layout:
         return torch.where(following, observation, 1.0)[self.labels != NO_LABEL]
 
 
-def lay_out(backbone: Backbone, method: LatentMethod, rows: Sequence[Row], rules: Sequence[Rule]) -> Layout:
+def lay_out(backbone: Backbone, method: LatentMethod, rows: Sequence[ForcedSequence], rules: Sequence[Rule]) -> Layout:
     """The slots of every row, known before anything is fed."""
     columns = [_lay_out(backbone, method, row, rule) for row, rule in zip(rows, rules, strict=True)]
     fills = (NO_ID, PAD, NO_LABEL, False)
     length = max(len(ids) for ids, *_ in columns)
-    ids, kinds, labels, observations = (
+    ids, slot_types, labels, observations = (
         torch.tensor([list(c[i]) + [fill] * (length - len(c[i])) for c in columns], device=backbone.device)
         for i, fill in enumerate(fills)
     )
     positions = torch.zeros(3, len(rows), length, dtype=torch.long)
     for row, (*_, own) in enumerate(columns):
         positions[:, row, : own.shape[1]] = own
-    return Layout(ids, kinds, positions.to(backbone.device), labels, observations)
+    return Layout(ids, slot_types, positions.to(backbone.device), labels, observations)
 
 
 def _lay_out(
-    backbone: Backbone, method: LatentMethod, row: Row, rule: Rule
+    backbone: Backbone, method: LatentMethod, row: ForcedSequence, rule: Rule
 ) -> tuple[list[int], list[int], list[int], list[bool], torch.Tensor]:
     """Ids, slot types, labels, observations and positions (3, L) of one row."""
     ids = row.prompt.input_ids.tolist()
@@ -110,7 +110,7 @@ def _lay_out(
                 put(text_slots(length, block), segment.ids, segment.observation)
                 if segment.learn:  # by the slots before: a state predicts what comes next
                     labels[-1 - length : -1] = segment.ids
-            case Picture():
+            case AuxiliaryImage():
                 (first, last), (before, behind) = backbone.marker_ids, marker_slots(picture)
                 image = picture_slots(picture, backbone.image_positions(segment.grid_thw))
                 put(before, [first])
@@ -133,4 +133,4 @@ def _lay_out(
                         labels[-2] = method.close_id
                 block += 1
     slots = join(*stretches)
-    return ids, list(slots.kinds), labels, observations, axes(slots.place(0)[0])
+    return ids, list(slots.types), labels, observations, axes(slots.place(0)[0])

@@ -13,7 +13,7 @@ import torch
 from latent_core.settings import Settings
 
 
-class Dice:
+class SamplerState:
     """One row's settings, random numbers and the ids it has seen (for the repetition penalty).
 
     What a device needs of them is copied there once, and not for every token.
@@ -36,21 +36,21 @@ class Dice:
         return torch.rand((), generator=self._generator).item()
 
 
-def choose(logits: torch.Tensor, dice: Sequence[Dice]) -> torch.Tensor:
+def choose(logits: torch.Tensor, sampler_state: Sequence[SamplerState]) -> torch.Tensor:
     """(R,) ids from logits (R, V) float32; banned ids are −inf there."""
-    penalised = [row for row, die in enumerate(dice) if die.seen is not None]
+    penalised = [row for row, die in enumerate(sampler_state) if die.seen is not None]
     if penalised:
         scores = _rows(logits, penalised)
-        seen = torch.stack([dice[row].seen for row in penalised])
-        penalty = torch.stack([dice[row].scale for row in penalised])[:, 3:]
+        seen = torch.stack([sampler_state[row].seen for row in penalised])
+        penalty = torch.stack([sampler_state[row].scale for row in penalised])[:, 3:]
         scores = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
         logits = _replaced(logits, penalised, scores)
-    drawn = [row for row, die in enumerate(dice) if die.settings.temperature > 0]
+    drawn = [row for row, die in enumerate(sampler_state) if die.settings.temperature > 0]
     ids = logits.argmax(-1)
     if drawn:
-        ids = _replaced(ids, drawn, _draw(_rows(logits, drawn), [dice[row] for row in drawn]))
+        ids = _replaced(ids, drawn, _draw(_rows(logits, drawn), [sampler_state[row] for row in drawn]))
     for row in penalised:
-        dice[row].seen.index_fill_(0, ids[row : row + 1], True)  # an integer index would wait for the device
+        sampler_state[row].seen.index_fill_(0, ids[row : row + 1], True)  # an integer index would wait for the device
     return ids
 
 
@@ -67,9 +67,9 @@ def _replaced(values: torch.Tensor, rows: Sequence[int], new: torch.Tensor) -> t
     return torch.stack([places.get(row, value) for row, value in enumerate(values.unbind(0))])
 
 
-def _draw(logits: torch.Tensor, dice: Sequence[Dice]) -> torch.Tensor:
+def _draw(logits: torch.Tensor, sampler_state: Sequence[SamplerState]) -> torch.Tensor:
     """(R,) ids drawn from logits (R, V)."""
-    temperature, top_p, top_k, _ = torch.stack([die.scale for die in dice])[:, :, None].unbind(1)
+    temperature, top_p, top_k, _ = torch.stack([die.scale for die in sampler_state])[:, :, None].unbind(1)
     # float64, so that a tail of many thousand ids does not shift the cumulative sum
     scores, order = (logits.double() / temperature).sort(dim=-1, descending=True, stable=True)
     scores = scores.masked_fill(torch.arange(scores.shape[1], device=scores.device) >= top_k, float("-inf"))
@@ -78,6 +78,6 @@ def _draw(logits: torch.Tensor, dice: Sequence[Dice]) -> torch.Tensor:
     # the smallest set whose probability reaches top_p: an id stays while those before it do not
     probabilities = probabilities.masked_fill((before >= top_p) & (top_p < 1), 0)
     cumulative = probabilities.cumsum(-1)
-    rolls = torch.tensor([die.roll() for die in dice], dtype=torch.float64, device=logits.device)[:, None]
+    rolls = torch.tensor([die.roll() for die in sampler_state], dtype=torch.float64, device=logits.device)[:, None]
     place = torch.searchsorted(cumulative, rolls * cumulative[:, -1:], right=True).clamp(max=scores.shape[1] - 1)
     return order.gather(1, place)[:, 0]

@@ -61,7 +61,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class AuxiliaryImage:
     """An auxiliary image inside the response, between Qwen's image markers: shown while training, never learned."""
 
     pixel_values: torch.Tensor
@@ -70,13 +70,13 @@ class Picture:
     """(1, 3) its grid before merging."""
 
 
-Segment = Tokens | Block | Picture
+Segment = Tokens | Block | AuxiliaryImage
 
 
-class Words(Protocol):
+class TextSource(Protocol):
     """A source of text: feeds the tokens between two blocks and says where the next block starts."""
 
-    room: int
+    remaining: int
     """Tokens that may still come."""
     samples: bool
     """Whether the model chooses the words."""
@@ -96,10 +96,10 @@ class Sampled:
 
     def __init__(self, method: LatentMethod, settings: Settings, eos_ids: frozenset[int]) -> None:
         self.method, self.settings, self.eos_ids = method, settings, eos_ids
-        self.room = settings.max_new_tokens
+        self.remaining = settings.max_new_tokens
 
     def write(self, first: Feed | torch.Tensor, blocks: int) -> Text:
-        """See Words."""
+        """See TextSource."""
         method, settings = self.method, self.settings
         latents = 0 if settings.mode == "markers" else settings.latents
         most = min(settings.max_blocks, method.most_blocks, MAX_THOUGHT // max(1, latents))
@@ -109,14 +109,14 @@ class Sampled:
         # that one, and only the next: later it would close nothing. No block opens in between.
         may_close = isinstance(first, torch.Tensor)
         states = first if may_close else (yield first)
-        while self.room > 0:
+        while self.remaining > 0:
             token = yield Sample(states[-1:], may_open and not may_close, force, may_close)
-            self.room -= 1
+            self.remaining -= 1
             closed, may_close = may_close and token == method.close_id, False
             if token in self.eos_ids:
                 return "stop"
             if token == method.open_id:
-                if self.room == 0:  # none left for the closing token
+                if self.remaining == 0:  # none left for the closing token
                     return "length"
                 if method.overwrites_start(latents):
                     # The opening token is never fed: latent 1, made from the state that chose it, takes its slot.
@@ -124,7 +124,7 @@ class Sampled:
                 controls = method.steering(latents)
                 states = yield opening(Feed(), method, controls, blocks)
                 return Context(behind_opening(states, controls), latents)
-            if self.room > 0:  # the last token is told, but nothing reads its state
+            if self.remaining > 0:  # the last token is told, but nothing reads its state
                 states = yield Feed(
                     then=(token,), slots=closing_slots(blocks - 1) if closed else text_slots(1, blocks)
                 )
@@ -134,7 +134,7 @@ class Sampled:
 class Forced:
     """Text that is given; a stretch up to the next opening token or auxiliary image is one feed."""
 
-    room = 2**62
+    remaining = 2**62
     samples = False
 
     def __init__(
@@ -152,7 +152,7 @@ class Forced:
         self._pictures = iter(pictures)
 
     def write(self, first: Feed | torch.Tensor, blocks: int) -> Text:
-        """See Words."""
+        """See TextSource."""
         states = None
         if isinstance(first, torch.Tensor):
             first, states = Feed(is_latent=False), first
@@ -163,7 +163,7 @@ class Forced:
                 case Tokens():
                     ids += segment.ids
                     stretches.append(text_slots(len(segment.ids), blocks))
-                case Picture():
+                case AuxiliaryImage():
                     # A feed's vectors come before its ids, so that an image starts a feed: its first marker ends the
                     # feed before it, its last one is the first id behind it.
                     picture = next(self._pictures)
@@ -253,7 +253,7 @@ def feed_block(
         fed.slots.append(feed.slots)
         # Only the first feed may wait: sealed copies stand behind all latents of a block, and those of earlier feeds
         # would be no continuation of this one.
-        if feed.ends and len(fed.vectors) == 1:
+        if feed.final and len(fed.vectors) == 1:
             fed.riding = feed
             latents.close()
             return fed
@@ -269,7 +269,7 @@ def closing(method: LatentMethod, fed: FedBlock, rule: Rule) -> Feed:
     """
     copies = torch.cat(fed.vectors) if rule == "sealed" and fed.vectors else None
     slots = closing_slots(fed.number, None if copies is None else join(*fed.slots))
-    closes = {"then": (method.close_id,), "echo": count(copies), "closes": True}
+    closes = {"then": (method.close_id,), "num_sealed": count(copies), "closes": True}
     if fed.riding is None:
         return Feed(copies, slots=slots, block=fed.number, **closes)
     vectors = fed.riding.embeds if copies is None else torch.cat([fed.riding.embeds, copies])
@@ -279,7 +279,7 @@ def closing(method: LatentMethod, fed: FedBlock, rule: Rule) -> Feed:
 def drive(
     method: LatentMethod,
     prompt: Feed,
-    words: Words,
+    text: TextSource,
     rule: Rule,
     *,
     intervene: Intervention | None = None,
@@ -290,12 +290,12 @@ def drive(
     """
     feed, blocks = prompt, 0
     while True:
-        start = yield from words.write(feed, blocks)
+        start = yield from text.write(feed, blocks)
         if not isinstance(start, Context):
             return start
         fed = yield from feed_block(method, replace(start, prompt=prompt), blocks, intervene)
         blocks += 1
-        if words.samples and method.samples_close and rule != "sealed":
+        if text.samples and method.samples_close and rule != "sealed":
             # The model closes the block, unless it is empty or a token inside it has closed it already.
             open_end = bool(fed.vectors) and fed.token != method.close_id
         else:
@@ -304,5 +304,5 @@ def drive(
             # No closing token, so nothing has to be fed before the next token: the states are there.
             feed = fed.states if fed.riding is None else fed.riding
         else:
-            words.room -= 1  # no block opens without room for its closing token
+            text.remaining -= 1  # no block opens without room for its closing token
             feed = closing(method, fed, rule)

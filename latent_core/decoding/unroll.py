@@ -6,8 +6,8 @@ K + 1) forwards, however ragged it is. `splice` puts given latents into their sl
 states, if the latents are the ones that `unroll` or decoding fed.
 
 Where parameters are sharded over processes, every forward gathers them, so that all processes have to call the
-backbone equally often. `count_ticks` says beforehand how often a batch will; `unroll` goes on with empty forwards up
-to the number asked for.
+backbone equally often. `count_forwards` says beforehand how often a batch will; `unroll` goes on with empty forwards
+up to the number asked for.
 
 Shapes: B rows, L slots of the longest row, K latents of a block, D model width.
 """
@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 import torch
 
-from latent_core.decoding.batch import Lockstep, picture_feed, prompt_feeds, see, split
-from latent_core.decoding.layout import NO_LABEL, Layout, Row, lay_out
+from latent_core.decoding.batch import SequenceBatch, auxiliary_image_feed, encode_images, prompt_feeds, split
+from latent_core.decoding.layout import NO_LABEL, ForcedSequence, Layout, lay_out
 from latent_core.decoding.sequence import Block, Forced, Intervention, Run, drive
 from latent_core.methods.base import LatentMethod
 from latent_core.methods.requests import Feed
-from latent_core.model.attention import PLAIN, Flow, Rollout, attend, tables
+from latent_core.model.attention import PLAIN, AttentionRollout, Flow, attend, tables
 from latent_core.model.backbone import Backbone
 from latent_core.model.cache import GradientCache
-from latent_core.model.slot_types import AUX, CONTROL, IMAGE, LATENT, PROMPT, SEALED, kind_class
+from latent_core.model.slot_types import AUX, CONTROL, IMAGE, LATENT, PROMPT, SEALED, slot_class
 from latent_core.model.slots import Slots
 from latent_core.settings import Rule
 
@@ -40,7 +40,7 @@ class Unrolled:
     latents: list[list[torch.Tensor]]
     """Per row and block, the vectors that were fed, (K, D), with their gradients' path even where what was fed is cut
     off from it."""
-    ticks: int
+    forwards: int
     """Forwards of the backbone."""
     levels: list[torch.Tensor]
     """The levels asked for, (B, L, D) each."""
@@ -61,22 +61,22 @@ class Features:
     """Per auxiliary image (N, D), row after row."""
 
 
-def look(backbone: Backbone, rows: Sequence[Row]) -> Features:
+def look(backbone: Backbone, rows: Sequence[ForcedSequence]) -> Features:
     """All images of all rows through the vision tower, once."""
-    found = see(backbone, [*(row.prompt for row in rows), *(p for row in rows for p in row.pictures)])
+    found = encode_images(backbone, [*(row.prompt for row in rows), *(p for row in rows for p in row.pictures)])
     return Features(found[: len(rows)], found[len(rows) :])
 
 
-def _picture_feeds(backbone: Backbone, rows: Sequence[Row], features: Features) -> list[list[Feed]]:
+def _picture_feeds(backbone: Backbone, rows: Sequence[ForcedSequence], features: Features) -> list[list[Feed]]:
     """Per row, the feeds of its auxiliary images."""
     rest = iter(features.pictures)
     return [
-        [picture_feed(backbone, picture, next(rest), number) for number, picture in enumerate(row.pictures)]
+        [auxiliary_image_feed(backbone, picture, next(rest), number) for number, picture in enumerate(row.pictures)]
         for row in rows
     ]
 
 
-def _rules(method: LatentMethod, rows: Sequence[Row], rule: Rule | Sequence[Rule] | None) -> list[Rule]:
+def _rules(method: LatentMethod, rows: Sequence[ForcedSequence], rule: Rule | Sequence[Rule] | None) -> list[Rule]:
     if rule is None or isinstance(rule, str):
         return [rule or method.config.rule] * len(rows)
     return list(rule)
@@ -85,23 +85,22 @@ def _rules(method: LatentMethod, rows: Sequence[Row], rule: Rule | Sequence[Rule
 def unroll(
     backbone: Backbone,
     method: LatentMethod,
-    rows: Sequence[Row],
+    rows: Sequence[ForcedSequence],
     *,
     rule: Rule | Sequence[Rule] | None = None,
     flow: Flow = PLAIN,
     detach_feedback: bool = False,
     features: Features | None = None,
     intervene: Sequence[Intervention | None] | None = None,
-    ticks: int = 0,
+    forwards: int = 0,
     levels: Sequence[int] = (),
 ) -> Unrolled:
     """Feeds every row's segments, its latents generated on the way, with gradients if they are enabled.
 
     rule: one for all rows, one per row, or None for the checkpoint's own. flow: who may look at auxiliary images.
     detach_feedback cuts the gradient at what is fed back, not the one through keys and values. features: what `look`
-    returned for these rows. ticks: at least so many forwards, where parameters are sharded; those without rows change
-    no result. levels: states after these decoder blocks are kept, too. Rows may differ in prompt, images, text, blocks
-    and K.
+    returned for these rows. forwards: at least so many, where parameters are sharded; those without rows change no
+    result. levels: states after these layers are kept, too. Rows may differ in prompt, images, text, blocks and K.
     """
     features = features or look(backbone, rows)
     rules = _rules(method, rows, rule)
@@ -117,7 +116,7 @@ def unroll(
             strict=True,
         )
     ]
-    lockstep = Lockstep(backbone, GradientCache(backbone.num_layers, len(rows), backbone.device), rules, flow)
+    batch = SequenceBatch(backbone, GradientCache(backbone.num_layers, len(rows), backbone.device), rules, flow)
     requests: list[Feed | None] = [next(run) for run in runs]
     latents: list[list[list[torch.Tensor]]] = [[[] for s in row.segments if isinstance(s, Block)] for row in rows]
     outputs: list[list[torch.Tensor]] = [[] for _ in range(1 + len(levels))]  # the states, then the levels
@@ -125,15 +124,15 @@ def unroll(
     # row feeds its slots in the order of the layout, one gather at the end brings all states into their places.
     columns: list[list[int]] = [[] for _ in rows]
     width = done = 0
-    while done < ticks or any(request is not None for request in requests):
+    while done < forwards or any(request is not None for request in requests):
         feeds = _turn(requests)
         for index, feed in enumerate(feeds):
             if feed is not None and feed.latents:
                 latents[index][feed.block].append(feed.embeds[: feed.latents])  # without the copies that ride along
                 if detach_feedback:
                     # sharded parameters are let go in the backward pass once the input's gradient is there
-                    feed.embeds = feed.embeds.detach().requires_grad_(ticks > 0)
-        states, kept = lockstep.feed(feeds, levels=levels)
+                    feed.embeds = feed.embeds.detach().requires_grad_(forwards > 0)
+        states, kept = batch.feed(feeds, levels=levels)
         for all_of_it, new in zip(outputs, (states, *kept), strict=True):
             all_of_it.append(new)
         for index, (feed, answer) in enumerate(zip(feeds, split(states, feeds), strict=True)):
@@ -146,13 +145,13 @@ def unroll(
     states, *kept = (_gather(torch.cat(o, 1), columns, layout.ids.shape[1]) for o in outputs)
     # parameters are gathered for the backward pass of a forward when the gradient of its output comes; keys and values
     # alone do not call for them. So every latent depends on all outputs, by nothing
-    tie = (0 * torch.cat(outputs[0], 1)).sum() if ticks else 0
+    tie = (0 * torch.cat(outputs[0], 1)).sum() if forwards else 0
     none = states.new_zeros(0, backbone.width)
     return Unrolled(
         states=states,
         layout=layout,
         latents=[[torch.cat(block) + tie if block else none for block in row] for row in latents],
-        ticks=done,
+        forwards=done,
         levels=kept,
     )
 
@@ -176,7 +175,7 @@ def _next(run: Run, states: torch.Tensor) -> Feed | None:
 
 
 @torch.no_grad()
-def count_ticks(backbone: Backbone, method: LatentMethod, rows: Sequence[Row]) -> int:
+def count_forwards(backbone: Backbone, method: LatentMethod, rows: Sequence[ForcedSequence]) -> int:
     """How many forwards `unroll` will take for these rows: its rows run on zeros here, without the backbone.
 
     A block must therefore feed equally often whatever the states are.
@@ -215,14 +214,14 @@ def _gather(states: torch.Tensor, columns: Sequence[Sequence[int]], length: int)
 def splice(
     backbone: Backbone,
     method: LatentMethod,
-    rows: Sequence[Row],
+    rows: Sequence[ForcedSequence],
     latents: Sequence[Sequence[torch.Tensor]],
     *,
     rule: Rule | Sequence[Rule] | None = None,
     flow: Flow = PLAIN,
     levels: Sequence[int] = (),
     features: Features | None = None,
-    recorder: Rollout | None = None,
+    recorder: AttentionRollout | None = None,
 ) -> Unrolled:
     """One full forward with given latents, per row and block (K, D), in the slots.
 
@@ -235,7 +234,7 @@ def splice(
     for number, (row, blocks) in enumerate(zip(rows, latents, strict=True)):
         wanted, given = [s.latents for s in row.segments if isinstance(s, Block)], [len(block) for block in blocks]
         if wanted != given:
-            raise ValueError(f"Row {number} has blocks of {wanted} latents, but latents for blocks of {given}.")
+            raise ValueError(f"Sequence {number} has blocks of {wanted} latents, but latents for blocks of {given}.")
     length = layout.ids.shape[1]
     # An embedding for every slot (of id 0 where a vector belongs), then the vectors over it, type by type. Slots stand
     # row after row in the order in which they would be fed; so do the vectors of a type, and a scatter fills them in.
@@ -243,9 +242,9 @@ def splice(
     features = features or look(backbone, rows)
     feeds = prompt_feeds(backbone, [row.prompt for row in rows], features.prompts)
     prompts = torch.stack([_stretch(feed.embeds, length) for feed in feeds])
-    is_prompt = (layout.kinds == PROMPT) | (layout.kinds == IMAGE)
+    is_prompt = (layout.slot_types == PROMPT) | (layout.slot_types == IMAGE)
     embeds = torch.where(is_prompt[..., None], prompts, embeds)
-    classes = kind_class(layout.kinds)
+    classes = slot_class(layout.slot_types)
     if features.pictures:
         embeds = embeds.masked_scatter((classes == AUX)[..., None], torch.cat(features.pictures))
     vectors = []  # in the order of the slots; sealed copies stand behind their latents
@@ -264,7 +263,7 @@ def splice(
     slots = torch.arange(length, device=backbone.device).expand(len(rows), -1)
     # padding is on the right, where causality hides it
     plain = all(r == "everything" for r in rules) and (flow == PLAIN or not features.pictures)
-    mask = None if plain else attend(layout.kinds, tables(rules, backbone.device), slots, flow)
+    mask = None if plain else attend(layout.slot_types, tables(rules, backbone.device), slots, flow)
     states, kept = backbone(embeds, backbone.rotary(layout.positions), mask=mask, levels=levels, recorder=recorder)
     return Unrolled(states, layout, [list(blocks) for blocks in latents], 1, kept)
 

@@ -19,7 +19,7 @@ import torch
 from latent_core.analysis.regions import tokens_in
 from latent_core.analysis.similarity import Grid, nearest_patch
 from latent_core.analysis.statistics import Interval, is_share, mean_share
-from latent_core.events import Look, StartEvent, TokenEvent
+from latent_core.events import AttentionSummary, StartEvent, TokenEvent
 from latent_core.example import Example
 from latent_core.records import checked_report
 from latent_core.settings import check
@@ -42,7 +42,7 @@ class LookRule:
     kind: str
     """similarity or attention."""
     level: int
-    """Of the image tokens' states, 0 the merger's output; or the decoder block, 0-based."""
+    """Of the image tokens' states, 0 the merger's output; or the decoder layer, 0-based."""
     part: int
     """Of similarity 0 for raw, 1 for centred; of attention the head, −1 for the mean of all."""
 
@@ -159,7 +159,7 @@ def _random_region(box: Sequence[float], grid: Grid, seed: int) -> torch.Tensor:
 
 
 def looked_at(
-    rule: LookRule, start: StartEvent, vector: torch.Tensor | None, look: Look | None
+    rule: LookRule, start: StartEvent, vector: torch.Tensor | None, look: AttentionSummary | None
 ) -> torch.Tensor | None:
     """Where one vector (D,) looks under a rule: (N,) cosines in −1…1 or attention in 0…1.
 

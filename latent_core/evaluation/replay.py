@@ -1,9 +1,9 @@
 """A recorded run once more through its model, in one forward: what the run itself did not keep.
 
-States of every word and latent after each decoder block, for the lens by layer, and attention rollout. The vectors fed
+States of every word and latent after each decoder layer, for the lens by layer, and attention rollout. The vectors fed
 are those of the trace, so that interventions are replayed, too.
 
-Shapes: Q steps of the run, L decoder blocks, T slots, N image tokens, D model width.
+Shapes: Q steps of the run, L decoder layers, T slots, N image tokens, D model width.
 """
 
 from dataclasses import dataclass, replace
@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from latent_core.analysis.lens import Reading, logit_lens
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Segment, Tokens
 from latent_core.decoding.unroll import splice
 from latent_core.events import LatentEvent, TokenEvent
-from latent_core.model.attention import Rollout
-from latent_core.model.slot_types import IMAGE, SEALED, kind_class
+from latent_core.model.attention import AttentionRollout
+from latent_core.model.slot_types import IMAGE, SEALED, slot_class
 from latent_core.reasoner import Reasoner
 from latent_core.trace import Trace
 
@@ -27,7 +27,7 @@ class Replay:
     """What one forward over a whole run gives."""
 
     states: torch.Tensor
-    """(L, Q, D) the states after each decoder block, the last after the final norm. A word's is the one that produced
+    """(L, Q, D) the states after each decoder layer, the last after the final norm. A word's is the one that produced
     it, a latent's the one at its own place."""
     rollout: torch.Tensor
     """(Q, N) attention rollout of the same states on the image tokens, in 0…1."""
@@ -40,8 +40,8 @@ def replay(reasoner: Reasoner, trace: Trace) -> Replay:
     _check(reasoner, trace)
     pictures = [Image.fromarray(image.numpy()) for image in trace.images]
     prompt = reasoner.prompt(pictures, trace.question)
-    row = Row(prompt, tuple(_segments(trace)))
-    rollout = Rollout(backbone.num_layers)
+    row = ForcedSequence(prompt, tuple(_segments(trace)))
+    rollout = AttentionRollout(backbone.num_layers)
     unrolled = splice(
         backbone,
         method,
@@ -51,10 +51,10 @@ def replay(reasoner: Reasoner, trace: Trace) -> Replay:
         levels=tuple(range(1, backbone.num_layers + 1)),
         recorder=rollout,
     )
-    kinds = unrolled.layout.kinds[0]
-    slots = _slots(trace, kinds, len(prompt.input_ids))
+    slot_types = unrolled.layout.slot_types[0]
+    slots = _slots(trace, slot_types, len(prompt.input_ids))
     states = torch.stack([level[0, slots] for level in unrolled.levels])
-    on_image = rollout.take()[0][slots][:, kind_class(kinds) == IMAGE]
+    on_image = rollout.take()[0][slots][:, slot_class(slot_types) == IMAGE]
     return Replay(states.float().cpu(), on_image.float().cpu())
 
 
@@ -118,12 +118,12 @@ def _segments(trace: Trace) -> list[Segment]:
     return [*segments, Tokens(tuple(words))]
 
 
-def _slots(trace: Trace, kinds: torch.Tensor, prompt: int) -> list[int]:
+def _slots(trace: Trace, slot_types: torch.Tensor, prompt: int) -> list[int]:
     """Where each step's state stands: a latent's own slot, for a token the slot before it.
 
     Slots and positions differ only behind sealed copies, which stand between the last latent and the closing token.
     """
-    places = [slot for slot, kind in enumerate(kind_class(kinds).tolist()) if kind != SEALED]
+    places = [slot for slot, kind in enumerate(slot_class(slot_types).tolist()) if kind != SEALED]
     slots = []
     for step in trace.steps:
         position = step.position if isinstance(step, LatentEvent) else step.position - 1

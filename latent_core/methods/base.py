@@ -46,7 +46,7 @@ class LatentMethod(nn.Module):
         ids = (self.pad_id, None if may_open else self.open_id, None if may_close else self.close_id)
         return tuple(i for i in ids if i is not None)
 
-    caps: ClassVar[bool] = False
+    num_latents_is_maximum: ClassVar[bool] = False
     """Whether K is the most latents of a block, which may hold fewer."""
     most_blocks: ClassVar[int] = 64
     """Blocks per response; then the opening token is banned."""

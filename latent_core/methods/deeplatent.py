@@ -96,7 +96,7 @@ def centres(grid: Grid) -> torch.Tensor:
 
 def image_tokens(prompt: Feed) -> tuple[torch.Tensor, torch.Tensor]:
     """The image tokens (T, D) of a prompt and their centres (T, 2), every image in a frame of its own."""
-    is_image = torch.tensor([kind == IMAGE for kind in prompt.slots.kinds])
+    is_image = torch.tensor([kind == IMAGE for kind in prompt.slots.types])
     features = prompt.embeds[is_image.to(prompt.embeds.device)]
     if not is_image.any():
         return features, torch.zeros(0, 2)
@@ -232,7 +232,7 @@ class DeepLatent(LatentMethod):
 
     name = "deeplatent"
     has_options = True
-    caps = True
+    num_latents_is_maximum = True
     most_blocks = 5
 
     def __init__(self, config: MethodConfig, token_id: Callable[[str], int]) -> None:
@@ -310,7 +310,7 @@ class DeepLatent(LatentMethod):
                 inputs[number] = modulated.at(x, noise)
                 drawn.append(Drawn(modulated, noise, number))
         latents = self.form(inputs[0], grid, inputs[1], places)
-        yield Feed(latents.to(states.dtype), grid=grid, ends=True, drawn=tuple(drawn))
+        yield Feed(latents.to(states.dtype), grid=grid, final=True, drawn=tuple(drawn))
 
     def _grid(self, states: torch.Tensor, most: int, *, free: bool) -> Grid:
         if self.options.generation == "autoregressive" and not free:

@@ -30,7 +30,7 @@ class Feed:
     """(rows, columns) where the vectors are a parallel grid, row by row."""
     drawn: tuple[object, ...] = ()
     """What the method drew to make the vectors, in its own terms: the continuous actions of reinforcement learning."""
-    ends: bool = False
+    final: bool = False
     """Whether the block needs no answer: it ends here, and the closing token rides along."""
     tail: torch.Tensor | None = None
     """(C, D) control vectors behind the opening token. Filled in by `drive`, like all that follows."""
@@ -42,7 +42,7 @@ class Feed:
     """0-based number of the first vector in its block."""
     num_latents: int = 0
     """K of the block."""
-    echo: int = 0
+    num_sealed: int = 0
     """How many of the vectors, the last ones, are sealed copies of latents. They are no steps of the run: no event
     tells of them, and they do not count in the positions of events."""
     closes: bool = False
@@ -57,7 +57,7 @@ class Feed:
     @property
     def latents(self) -> int:
         """Latents in it, at its head; neither a prompt nor sealed copies."""
-        return len(self.embeds) - self.echo if self.is_latent and self.embeds is not None else 0
+        return len(self.embeds) - self.num_sealed if self.is_latent and self.embeds is not None else 0
 
     @property
     def watched(self) -> list[int]:

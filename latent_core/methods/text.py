@@ -1,4 +1,4 @@
-"""Words only: the same model without latents, the baseline of every comparison."""
+"""TextSpan only: the same model without latents, the baseline of every comparison."""
 
 from latent_core.methods.base import LatentMethod
 

@@ -1,4 +1,4 @@
-"""Who may attend to whom, as data: every slot has a kind, a rule says which kinds see which.
+"""Who may attend to whom, as data: every slot has a kind, a rule says which slot_types see which.
 
 `attend` is the only place where a mask comes from; decoding, unrolling, splicing and replay all call it. `attention`
 is the attention function of every Backbone: `sdpa`, and when a `Recorder` is passed down as a keyword it also keeps
@@ -29,7 +29,7 @@ from latent_core.model.slot_types import (
     PROMPT,
     SEALED,
     TEXT,
-    kind_class,
+    slot_class,
 )
 from latent_core.settings import Rule
 
@@ -50,10 +50,10 @@ def _allowed() -> torch.Tensor:
         "latents_only": {LATENT, CLOSE, AFTER},
         "sealed": {SEALED, CLOSE, AFTER},
     }
-    for rule, kinds in reads.items():
+    for rule, slot_types in reads.items():
         for text in (CLOSE, AFTER):
             table[_RULES.index(rule), text] = False
-            table[_RULES.index(rule), text, list(kinds)] = True
+            table[_RULES.index(rule), text, list(slot_types)] = True
     table[:, SEALED] = False
     table[:, SEALED, SEALED] = True
     return table
@@ -63,7 +63,7 @@ _ALLOWED = _allowed()
 
 
 def tables(rules: Sequence[Rule], device: torch.device | str = "cpu") -> torch.Tensor:
-    """(B, kinds, kinds) bool: each row's rule as a table from query kind and key kind to "may attend"."""
+    """(B, slot_types, slot_types) bool: each row's rule as a table from query kind and key kind to "may attend"."""
     return _ALLOWED[[_RULES.index(rule) for rule in rules]].to(device)
 
 
@@ -88,10 +88,10 @@ class Flow:
 PLAIN = Flow()
 
 
-def _directed(kinds: torch.Tensor, queries: torch.Tensor, flow: Flow) -> tuple[torch.Tensor, torch.Tensor]:
+def _directed(slot_types: torch.Tensor, queries: torch.Tensor, flow: Flow) -> tuple[torch.Tensor, torch.Tensor]:
     """Where `flow` allows a query (B, Q) to see a slot (B, S), and which queries (B, Q, 1) escape the rules."""
-    keys, queries = kinds[:, None], queries[..., None]
-    key, query = kind_class(keys), kind_class(queries)
+    keys, queries = slot_types[:, None], queries[..., None]
+    key, query = slot_class(keys), slot_class(queries)
     same = keys // CLASSES == queries // CLASSES  # of the block and the image with the same number
     thinks = (query == LATENT) | (query == CONTROL)
     if flow.readers == "open+latents":
@@ -107,7 +107,7 @@ def _directed(kinds: torch.Tensor, queries: torch.Tensor, flow: Flow) -> tuple[t
     return allowed, free
 
 
-def attend(kinds: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor, flow: Flow = PLAIN) -> torch.Tensor:
+def attend(slot_types: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor, flow: Flow = PLAIN) -> torch.Tensor:
     """(B, Q, S) bool, True where a query may attend: to slots up to its own whose kind its rule and the flow allow.
 
     `everything`      plain causal.
@@ -117,16 +117,16 @@ def attend(kinds: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor, flow: 
                       copies, which see only sealed copies.
     Opening, control and latent slots see everything before them under every rule. No slot sees padding.
 
-    kinds (B, S) of all slots, rules from `tables`, slots (B, Q) of the queries.
+    slot_types (B, S) of all slots, rules from `tables`, slots (B, Q) of the queries.
     """
-    classes = kind_class(kinds)  # rules ask for a slot's type, the flow for its number, too
-    rows = torch.arange(len(kinds), device=kinds.device)[:, None]
-    may = rules[rows, classes.gather(1, slots)]  # (B, Q, kinds)
+    classes = slot_class(slot_types)  # rules ask for a slot's type, the flow for its number, too
+    rows = torch.arange(len(slot_types), device=slot_types.device)[:, None]
+    may = rules[rows, classes.gather(1, slots)]  # (B, Q, slot_types)
     seen = may.gather(2, classes[:, None].expand(-1, slots.shape[1], -1))
     if flow != PLAIN:
-        allowed, free = _directed(kinds, kinds.gather(1, slots), flow)
+        allowed, free = _directed(slot_types, slot_types.gather(1, slots), flow)
         seen = seen & allowed | free & (classes != PAD)[:, None]
-    return seen & (torch.arange(kinds.shape[1], device=kinds.device) <= slots[..., None])
+    return seen & (torch.arange(slot_types.shape[1], device=slot_types.device) <= slots[..., None])
 
 
 class Recorder:
@@ -137,7 +137,7 @@ class Recorder:
     """
 
     def __init__(self, layers: Sequence[int]) -> None:
-        """`layers`: decoder blocks, 0-based."""
+        """`layers`: decoder layers, 0-based."""
         self.layers = tuple(sorted(layers))
         self.maps: dict[tuple[int, int], torch.Tensor] = {}
         self._queries: list[torch.Tensor] = []
@@ -184,7 +184,7 @@ class Recorder:
         return scores.softmax(-1)
 
 
-class Rollout:
+class AttentionRollout:
     """Attention rollout over one whole feed (Abnar & Zuidema 2020, arXiv 2005.00928, equation 1).
 
     R_ℓ = (½ Ā_ℓ + ½ I) R_ℓ−1, R_0 = I, Ā_ℓ the mean over the heads of block ℓ
@@ -193,7 +193,7 @@ class Rollout:
     """
 
     def __init__(self, layers: int) -> None:
-        """`layers`: decoder blocks of the model."""
+        """`layers`: decoder layers of the model."""
         self.layers = range(layers)
         self._flow: torch.Tensor | None = None
 
@@ -226,7 +226,7 @@ def attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    recorder: Recorder | Rollout | None = None,
+    recorder: Recorder | AttentionRollout | None = None,
     watch: torch.Tensor | None = None,
     **keywords,
 ) -> tuple[torch.Tensor, None]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from latent_core.model.attention import Recorder, Rollout
+from latent_core.model.attention import AttentionRollout, Recorder
 from latent_core.model.cache import Cache, GradientCache
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -190,14 +190,15 @@ class Backbone(nn.Module, ABC):
         cache: Cache | GradientCache | None = None,
         mask: torch.Tensor | None = None,
         levels: Sequence[int] = (),
-        recorder: Recorder | Rollout | None = None,
+        recorder: Recorder | AttentionRollout | None = None,
         watch: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """States (B, N, D) after the final norm, and those of the levels asked for, in that order.
 
         embeds (B, N, D); mask (B, N, S) bool from `attend`, or None where attention is plain causal and either the
         cache is empty or N is 1. Level 0 is the input, ℓ the state after layer ℓ, L the state after the final norm.
-        A Recorder keeps the attention of each row's queries watch (B, W), counted within this feed; a Rollout of all.
+        A Recorder keeps the attention of each row's queries watch (B, W), counted within this feed; an
+        AttentionRollout that of all.
         Raises ValueError where gradient checkpointing would drop the cache and thereby change the latents.
         """
 

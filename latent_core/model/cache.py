@@ -22,7 +22,7 @@ class Cache:
         # zeros, not empty: a masked slot has weight 0, but 0 · NaN is NaN
         self.keys = [like.new_zeros(rows, heads, capacity, width) for _ in range(layers)]
         self.values = [like.new_zeros(rows, heads, capacity, width) for _ in range(layers)]
-        self.kinds = torch.zeros(rows, capacity, dtype=torch.long, device=like.device)
+        self.slot_types = torch.zeros(rows, capacity, dtype=torch.long, device=like.device)
         self.lengths = [0] * rows
         """Slots filled, per row."""
         self.width = 0
@@ -33,9 +33,9 @@ class Cache:
         self._start: int | None = 0
         self.slots: torch.Tensor | None = None
 
-    def begin(self, kinds: torch.Tensor, counts: Sequence[int]) -> None:
-        """Makes room for a feed of kinds (B, N), of which row b uses the first counts[b]."""
-        size = kinds.shape[1]
+    def begin(self, slot_types: torch.Tensor, counts: Sequence[int]) -> None:
+        """Makes room for a feed of slot_types (B, N), of which row b uses the first counts[b]."""
+        size = slot_types.shape[1]
         self.width = max(self.lengths) + size
         self._reserve(self.width)
         # rows of equal length write one slice; otherwise each its own slots, by index
@@ -44,23 +44,23 @@ class Cache:
         if level:
             self._start = self.lengths[0]
             self.slots = None
-            self.kinds[:, self._start : self.width] = kinds
+            self.slot_types[:, self._start : self.width] = slot_types
         else:
             self._start = None
-            starts = torch.tensor(self.lengths, device=kinds.device)[:, None]
-            self.slots = starts + torch.arange(size, device=kinds.device)
-            self.kinds[self._rows, self.slots] = kinds
+            starts = torch.tensor(self.lengths, device=slot_types.device)[:, None]
+            self.slots = starts + torch.arange(size, device=slot_types.device)
+            self.slot_types[self._rows, self.slots] = slot_types
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
 
     def query_slots(self) -> torch.Tensor:
         """(B, N) slots of the feed in progress."""
         if self.slots is not None:
             return self.slots
-        return torch.arange(self._start, self.width, device=self.kinds.device).expand(len(self.kinds), -1)
+        return torch.arange(self._start, self.width, device=self.slot_types.device).expand(len(self.slot_types), -1)
 
-    def all_kinds(self) -> torch.Tensor:
-        """(B, S) kinds of the slots in view."""
-        return self.kinds[:, : self.width]
+    def all_slot_types(self) -> torch.Tensor:
+        """(B, S) slot_types of the slots in view."""
+        return self.slot_types[:, : self.width]
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: object
@@ -77,21 +77,21 @@ class Cache:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Forgets all other rows, so that finished ones cost nothing."""
-        index = torch.tensor(rows, device=self.kinds.device)
+        index = torch.tensor(rows, device=self.slot_types.device)
         self.keys = [keys.index_select(0, index) for keys in self.keys]
         self.values = [values.index_select(0, index) for values in self.values]
-        self.kinds = self.kinds.index_select(0, index)
+        self.slot_types = self.slot_types.index_select(0, index)
         self.lengths = [self.lengths[row] for row in rows]
         self._rows = self._rows[: len(rows)]
 
     def _reserve(self, width: int) -> None:
-        have = self.kinds.shape[1]
+        have = self.slot_types.shape[1]
         if width <= have:
             return
         extra = max(width, 2 * have) - have
         self.keys = [torch.nn.functional.pad(keys, (0, 0, 0, extra)) for keys in self.keys]
         self.values = [torch.nn.functional.pad(values, (0, 0, 0, extra)) for values in self.values]
-        self.kinds = torch.nn.functional.pad(self.kinds, (0, extra))
+        self.slot_types = torch.nn.functional.pad(self.slot_types, (0, extra))
 
 
 class GradientCache:
@@ -103,27 +103,27 @@ class GradientCache:
     def __init__(self, layers: int, rows: int, device: torch.device) -> None:
         self.keys: list[torch.Tensor | None] = [None] * layers
         self.values: list[torch.Tensor | None] = [None] * layers
-        self.kinds = torch.zeros(rows, 0, dtype=torch.long, device=device)
+        self.slot_types = torch.zeros(rows, 0, dtype=torch.long, device=device)
         self.lengths = [0] * rows
         self.gapless = True
         """Whether there are no PAD slots."""
         self._start = 0
 
-    def begin(self, kinds: torch.Tensor, counts: Sequence[int]) -> None:
-        """Appends a feed of kinds (B, N), of which row b uses the first counts[b]."""
-        self._start = self.kinds.shape[1]
-        self.kinds = torch.cat([self.kinds, kinds], 1)
-        self.lengths = [self.kinds.shape[1]] * len(kinds)
-        self.gapless = self.gapless and min(counts) == kinds.shape[1]
+    def begin(self, slot_types: torch.Tensor, counts: Sequence[int]) -> None:
+        """Appends a feed of slot_types (B, N), of which row b uses the first counts[b]."""
+        self._start = self.slot_types.shape[1]
+        self.slot_types = torch.cat([self.slot_types, slot_types], 1)
+        self.lengths = [self.slot_types.shape[1]] * len(slot_types)
+        self.gapless = self.gapless and min(counts) == slot_types.shape[1]
 
     def query_slots(self) -> torch.Tensor:
         """(B, N) slots of the feed in progress."""
-        end = self.kinds.shape[1]
-        return torch.arange(self._start, end, device=self.kinds.device).expand(len(self.kinds), -1)
+        end = self.slot_types.shape[1]
+        return torch.arange(self._start, end, device=self.slot_types.device).expand(len(self.slot_types), -1)
 
-    def all_kinds(self) -> torch.Tensor:
-        """(B, S) kinds of all slots."""
-        return self.kinds
+    def all_slot_types(self) -> torch.Tensor:
+        """(B, S) slot_types of all slots."""
+        return self.slot_types
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: object

@@ -1,4 +1,4 @@
-"""One decoder block without gradients, in half the time of transformers' own forward on small models.
+"""One decoder layer without gradients, in half the time of transformers' own forward on small models.
 
 There the time of a token is the overhead between kernels, and this needs fewer of them. It calls the same submodules
 with the same weights in the same order; only the attention's bookkeeping, the rotation and the norms are written out.

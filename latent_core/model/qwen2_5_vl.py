@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, Qwen2_5_VLConfig, Qwen2_5_VLForCondit
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from latent_core.model.attention import IMPLEMENTATION, Recorder, Rollout
+from latent_core.model.attention import IMPLEMENTATION, AttentionRollout, Recorder
 from latent_core.model.backbone import Backbone, Chat, EncodedImages, ImageGeometry, Rotary
 from latent_core.model.cache import Cache, GradientCache
 from latent_core.model.fast_layer import block, is_stock, norm, signed
@@ -145,7 +145,7 @@ class Qwen2_5_VL(Backbone):
         cache: Cache | GradientCache | None = None,
         mask: torch.Tensor | None = None,
         levels: Sequence[int] = (),
-        recorder: Recorder | Rollout | None = None,
+        recorder: Recorder | AttentionRollout | None = None,
         watch: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         language = self._language

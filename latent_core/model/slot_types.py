@@ -9,7 +9,7 @@ close. AUX slots are the tokens of an auxiliary image, which only training shows
 AUX_END. Types that belong to a block (or an auxiliary image) carry its number, see `numbered`."""
 
 CLASSES = 16
-"""Room for kinds: what lies above it is a number."""
+"""Room for slot_types: what lies above it is a number."""
 
 
 def numbered(kind: int, number: int) -> int:
@@ -17,6 +17,6 @@ def numbered(kind: int, number: int) -> int:
     return kind + CLASSES * number
 
 
-def kind_class(kinds: torch.Tensor | int) -> torch.Tensor | int:
+def slot_class(slot_types: torch.Tensor | int) -> torch.Tensor | int:
     """PAD … AFTER without the block's number; one kind or a tensor of any shape."""
-    return kinds & (CLASSES - 1)
+    return slot_types & (CLASSES - 1)

@@ -1,9 +1,9 @@
 """Slots of a sequence: what each of them holds, and the position at which it stands.
 
 A sequence is made of stretches: prompt, text, opening token, latents, closing token, auxiliary image. The functions
-here say which types of slots each stretch has and where they stand. Decoding and unrolling (`drive`, `Lockstep`) lay
-one stretch behind the other as they are fed; `lay_out` lays them all before anything is fed. Nobody else computes a
-slot type or a position.
+here say which types of slots each stretch has and where they stand. Decoding and unrolling (`drive`,
+`SequenceBatch`) lay one stretch behind the other as they are fed; `lay_out` lays them all before anything is fed.
+Nobody else computes a slot type or a position.
 
 Shapes: N slots of a stretch.
 """
@@ -33,14 +33,14 @@ from latent_core.model.slot_types import (
 class Slots:
     """A stretch of a sequence: the type of every slot, and where the slots stand."""
 
-    kinds: tuple[int, ...] = ()
-    """(N,) slot types, see kinds.py."""
+    types: tuple[int, ...] = ()
+    """(N,) slot types, see slot_types.py."""
     positions: torch.Tensor | None = None
     """(3, N) M-RoPE positions on the CPU, counted from where the sequence stands before this stretch; copies of what
     stands there already have negative ones. None, as for text: all three axes count on by one."""
 
     def __len__(self) -> int:
-        return len(self.kinds)
+        return len(self.types)
 
     def place(self, start: int) -> tuple[range | torch.Tensor, int]:
         """Positions in a sequence that stands at `start`, and where it stands behind them: one past the largest.
@@ -48,7 +48,7 @@ class Slots:
         Positions are a range where all three axes are equal, otherwise (3, N).
         """
         if self.positions is None:
-            end = start + len(self.kinds)
+            end = start + len(self.types)
             return range(start, end), end
         positions = self.positions + start
         return positions, int(positions.max()) + 1
@@ -63,14 +63,14 @@ def axes(positions: range | torch.Tensor) -> torch.Tensor:
 
 def join(*stretches: Slots) -> Slots:
     """One stretch out of several, one behind the other."""
-    kinds = tuple(kind for stretch in stretches for kind in stretch.kinds)
+    types = tuple(kind for stretch in stretches for kind in stretch.types)
     if all(stretch.positions is None for stretch in stretches):
-        return Slots(kinds)
+        return Slots(types)
     places, end = [], 0
     for stretch in stretches:
         positions, end = stretch.place(end)
         places.append(axes(positions))
-    return Slots(kinds, torch.cat(places, 1))
+    return Slots(types, torch.cat(places, 1))
 
 
 def prompt_slots(ids: list[int], image_token_id: int, positions: torch.Tensor) -> Slots:
@@ -102,8 +102,8 @@ def closing_slots(block: int, sealed: Slots | None = None) -> Slots:
     # To later text a copy is its latent, so it stands at the latent's position, and the closing token goes on behind
     # the latents as if there were no copies.
     positions, end = sealed.place(0)
-    kinds = (*(numbered(SEALED, block),) * len(sealed), close)
-    return Slots(kinds, torch.cat([axes(positions) - end, axes(range(1))], 1))
+    types = (*(numbered(SEALED, block),) * len(sealed), close)
+    return Slots(types, torch.cat([axes(positions) - end, axes(range(1))], 1))
 
 
 def picture_slots(number: int, positions: torch.Tensor) -> Slots:

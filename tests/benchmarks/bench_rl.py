@@ -46,7 +46,7 @@ def _peak() -> float:
 
 
 def forwards() -> dict[str, int]:
-    """Calls of the policy's and the reference's first decoder block, in a phase's first step and in each further."""
+    """Calls of the policy's and the reference's first decoder layer, in a phase's first step and in each further."""
     stage, batch = phase()
     counted = {"policy": 0, "reference": 0}
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from latent_core.example import Example, Thought
+from latent_core.example import Example, LatentStep
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -41,7 +41,7 @@ def shrink(example: Example, total: int, each: int, *, side: int) -> Example:
     if example.parts is None:
         return replace(example, images=shown, steps=steps)
     rest = iter(steps)
-    parts = tuple(Thought(next(rest)) if isinstance(part, Thought) else part for part in example.parts)
+    parts = tuple(LatentStep(next(rest)) if isinstance(part, LatentStep) else part for part in example.parts)
     return replace(example, images=shown, steps=steps, parts=parts)
 
 

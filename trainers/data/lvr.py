@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from latent_core import answers
-from latent_core.example import Box, Example, Step, Thought, Words
+from latent_core.example import Box, Example, LatentStep, Step, TextSpan
 from trainers.data.rows import (
     IMAGE,
     BadRow,
@@ -42,8 +42,8 @@ class LvrRow:
     dataset: str
     paths: tuple[str, ...]
     question: str
-    parts: tuple[Words | Box, ...]
-    """The response word for word; what is no Words is a thought's box."""
+    parts: tuple[TextSpan | Box, ...]
+    """The response word for word; what is no TextSpan is a thought's box."""
 
 
 def parse_row(row: object, place: str) -> LvrRow:
@@ -74,12 +74,12 @@ def parse_row(row: object, place: str) -> LvrRow:
     checked = [_box(box, name) for box in boxes]
     if checked:
         said = said[said.index(MARK) :]
-    parts: list[Words | Box] = []
+    parts: list[TextSpan | Box] = []
     for index, text in enumerate(said.split(MARK)):
         if index:
             parts.append(checked[index - 1])
         if text:
-            parts.append(Words(text, "answer" if "<answer>" in text else "text"))
+            parts.append(TextSpan(text, "answer" if "<answer>" in text else "text"))
     return LvrRow(name, dataset, images, question, tuple(parts))
 
 
@@ -98,13 +98,14 @@ def _box(box: object, name: str) -> Box:
 def to_example(row: LvrRow, images: Sequence[Image.Image]) -> Example:
     """The row with its images, in the order of `row.paths`."""
     parts = tuple(
-        part if isinstance(part, Words) else Thought(Step(text="", observation="", region=part)) for part in row.parts
+        part if isinstance(part, TextSpan) else LatentStep(Step(text="", observation="", region=part))
+        for part in row.parts
     )
-    said = "".join(part.text for part in parts if isinstance(part, Words))
+    said = "".join(part.text for part in parts if isinstance(part, TextSpan))
     return Example(
         images=tuple(images),
         question=row.question,
-        steps=tuple(part.step for part in parts if isinstance(part, Thought)),
+        steps=tuple(part.step for part in parts if isinstance(part, LatentStep)),
         answer=answers.extract(said) or "",
         name=row.name,
         metadata={"family": row.dataset},
@@ -124,7 +125,7 @@ def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], data
 
 def _row(dataset: str, example: Example, number: int, put: Callable[[Image.Image], str]) -> dict[str, object]:
     paths = [put(image) for image in example.images]
-    boxes = [part.step.region for part in segments(example) if isinstance(part, Thought)]
+    boxes = [part.step.region for part in segments(example) if isinstance(part, LatentStep)]
     if not all(boxes):
         raise BadRow(example.name, "a thought looks at no box, which the format needs.")
     turns = {

@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from latent_core import answers, glyphs
-from latent_core.example import Example, Step, Thought, Words
+from latent_core.example import Example, LatentStep, Step, TextSpan
 from trainers.data.rows import BadRow, Format, field, write_dataset
 from trainers.data.segments import segments
 
@@ -42,8 +42,8 @@ class MonetRow:
     images: tuple[str, ...]
     """Of the question."""
     question: str
-    parts: tuple[Words | str, ...]
-    """The response word for word; a text that is no Words is the path of a thought's image."""
+    parts: tuple[TextSpan | str, ...]
+    """The response word for word; a text that is no TextSpan is the path of a thought's image."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ def _content(turn: dict[str, object], name: str) -> list[tuple[str, str]]:
     return found
 
 
-def _parts(items: list[tuple[str, str]], name: str) -> Iterator[Words | str]:
+def _parts(items: list[tuple[str, str]], name: str) -> Iterator[TextSpan | str]:
     """An assistant turn as words and thoughts."""
     images = sum(kind == "image" for kind, _ in items)
     marks = sum(value.count(MARK) for kind, value in items if kind == "text")
@@ -131,7 +131,7 @@ def _parts(items: list[tuple[str, str]], name: str) -> Iterator[Words | str]:
         for i, piece in enumerate(pieces):
             if piece:
                 answer = number == boxed and i == final
-                yield Words(piece, "observation" if i % 2 else "answer" if answer else "text")
+                yield TextSpan(piece, "observation" if i % 2 else "answer" if answer else "text")
         number += 1
 
 
@@ -139,19 +139,19 @@ def to_example(row: MonetRow, images: Sequence[Image.Image]) -> Example:
     """The row with its images, in the order of `row.paths`."""
     count = len(row.images)
     seen = iter(images[count:])
-    parts: list[Words | Thought] = []
+    parts: list[TextSpan | LatentStep] = []
     texts = _around(row.parts)
     for part in row.parts:
-        if isinstance(part, Words):
+        if isinstance(part, TextSpan):
             parts.append(part)
         else:
             text, observation = next(texts)
-            parts.append(Thought(Step(text=text, observation=observation, image=next(seen), region=None)))
-    said = "".join(part.text for part in parts if isinstance(part, Words))
+            parts.append(LatentStep(Step(text=text, observation=observation, image=next(seen), region=None)))
+    said = "".join(part.text for part in parts if isinstance(part, TextSpan))
     return Example(
         images=tuple(images[:count]),
         question=row.question,
-        steps=tuple(part.step for part in parts if isinstance(part, Thought)),
+        steps=tuple(part.step for part in parts if isinstance(part, LatentStep)),
         answer=answers.extract(said) or "",
         name=row.name,
         metadata={"family": row.dataset},
@@ -159,7 +159,7 @@ def to_example(row: MonetRow, images: Sequence[Image.Image]) -> Example:
     )
 
 
-def _around(parts: Sequence[Words | str]) -> Iterator[tuple[str, str]]:
+def _around(parts: Sequence[TextSpan | str]) -> Iterator[tuple[str, str]]:
     """Per thought, the text before it since the last one and the observations after it up to the next one."""
     places = [i for i, part in enumerate(parts) if isinstance(part, str)]
     for number, place in enumerate(places):
@@ -187,7 +187,7 @@ def _row(dataset: str, example: Example, number: int, store: Callable[[Image.Ima
     said: list[dict[str, str]] = []
     for part in segments(example):
         text = MARK
-        if isinstance(part, Words):
+        if isinstance(part, TextSpan):
             text = f"<observation>{part.text}</observation>" if part.role == "observation" else part.text
         elif part.step.image is None:
             raise BadRow(example.name, "a thought has no image, which the format needs.")
@@ -195,7 +195,7 @@ def _row(dataset: str, example: Example, number: int, store: Callable[[Image.Ima
             said[-1]["text"] += text
         else:
             said.append({"type": "text", "text": text})
-        if isinstance(part, Thought):
+        if isinstance(part, LatentStep):
             said.append(put(part.step.image))
     if not example.steps:
         raise BadRow(example.name, "it has no thoughts, which the format needs.")

@@ -3,12 +3,12 @@
 Every collator derives from this one layout (Monet's order: text · block · observation).
 """
 
-from latent_core.example import Example, Thought, Words
+from latent_core.example import Example, LatentStep, TextSpan
 
-__all__ = ["Thought", "Words", "segments"]
+__all__ = ["LatentStep", "TextSpan", "segments"]
 
 
-def segments(example: Example) -> list[Words | Thought]:
+def segments(example: Example) -> list[TextSpan | LatentStep]:
     """The response in order: its exact parts where the example has them, otherwise made from steps and answer.
 
     Texts carry their leading space, so that they can be encoded one by one. Questions with steps end in
@@ -16,12 +16,12 @@ def segments(example: Example) -> list[Words | Thought]:
     """
     if example.parts is not None:
         return list(example.parts)
-    parts: list[Words | Thought] = []
+    parts: list[TextSpan | LatentStep] = []
     for number, step in enumerate(example.steps):
         if step.text:
-            parts.append(Words(f" {step.text}" if number else step.text, "text"))
-        parts.append(Thought(step))
+            parts.append(TextSpan(f" {step.text}" if number else step.text, "text"))
+        parts.append(LatentStep(step))
         if step.observation:
-            parts.append(Words(f" {step.observation}", "observation"))
-    parts.append(Words(f" \\boxed{{{example.answer}}}" if parts else example.answer, "answer"))
+            parts.append(TextSpan(f" {step.observation}", "observation"))
+    parts.append(TextSpan(f" \\boxed{{{example.answer}}}" if parts else example.answer, "answer"))
     return parts

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields
 
-from latent_core.example import Words
+from latent_core.example import TextSpan
 
 _LONE = re.compile(r"[\ud800-\udfff]")
 
@@ -38,7 +38,7 @@ def texts(row: object) -> Iterator[tuple[str, str]]:
 def _within(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Words):
+    elif isinstance(value, TextSpan):
         yield value.text
     elif isinstance(value, tuple):
         for item in value:

@@ -48,7 +48,7 @@ class Shape:
     parameters: int
     trainable: int
     layer: int
-    """Of one decoder block."""
+    """Of one decoder layer."""
 
 
 def shape(config: PreTrainedConfig, *, train_vision: bool) -> Shape:
@@ -79,7 +79,7 @@ class Load:
     """Positions with a label."""
     aligned: int
     """Positions whose states are compared with the teacher's, at every level."""
-    ticks: int
+    forwards: int
     """Forwards that feed latents back, one after the other; 0 in stages without."""
     teacher_tokens: int
     """Tokens of all passes of the teacher."""
@@ -132,7 +132,7 @@ def state_memory(shape: Shape, strategy: Strategy, gpus: int, b: int) -> dict[st
 
 
 def layer_activations(shape: Shape, b: int) -> float:
-    """Bytes that one decoder block keeps per token for its backward pass.
+    """Bytes that one decoder layer keeps per token for its backward pass.
 
     Measured at saved tensors: 8D + 4F + 2·key width values of b bytes; in bf16 the norms keep another 4D bytes, for
     they compute in fp32.
@@ -144,14 +144,14 @@ def layer_activations(shape: Shape, b: int) -> float:
 def activation_memory(shape: Shape, load: Load, b: int, *, checkpointing: bool) -> dict[str, float]:
     """Bytes of what passes keep for the backward pass.
 
-    The latent pass, where there is one, keeps as much as the loss pass, and in every tick keys and values of all
+    The latent pass, where there is one, keeps as much as the loss pass, and in every forward keys and values of all
     tokens so far. Checkpointing leaves the loss pass its blocks' inputs and one block.
     """
     one = load.tokens * layer_activations(shape, b)
     loss = load.tokens * shape.width * b * shape.layers + one if checkpointing else shape.layers * one
     latent = 0.0
-    if load.ticks:
-        keys = load.ticks * load.tokens * 2 * shape.key_width * b * shape.layers
+    if load.forwards:
+        keys = load.forwards * load.tokens * 2 * shape.key_width * b * shape.layers
         latent = shape.layers * one + keys
     return {
         "latent pass": latent,
@@ -164,17 +164,17 @@ def activation_memory(shape: Shape, load: Load, b: int, *, checkpointing: bool) 
 def step_time(shape: Shape, load: Load, gpu: Gpu, b: int) -> float:
     """Seconds of one micro-batch on one GPU.
 
-    6 operations per trainable parameter and token in each pass with gradients, 2 in the teacher's; every tick reads
+    6 operations per trainable parameter and token in each pass with gradients, 2 in the teacher's; every forward reads
     the weights three times (once forward, twice backward), which no batch of this size hides.
     """
-    passes = 2 if load.ticks and not load.once else 1
+    passes = 2 if load.forwards and not load.once else 1
     operations = 6 * shape.trainable * load.tokens * passes + 2 * shape.parameters * load.teacher_tokens
-    return operations / (MFU * gpu.flops) + 3 * load.ticks * b * shape.parameters / gpu.bandwidth
+    return operations / (MFU * gpu.flops) + 3 * load.forwards * b * shape.parameters / gpu.bandwidth
 
 
 def rollout_time(shape: Shape, load: Load, gpu: Gpu, b: int) -> float:
     """Seconds of sampling a micro-batch's responses: prompts and words are computed once, 2 operations per parameter
-    and token, and every tick reads the weights.
+    and token, and every forward reads the weights.
     """
     operations = 2 * shape.parameters * load.rolled
     return operations / (MFU * gpu.flops) + load.decoded * b * shape.parameters / gpu.bandwidth

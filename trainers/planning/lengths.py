@@ -6,7 +6,7 @@ from math import prod
 
 from PIL import Image
 
-from latent_core.example import Example, Words
+from latent_core.example import Example, TextSpan
 from latent_core.model.fitting import Fit
 from trainers.data.segments import segments
 
@@ -26,7 +26,7 @@ class Length:
     """Those whose states are compared with the teacher's."""
     teacher: int = 0
     """All of the teacher's row; 0 without one."""
-    ticks: int = 0
+    forwards: int = 0
     """Forwards that feed latents back, one after the other, or sample a response; 0 without."""
 
 
@@ -81,12 +81,12 @@ class RowSizes:
         return [self.images.auxiliary(s.image, most) for s in self.example.steps if s.image is not None]
 
     def blocks(self, latents: int) -> dict[str, int]:
-        """`latents` and `ticks` of a row whose every step is a block of so many latents, fed one by one."""
+        """`latents` and `forwards` of a row whose every step is a block of so many latents, fed one by one."""
         count = len(self.example.steps)
-        return {"latents": count * (latents + 2), "ticks": count * (latents + 1) + 1 if count else 0}
+        return {"latents": count * (latents + 2), "forwards": count * (latents + 1) + 1 if count else 0}
 
     def length(
-        self, *, latents: int = 0, ticks: int = 0, aligned: int = 0, shown: bool = False, most: int = 0
+        self, *, latents: int = 0, forwards: int = 0, aligned: int = 0, shown: bool = False, most: int = 0
     ) -> Length:
         """Prompt, images and text, and what comes to them.
 
@@ -106,7 +106,7 @@ class RowSizes:
             learned=response,
             aligned=aligned,
             teacher=0 if self.theirs is None else count(self.theirs, True),
-            ticks=ticks,
+            forwards=forwards,
         )
 
 
@@ -114,6 +114,6 @@ def text_by_role(example: Example, tokens: Callable[[str], int]) -> dict[str, in
     """Role → tokens of an example's response."""
     counts = {"text": 0, "observation": 0, "answer": 0}
     for part in segments(example):
-        if isinstance(part, Words):
+        if isinstance(part, TextSpan):
             counts[part.role] += tokens(part.text)
     return counts

@@ -22,7 +22,7 @@ from latent_core.example import Example
 from latent_core.lines import append_line, read_lines
 from latent_core.settings import check, counted, short
 from trainers.rl.options import JudgeOptions
-from trainers.rl.rollouts import Rollout
+from trainers.rl.rollouts import SampledResponse
 
 PROMPT = """Question: {question}
 True answer: {truth}
@@ -69,7 +69,7 @@ class Judge:
             numbers = ", ".join(map(str, sorted(broken)))
             log.warning("%s: line %s holds no verdict; the judge is asked again.", self._cache, numbers)
 
-    def ask(self, pairs: Sequence[tuple[Rollout, Example]]) -> None:
+    def ask(self, pairs: Sequence[tuple[SampledResponse, Example]]) -> None:
         """Fetches the verdicts on all answers that are not known yet, several at a time. Raises JudgeFailed."""
         missing: dict[str, tuple[str, Example]] = {}
         for rollout, example in pairs:
@@ -86,7 +86,7 @@ class Judge:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def verdict(self, rollout: Rollout, example: Example) -> float:
+    def verdict(self, rollout: SampledResponse, example: Example) -> float:
         """1 where the answer is right; `ask` has to come first. Raises JudgeFailed where it did not."""
         answer = self._open(rollout, example)
         if answer is None:
@@ -97,7 +97,7 @@ class Judge:
             raise JudgeFailed(f"Nobody asked the judge about {example.name}.")
         return float(self._known[key])
 
-    def _open(self, rollout: Rollout, example: Example) -> str | None:
+    def _open(self, rollout: SampledResponse, example: Example) -> str | None:
         """The answer if only a judge can tell; None where there is none or where it is the true one."""
         found = answers.extract(rollout.text)
         return None if found is None or equal(found, example.answer) else found

@@ -20,30 +20,30 @@ from latent_core.settings import check
 from latent_core.spelling import blank
 from trainers.rl.judge import Judge
 from trainers.rl.options import RlOptions
-from trainers.rl.rollouts import Rollout
+from trainers.rl.rollouts import SampledResponse
 
-Part = Callable[[Rollout, Example], float]
+Part = Callable[[SampledResponse, Example], float]
 
 _TAGGED = re.compile(r"\s*<answer>.*</answer>\s*", re.DOTALL)
 
 
-def accuracy(rollout: Rollout, example: Example) -> float:
+def accuracy(rollout: SampledResponse, example: Example) -> float:
     """1 where the response's last answer is the example's, by the rules of latent_core/evaluation/grading.py."""
     found = answers.extract(rollout.text)
     return float(found is not None and equal(found, example.answer))
 
 
-def boxed(rollout: Rollout, example: Example) -> float:
+def boxed(rollout: SampledResponse, example: Example) -> float:
     """1 where the response has any complete `\\boxed{…}` that says something (Monet, DeepLatent)."""
     return float(any(not blank(rollout.text[slice(*span)]) for span in answers.boxes(rollout.text)))
 
 
-def answer_tags(rollout: Rollout, example: Example) -> float:
+def answer_tags(rollout: SampledResponse, example: Example) -> float:
     """1 where the response has a complete `<answer>…</answer>` that says something."""
     return float(any(not blank(rollout.text[slice(*span)]) for span in answers.tags(rollout.text)))
 
 
-def block_then_answer(rollout: Rollout, example: Example) -> float:
+def block_then_answer(rollout: SampledResponse, example: Example) -> float:
     """1 where the response is a closed block followed by `<answer>…</answer>` and nothing else (LVR)."""
     segments = rollout.row.segments
     begins = bool(segments) and isinstance(segments[0], Block) and segments[0].closed and segments[0].latents > 0
@@ -52,22 +52,22 @@ def block_then_answer(rollout: Rollout, example: Example) -> float:
     return float(begins and once and rollout.reason == "stop" and bool(alone))
 
 
-def invocation(rollout: Rollout, example: Example) -> float:
+def invocation(rollout: SampledResponse, example: Example) -> float:
     """1 where the response opened a latent block: a bonus that DeepLatent's authors tried and dropped."""
     return float(bool(rollout.latents))
 
 
-def finished(rollout: Rollout, example: Example) -> float:
+def finished(rollout: SampledResponse, example: Example) -> float:
     """1 where the response came to its end before the limit on its length."""
     return float(rollout.reason == "stop")
 
 
-def length(rollout: Rollout, example: Example) -> float:
+def length(rollout: SampledResponse, example: Example) -> float:
     """Sampled ids in hundreds; a negative weight makes responses shorter."""
     return len(rollout.ids) / 100
 
 
-def repetition(rollout: Rollout, example: Example) -> float:
+def repetition(rollout: SampledResponse, example: Example) -> float:
     """Share of runs of four words that stood in the response before, 0…1; a negative weight makes it vary."""
     words = rollout.text.split()
     runs = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
@@ -131,7 +131,9 @@ class Reward:
             judge,
         )
 
-    def __call__(self, rollouts: Sequence[Rollout], examples: Sequence[Example]) -> tuple[list[float], list[bool]]:
+    def __call__(
+        self, rollouts: Sequence[SampledResponse], examples: Sequence[Example]
+    ) -> tuple[list[float], list[bool]]:
         """Σ weight · part, and whether it is right, per response.
 
         Raises ValueError for a part that gives no finite number.
@@ -142,7 +144,7 @@ class Reward:
         right = self.judge.verdict if self.judge is not None else accuracy
         return [self._total(*pair) for pair in pairs], [right(*pair) > 0 for pair in pairs]
 
-    def _total(self, rollout: Rollout, example: Example) -> float:
+    def _total(self, rollout: SampledResponse, example: Example) -> float:
         total = 0.0
         for name, (weight, part) in self.parts.items():
             value = part(rollout, example)

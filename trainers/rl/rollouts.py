@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from latent_core.decoding.engine import Sampler, decode
 from latent_core.decoding.interventions import perturb
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Segment, Tokens
 from latent_core.decoding.unroll import Features, splice
 from latent_core.events import LatentEvent, Reason, TokenEvent
@@ -22,7 +22,7 @@ from latent_core.methods.base import LatentMethod
 from latent_core.methods.requests import Feed
 from latent_core.model.backbone import Backbone
 from latent_core.model.processor import Prompt
-from latent_core.model.slot_types import CONTROL, LATENT, kind_class
+from latent_core.model.slot_types import CONTROL, LATENT, slot_class
 from latent_core.settings import Settings
 
 Decoder = Callable[[Sequence[int]], str]
@@ -30,10 +30,10 @@ Decoder = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rollout:
+class SampledResponse:
     """One sampled response."""
 
-    row: Row
+    row: ForcedSequence
     """Prompt and response as they were fed; its labels are the sampled ids."""
     ids: tuple[int, ...]
     """(A,) the sampled ids, in order; what the runtime forced is no action."""
@@ -74,7 +74,7 @@ def roll_out(
     *,
     noise: float = 0.0,
     sampler: Sampler | None = None,
-) -> list[Rollout]:
+) -> list[SampledResponse]:
     """Samples one response per prompt, all at once.
 
     texts: ids → text. noise: added to every latent, as a share ρ of its root mean square; ε follows the row's seed.
@@ -101,7 +101,7 @@ def _rollout(
     watch: _Watch,
     reason: Reason,
     texts: Decoder,
-) -> Rollout:
+) -> SampledResponse:
     segments: list[Segment] = []
     ids, logprobs, words = [], [], []
     latents: list[list[torch.Tensor]] = []
@@ -136,8 +136,8 @@ def _rollout(
             words.append(step.token_id)
     end(None)
     empty = torch.zeros(0, 0)
-    return Rollout(
-        row=Row(prompt, tuple(segments)),
+    return SampledResponse(
+        row=ForcedSequence(prompt, tuple(segments)),
         ids=tuple(ids),
         logprobs=torch.tensor(logprobs),
         latents=[torch.stack(block) if block else empty for block in latents],
@@ -162,7 +162,7 @@ class Replayed:
     """A policy's view of one rollout."""
 
     logprobs: torch.Tensor
-    """(A,) as Rollout.logprobs."""
+    """(A,) as SampledResponse.logprobs."""
     producers: list[torch.Tensor]
     """Per block (K, D), the states at the slots before the latents: what this policy would have fed."""
     controls: list[torch.Tensor]
@@ -192,7 +192,7 @@ def _logprobs(backbone: Backbone, states: torch.Tensor, ids: torch.Tensor, tempe
 def replay(
     backbone: Backbone,
     method: LatentMethod,
-    rollouts: Sequence[Rollout],
+    rollouts: Sequence[SampledResponse],
     temperature: float,
     *,
     latents: Sequence[Sequence[torch.Tensor]] | None = None,
@@ -208,7 +208,7 @@ def replay(
     seen = None if features is None else Features(list(features), [])
     spliced = splice(backbone, method, [rollout.row for rollout in rollouts], given, features=seen)
     chosen = _logprobs(backbone, *spliced.learned(), temperature)
-    classes = kind_class(spliced.layout.kinds)
+    classes = slot_class(spliced.layout.slot_types)
     found = []
     for number, (rollout, logprobs) in enumerate(
         zip(rollouts, chosen.split([len(rollout.ids) for rollout in rollouts]), strict=True)

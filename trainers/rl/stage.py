@@ -39,7 +39,7 @@ from trainers.rl.judge import Judge
 from trainers.rl.objective import LIMIT, advantages, k3, objective, surrogate
 from trainers.rl.options import JudgeOptions, RlOptions
 from trainers.rl.rewards import Reward
-from trainers.rl.rollouts import LOGITS, Replayed, Rollout, replay, roll_out
+from trainers.rl.rollouts import LOGITS, Replayed, SampledResponse, replay, roll_out
 from trainers.rl.samples import SaveSamples
 from trainers.rl.variants import check_variant, formed, latent_terms, modulation_terms, modulations
 from trainers.stage import Item, Stage
@@ -54,10 +54,10 @@ class Batch:
 
     key: tuple[int | str, ...]
     """The seed and the prompts' names: the same prompts of another phase are rolled out anew."""
-    rollouts: list[Rollout]
+    rollouts: list[SampledResponse]
     advantages: torch.Tensor
     """One per rollout."""
-    spare: Rollout
+    spare: SampledResponse
     """Any one, for a process that has nothing to learn from, but takes part in the forward of the others."""
     reference: list[Replayed]
     """The reference's view of them; empty without KL."""
@@ -100,7 +100,7 @@ class RlStage(Stage):
         if "text" not in (recipe.method, options.variant):
             latents = options.max_blocks * recipe.latents_default
         row = replace(row, text={"text": options.max_new_tokens - 1})  # and the end of turn
-        return row.length(latents=latents, ticks=options.max_new_tokens + latents)
+        return row.length(latents=latents, forwards=options.max_new_tokens + latents)
 
     @classmethod
     def load(cls, recipe: "Recipe", lengths: Sequence[Length], rows: int, vocabulary: int) -> Load:
@@ -110,10 +110,10 @@ class RlStage(Stage):
             tokens=tokens,
             learned=min(rows * max(row.learned for row in lengths), LOGITS // vocabulary),
             aligned=0,
-            ticks=0,
+            forwards=0,
             teacher_tokens=tokens // options.updates if options.kl else 0,
             rolled=tokens,
-            decoded=max(row.ticks for row in lengths),
+            decoded=max(row.forwards for row in lengths),
             updates=options.updates,
             frozen="reference" if options.kl else "",
         )
@@ -321,7 +321,7 @@ class RlStage(Stage):
         return {"loss": -rewards.mean(), "metrics": metrics}
 
 
-def _describe(rollouts: Sequence[Rollout], rewards: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
+def _describe(rollouts: Sequence[SampledResponse], rewards: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
     """Reward, accuracy, share of responses that open a block, sampled ids and latents per response."""
     count = len(rollouts)
     return {

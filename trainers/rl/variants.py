@@ -18,7 +18,7 @@ from latent_core.methods.deeplatent import DeepLatent, Modulated
 from latent_core.settings import check
 from trainers.rl.objective import k3, latent_log_ratio, modulation_log_ratio
 from trainers.rl.options import RlOptions
-from trainers.rl.rollouts import Replayed, Rollout
+from trainers.rl.rollouts import Replayed, SampledResponse
 
 Terms = Iterator[tuple[torch.Tensor, torch.Tensor]]
 """Log-ratios and divergences from the reference, of equal shape, one per action."""
@@ -60,7 +60,7 @@ def modulations(method: DeepLatent) -> list[torch.nn.Module]:
 def latent_terms(
     options: RlOptions,
     method: LatentMethod,
-    rollout: Rollout,
+    rollout: SampledResponse,
     mine: Replayed,
     theirs: tuple[LatentMethod, Replayed] | None,
 ) -> Terms:
@@ -87,7 +87,7 @@ def latent_terms(
 def modulation_terms(
     options: RlOptions,
     method: DeepLatent,
-    rollout: Rollout,
+    rollout: SampledResponse,
     mine: Replayed,
     theirs: tuple[DeepLatent, Replayed] | None,
     features: torch.Tensor,
@@ -112,7 +112,9 @@ def modulation_terms(
             yield ratio[None], cost[None]
 
 
-def formed(method: DeepLatent, rollout: Rollout, features: torch.Tensor, places: torch.Tensor) -> list[torch.Tensor]:
+def formed(
+    method: DeepLatent, rollout: SampledResponse, features: torch.Tensor, places: torch.Tensor
+) -> list[torch.Tensor]:
     """The response's latents formed anew from its actions, so that the LatentFormer learns through them."""
     blocks = [segment for segment in rollout.row.segments if isinstance(segment, Block)]
     latents = []

@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block
 from latent_core.decoding.unroll import Features, Unrolled, look, splice
-from latent_core.example import Example, Step, Thought
+from latent_core.example import Example, LatentStep, Step
 from latent_core.methods.deeplatent import SIDE, DeepLatent, squarest
-from latent_core.model.slot_types import AUX, CONTROL, LATENT, kind_class
+from latent_core.model.slot_types import AUX, CONTROL, LATENT, slot_class
 from latent_core.settings import Rule, check
 from trainers.data.segments import segments
 from trainers.options import check_types
@@ -67,7 +67,7 @@ class Interleaved(Stage):
     def collate(self, items: Sequence[Item]) -> dict[str, object]:
         return collate(self, items, framed_row, "images")
 
-    def forward(self, rows: list[Row], rules: list[Rule], families: list[str]) -> dict[str, object]:
+    def forward(self, rows: list[ForcedSequence], rules: list[Rule], families: list[str]) -> dict[str, object]:
         spliced = splice(self.backbone, self.method, rows, [[] for _ in rows], rule="everything")
         loss, metrics = mean_of_rows(self.backbone, spliced, families)
         return {"loss": loss, "metrics": metrics}
@@ -85,7 +85,7 @@ class Distil(Stage):
     def length(cls, recipe: "Recipe", row: RowSizes) -> Length:
         # opening token, three control vectors, the grid, closing token
         latents = sum(tokens + 5 for tokens in row.auxiliary(SIDE))
-        return row.length(latents=latents, ticks=len(row.example.steps) + 1, aligned=latents, most=SIDE)
+        return row.length(latents=latents, forwards=len(row.example.steps) + 1, aligned=latents, most=SIDE)
 
     @classmethod
     def card(cls, recipe: "Recipe") -> str:
@@ -95,7 +95,7 @@ class Distil(Stage):
         return collate(self, items, framed_row, "latents", "images")
 
     def forward(
-        self, rows: list[Row], rules: list[Rule], families: list[str], teacher: list[Row]
+        self, rows: list[ForcedSequence], rules: list[Rule], families: list[str], teacher: list[ForcedSequence]
     ) -> dict[str, object]:
         options, distils = self.options, self.options.align_weight > 0
         wanted, own = (), None
@@ -112,7 +112,7 @@ class Distil(Stage):
         )
         loss, metrics = mean_of_rows(self.backbone, unrolled, families)
         if distils:
-            given = gather(unrolled.levels, kind_class(unrolled.layout.kinds) == LATENT)
+            given = gather(unrolled.levels, slot_class(unrolled.layout.slot_types) == LATENT)
             aligned = alignment(wanted, given).mean()
             loss, metrics["alignment"] = loss + options.align_weight * aligned, aligned.item()
         if self.method.options.grid == "dynamic":
@@ -121,24 +121,24 @@ class Distil(Stage):
         return {"loss": loss, "metrics": metrics}
 
     @torch.no_grad()
-    def targets(self, teacher: list[Row], seen: Features) -> list[torch.Tensor]:
+    def targets(self, teacher: list[ForcedSequence], seen: Features) -> list[torch.Tensor]:
         """Per row (E, N, D), the teacher's states at the tokens of assistant images."""
         none: list[list[torch.Tensor]] = [[] for _ in teacher]
         aligned = levels(self.backbone, self.options.align_levels)
         read = splice(self.teacher, self.method, teacher, none, rule="everything", levels=aligned, features=seen)
-        return gather(read.levels, kind_class(read.layout.kinds) == AUX)
+        return gather(read.levels, slot_class(read.layout.slot_types) == AUX)
 
-    def scale_loss(self, rows: list[Row], unrolled: Unrolled) -> torch.Tensor:
+    def scale_loss(self, rows: list[ForcedSequence], unrolled: Unrolled) -> torch.Tensor:
         """Mean over blocks of the cross-entropies of rows and columns; 0 without blocks."""
         grids = [segment.grid for row in rows for segment in row.segments if isinstance(segment, Block)]
-        steered = unrolled.states[kind_class(unrolled.layout.kinds) == CONTROL]
+        steered = unrolled.states[slot_class(unrolled.layout.slot_types) == CONTROL]
         scores = self.method.sizes(steered[:: len(self.method.controls())])
         true = torch.tensor(grids, device=scores.device).view(-1, 2) - 1
         losses = F.cross_entropy(scores.flatten(0, 1), true.flatten(), reduction="none")
         return batch_mean(losses.view(-1, 2).sum(1))
 
 
-def framed_row(stage: Interleaved | Distil, example: Example, part: Part, latents: int) -> Row:
+def framed_row(stage: Interleaved | Distil, example: Example, part: Part, latents: int) -> ForcedSequence:
     """An example as prompt and response; assistant images resized to the grid they get.
 
     Without the words between thoughts where the recipe says so.
@@ -148,11 +148,11 @@ def framed_row(stage: Interleaved | Distil, example: Example, part: Part, latent
         for step in example.steps
     ]
     rest = iter(framed)
-    parts = example.parts and tuple(Thought(next(rest)) if isinstance(p, Thought) else p for p in example.parts)
+    parts = example.parts and tuple(LatentStep(next(rest)) if isinstance(p, LatentStep) else p for p in example.parts)
     example = replace(example, steps=tuple(framed), parts=parts)
     pieces = segments(example)
     if not stage.options.words:
-        pieces = [piece for piece in pieces if isinstance(piece, Thought) or piece.role == "answer"]
+        pieces = [piece for piece in pieces if isinstance(piece, LatentStep) or piece.role == "answer"]
     return lay_row(stage, example, pieces, part, lambda step: grid_block(stage, step, latents, example.name))
 
 

@@ -9,10 +9,10 @@ from typing import Literal
 
 import torch
 
-from latent_core.decoding.layout import NO_LABEL, Row
-from latent_core.decoding.sequence import Block, Picture, Segment, Tokens
+from latent_core.decoding.layout import NO_LABEL, ForcedSequence
+from latent_core.decoding.sequence import AuxiliaryImage, Block, Segment, Tokens
 from latent_core.decoding.unroll import Unrolled
-from latent_core.example import Example, Step, Thought, Words
+from latent_core.example import Example, LatentStep, Step, TextSpan
 from latent_core.model.backbone import Backbone
 from trainers.data.caps import shrink
 from trainers.sft.losses import exact, row_cross_entropy
@@ -25,7 +25,7 @@ Part = Literal["images", "latents", "both"]
 def collate(
     stage: Stage,
     items: Sequence[Item],
-    row: Callable[[Stage, Example, Part, int], Row],
+    row: Callable[[Stage, Example, Part, int], ForcedSequence],
     student: Part,
     teacher: Part | None = None,
 ) -> dict[str, object]:
@@ -48,13 +48,13 @@ def collate(
 def lay_row(
     stage: Stage,
     example: Example,
-    pieces: Sequence[Words | Thought],
+    pieces: Sequence[TextSpan | LatentStep],
     part: Part,
     block: Callable[[Step], Block],
     *,
     tags: bool = False,
     tag_observed: bool = True,
-) -> Row:
+) -> ForcedSequence:
     """An example as prompt and response: `pieces` in order, each thought as `part` says, its latents by `block`.
 
     tags: whether `<observation>` and `</observation>` stand around observations, unlearned; tag_observed: whether the
@@ -63,9 +63,9 @@ def lay_row(
     processor = stage.processor
     response: list[Segment] = []
     for piece in pieces:
-        if isinstance(piece, Thought):
+        if isinstance(piece, LatentStep):
             if part != "latents" and piece.step.image is not None:
-                response.append(Picture(*processor.patches(piece.step.image)))
+                response.append(AuxiliaryImage(*processor.patches(piece.step.image)))
             if part != "images":
                 response.append(block(piece.step))
             continue
@@ -77,7 +77,7 @@ def lay_row(
         else:
             response.append(Tokens(ids, observation=observed))
     response.append(Tokens((processor.eos_id,)))
-    return Row(processor(example.images, example.question, stage.recipe.system), tuple(response))
+    return ForcedSequence(processor(example.images, example.question, stage.recipe.system), tuple(response))
 
 
 def mean_of_rows(

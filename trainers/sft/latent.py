@@ -7,10 +7,10 @@ supervises them. K is drawn per batch, so that K can be varied when decoding.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Tokens
 from latent_core.settings import Rule
-from trainers.data.segments import Words, segments
+from trainers.data.segments import TextSpan, segments
 from trainers.planning.lengths import Length, RowSizes
 from trainers.stage import Item, Stage, drawn, families_of
 
@@ -36,13 +36,15 @@ class LatentStage(Stage):
         rows = []
         for example, _ in items:
             parts = [
-                Tokens(tuple(self.processor.encode(part.text))) if isinstance(part, Words) else Block(latents)
+                Tokens(tuple(self.processor.encode(part.text))) if isinstance(part, TextSpan) else Block(latents)
                 for part in segments(example)
             ]
             parts.append(Tokens((self.processor.eos_id,)))
-            rows.append(Row(self.processor(example.images, example.question, self.recipe.system), tuple(parts)))
+            rows.append(
+                ForcedSequence(self.processor(example.images, example.question, self.recipe.system), tuple(parts))
+            )
         return {"rows": rows, "rules": [rule] * len(rows), "families": families_of(items)}
 
-    def forward(self, rows: list[Row], rules: list[Rule], families: list[str]) -> dict[str, object]:
+    def forward(self, rows: list[ForcedSequence], rules: list[Rule], families: list[str]) -> dict[str, object]:
         loss, metrics = self.cross_entropy(self.unroll(rows, rules), families)
         return {"loss": loss, "metrics": metrics}

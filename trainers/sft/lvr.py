@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Tokens
 from latent_core.decoding.unroll import Unrolled, look, splice
 from latent_core.example import Box, Step
 from latent_core.methods.lvr import Distance, Lvr, distance
-from latent_core.model.slot_types import CLOSE, LATENT, OPEN, kind_class
+from latent_core.model.slot_types import CLOSE, LATENT, OPEN, slot_class
 from latent_core.settings import check
-from trainers.data.segments import Words, segments
+from trainers.data.segments import TextSpan, segments
 from trainers.options import check_types
 from trainers.parallel import batch_mean
 from trainers.planning.lengths import Length, RowSizes
@@ -126,7 +126,7 @@ class LvrStage(Stage):
             offsets = [sum(r * c for r, c in grids[:i]) for i in range(len(grids))]
             parts, own = [], []
             for part in segments(example):
-                if isinstance(part, Words):
+                if isinstance(part, TextSpan):
                     parts.append(Tokens(tuple(self.processor.encode(part.text))))
                     continue
                 step = part.step
@@ -135,11 +135,13 @@ class LvrStage(Stage):
                 extra = int(self.method.options.exit == "latent_end")
                 parts.append(Block(len(found) + extra, learn_close=True))
             parts.append(Tokens((self.processor.eos_id,)))
-            rows.append(Row(prompt, tuple(parts)))
+            rows.append(ForcedSequence(prompt, tuple(parts)))
             slots.append(own)
         return {"rows": rows, "slots": slots, "families": families_of(items)}
 
-    def forward(self, rows: list[Row], slots: list[list[list[int]]], families: list[str]) -> dict[str, object]:
+    def forward(
+        self, rows: list[ForcedSequence], slots: list[list[list[int]]], families: list[str]
+    ) -> dict[str, object]:
         unrolled = self.run(rows, slots)
         options = self.options
         words, right = self.cross_entropy(unrolled, families)
@@ -151,7 +153,7 @@ class LvrStage(Stage):
             loss, metrics = loss + options.switch_weight * switch, metrics | {"switch": switch.item()}
         return {"loss": loss, "metrics": right | metrics}
 
-    def run(self, rows: Sequence[Row], slots: Sequence[Sequence[Sequence[int]]]) -> Unrolled:
+    def run(self, rows: Sequence[ForcedSequence], slots: Sequence[Sequence[Sequence[int]]]) -> Unrolled:
         """One forward with the boxes' embeddings in the slots; `slots` are image tokens by row and block."""
         features = look(self.backbone, rows)
         given = [
@@ -167,7 +169,7 @@ class LvrStage(Stage):
 
     def pairs(self, unrolled: Unrolled) -> tuple[torch.Tensor, torch.Tensor]:
         """What the states before the slots feed, and what is in the slots, both (M, D)."""
-        rows, slots = (kind_class(unrolled.layout.kinds) == LATENT).nonzero(as_tuple=True)
+        rows, slots = (slot_class(unrolled.layout.slot_types) == LATENT).nonzero(as_tuple=True)
         given = [block for blocks in unrolled.latents for block in blocks]
         before = unrolled.states[rows, slots - 1]
         wanted = torch.cat(given) if given else before
@@ -176,7 +178,7 @@ class LvrStage(Stage):
 
     def switches(self, unrolled: Unrolled) -> tuple[torch.Tensor, torch.Tensor]:
         """The closing token's logit at opening tokens and slots (M,), and whether it comes next (M,)."""
-        classes = kind_class(unrolled.layout.kinds)
+        classes = slot_class(unrolled.layout.slot_types)
         rows, slots = ((classes == OPEN) | (classes == LATENT)).nonzero(as_tuple=True)
         logits = self.backbone.logits(unrolled.states[rows, slots])[:, self.method.close_id]
         return logits, classes[rows, slots + 1] == CLOSE

@@ -8,7 +8,7 @@
 The teacher is frozen and its states are computed on the fly. Where paper and released code differ there is an option,
 see MonetStageOptions. Rows may differ in the number, places and lengths of their blocks.
 
-Shapes: B rows, L slots, E levels (embeddings, every decoder block, the last one after the final norm), D model width.
+Shapes: B rows, L slots, E levels (embeddings, every decoder layer, the last one after the final norm), D model width.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from latent_core.decoding.layout import Layout, Row
+from latent_core.decoding.layout import ForcedSequence, Layout
 from latent_core.decoding.sequence import Block
 from latent_core.decoding.unroll import Features, Unrolled, look, splice, unroll
 from latent_core.example import Example
 from latent_core.model.attention import PLAIN, Flow
-from latent_core.model.slot_types import LATENT, kind_class
+from latent_core.model.slot_types import LATENT, slot_class
 from latent_core.settings import Rule
 from trainers.data.segments import segments
 from trainers.options import check_types
@@ -82,7 +82,7 @@ class WarmUp(Stage):
     def collate(self, items: Sequence[Item]) -> dict[str, object]:
         return collate(self, items, row, self.student)
 
-    def forward(self, rows: list[Row], rules: list[Rule], families: list[str]) -> dict[str, object]:
+    def forward(self, rows: list[ForcedSequence], rules: list[Rule], families: list[str]) -> dict[str, object]:
         spliced = splice(self.backbone, self.method, rows, [[] for _ in rows], rule="everything")
         loss, metrics = weighted_cross_entropy(self, spliced, families)
         return {"loss": loss, "metrics": metrics}
@@ -112,7 +112,7 @@ class AlignObservations(Stage):
         return collate(self, items, row, self.student, "images")
 
     def forward(
-        self, rows: list[Row], rules: list[Rule], families: list[str], teacher: list[Row]
+        self, rows: list[ForcedSequence], rules: list[Rule], families: list[str], teacher: list[ForcedSequence]
     ) -> dict[str, object]:
         loss, aligned, latents, metrics = distil(self, rows, rules, families, teacher)
         if self.options.align_weight:
@@ -120,7 +120,9 @@ class AlignObservations(Stage):
         return {"loss": loss, "metrics": metrics}
 
     @torch.no_grad()
-    def targets(self, teacher: list[Row], rules: list[Rule], seen: Features | None = None) -> list[torch.Tensor]:
+    def targets(
+        self, teacher: list[ForcedSequence], rules: list[Rule], seen: Features | None = None
+    ) -> list[torch.Tensor]:
         """Per row (E, N, D), the teacher's states at the words of observations, the auxiliary images in view."""
         read = splice(
             self.teacher,
@@ -171,7 +173,7 @@ class AlignLatents(Stage):
         return collate(self, items, row, self.student, "both")
 
     def forward(
-        self, rows: list[Row], rules: list[Rule], families: list[str], teacher: list[Row]
+        self, rows: list[ForcedSequence], rules: list[Rule], families: list[str], teacher: list[ForcedSequence]
     ) -> dict[str, object]:
         loss, aligned, _, metrics = distil(self, rows, rules, families, teacher)
         if self.options.align_weight:
@@ -179,7 +181,9 @@ class AlignLatents(Stage):
         return {"loss": loss, "metrics": metrics}
 
     @torch.no_grad()
-    def targets(self, teacher: list[Row], rules: list[Rule], seen: Features | None = None) -> list[torch.Tensor]:
+    def targets(
+        self, teacher: list[ForcedSequence], rules: list[Rule], seen: Features | None = None
+    ) -> list[torch.Tensor]:
         """Per row (E, N, D), the latents of stage 2's model at every level, the auxiliary images in view."""
         masked = self.options.target_mask == "flow"
         made = unroll(
@@ -204,10 +208,12 @@ class AlignLatents(Stage):
 
     def aligned(self, layout: Layout) -> torch.Tensor:
         """(B, L) bool, the latents' slots."""
-        return kind_class(layout.kinds) == LATENT
+        return slot_class(layout.slot_types) == LATENT
 
 
-def row(stage: WarmUp | AlignObservations | AlignLatents, example: Example, part: Part, latents: int) -> Row:
+def row(
+    stage: WarmUp | AlignObservations | AlignLatents, example: Example, part: Part, latents: int
+) -> ForcedSequence:
     """An example as prompt and response; every thought has K latents."""
     tags, observed = stage.options.observation_tags == "context", stage.student != "latents"
     # stage 3's spans leave out the opening tag, as released
@@ -232,10 +238,10 @@ def flow(options: MonetStageOptions, *, latent_pass: bool = False) -> Flow:
 
 def distil(
     stage: AlignObservations | AlignLatents,
-    rows: list[Row],
+    rows: list[ForcedSequence],
     rules: list[Rule],
     families: list[str],
-    teacher: list[Row],
+    teacher: list[ForcedSequence],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, float]]:
     """What stages 2 and 3 share: cross-entropy, alignment with the teacher's states, the latents (N, D), metrics."""
     with torch.no_grad():
@@ -252,7 +258,7 @@ def distil(
 
 
 def think(
-    stage: Stage, rows: list[Row], rules: list[Rule], features: Features | None = None
+    stage: Stage, rows: list[ForcedSequence], rules: list[Rule], features: Features | None = None
 ) -> tuple[Unrolled, torch.Tensor]:
     """Generates the latents, then one pass with them in their slots; also the latents (N, D), stacked."""
     features, heads = features or look(stage.backbone, rows), [until_last_block(row) for row in rows]
@@ -271,10 +277,10 @@ def think(
     return spliced, stacked
 
 
-def until_last_block(row: Row) -> Row:
+def until_last_block(row: ForcedSequence) -> ForcedSequence:
     """The row without the words after its last block, on which no latent depends."""
     last = max((i for i, segment in enumerate(row.segments) if isinstance(segment, Block)), default=-1)
-    return Row(row.prompt, row.segments[: last + 1])
+    return ForcedSequence(row.prompt, row.segments[: last + 1])
 
 
 def unstack(latents: torch.Tensor, like: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]:

@@ -2,7 +2,7 @@
 
     L = L_CE + λ · L_REPA,  L_REPA = − mean over segments and patches of cos(ψ(upsample(F)), F_encoder)
 
-F are a block's states after one decoder block in the middle: those of the positions whose outputs become the latents.
+F are a block's states after one decoder layer in the middle: those of the positions whose outputs become the latents.
 The encoders are frozen and are needed here alone; ψ is thrown away. Stage 1 is stage `text`.
 
 Shapes: M segments (blocks of all rows), K latents, P patches, D model width, E width of the encoder.
@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from latent_core.decoding.layout import Row
+from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Segment, Tokens
 from latent_core.decoding.unroll import Unrolled
 from latent_core.example import Example, Step
-from latent_core.model.slot_types import LATENT, kind_class
+from latent_core.model.slot_types import LATENT, slot_class
 from latent_core.settings import Rule, check
-from trainers.data.segments import Words, segments
+from trainers.data.segments import TextSpan, segments
 from trainers.options import check_types
 from trainers.parallel import batch_mean
 from trainers.planning.lengths import Length, RowSizes
@@ -46,7 +46,7 @@ class ValrStageOptions:
     encoders: list[str] = field(default_factory=list)
     """Names, folders or Hub ids of vision encoders; `self` is the model's own tower. Several: mean of their losses."""
     layer: int | None = None
-    """The decoder block, 0-based, whose states are aligned; none: block 12 of 28, as far down in other models."""
+    """The decoder layer, 0-based, whose states are aligned; none: block 12 of 28, as far down in other models."""
     states: Literal["producers", "slots"] = "producers"
     """producers: positions whose outputs become the latents. slots: the latents' own."""
     upsample: Literal["2d", "1d"] = "2d"
@@ -161,7 +161,9 @@ class ValrStage(Stage):
         rows, images = [], []
         for example, _ in items:
             response, seen = self.respond(example, latents)
-            rows.append(Row(self.processor(example.images, example.question, self.recipe.system), tuple(response)))
+            rows.append(
+                ForcedSequence(self.processor(example.images, example.question, self.recipe.system), tuple(response))
+            )
             images += seen
         return {
             "rows": rows,
@@ -189,7 +191,7 @@ class ValrStage(Stage):
 
         steps = iter(example.steps)
         for part in segments(example):
-            if isinstance(part, Words):
+            if isinstance(part, TextSpan):
                 # a block goes before the words that lead to its thought
                 if not interleaved and part.role == "text":
                     think(next(steps))
@@ -202,7 +204,11 @@ class ValrStage(Stage):
         return response, seen
 
     def forward(
-        self, rows: list[Row], rules: list[Rule], families: list[str], targets: list[dict[str, torch.Tensor]]
+        self,
+        rows: list[ForcedSequence],
+        rules: list[Rule],
+        families: list[str],
+        targets: list[dict[str, torch.Tensor]],
     ) -> dict[str, object]:
         unrolled = self.unroll(rows, rules, levels=(self.layer + 1,))
         loss, right = self.cross_entropy(unrolled, families)
@@ -227,8 +233,8 @@ class ValrStage(Stage):
         return torch.stack(losses).mean() + nothing if losses else nothing
 
     def segments(self, unrolled: Unrolled) -> torch.Tensor:
-        """(M, K, D) states of every block after the aligned decoder block, at the producers or at the slots."""
-        is_latent = kind_class(unrolled.layout.kinds) == LATENT
+        """(M, K, D) states of every block after the aligned decoder layer, at the producers or at the slots."""
+        is_latent = slot_class(unrolled.layout.slot_types) == LATENT
         rows, slots = is_latent.nonzero(as_tuple=True)
         if self.options.states == "producers":
             slots = slots - 1  # the slot before a latent is where it came from
