@@ -155,7 +155,7 @@ def region(
     recorded = trace.attention
     if recorded is not None:
         if layer not in recorded.layers or not 0 <= head <= recorded.looks[0].image.shape[1]:
-            raise ValueError(f"The run recorded no attention of block {layer + 1}, head {head}.")
+            raise ValueError(f"The run recorded no attention of layer {layer + 1}, head {head}.")
         weights = torch.stack([over_heads(look.image.float()) for look in recorded.looks])  # (Q, E, N)
         place = recorded.layers.index(layer)
         chosen = torch.stack([look.image[place, head - 1] for look in recorded.looks]) if head else weights[:, place]

@@ -225,7 +225,7 @@ def test_region_against_counting_by_hand(trace):
     [
         ({"image": 1}, "no image 2"),
         ({"level": 99}, "states of level 99"),
-        ({"layer": 9}, "no attention of block 10"),
+        ({"layer": 9}, "no attention of layer 10"),
         ({"head": 5}, "head 5"),
         ({"box": (0.5, 0.5, 0.5, 1.0)}, "must hold"),
         ({"box": (0.0, 0.0, float("nan"), 1.0)}, "must hold"),

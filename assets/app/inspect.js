@@ -82,7 +82,7 @@ const space = figure(
 const shares = figure(
   "shares",
   "Attention along the response",
-  "Where each position sends its attention, mean of the heads of one block.",
+  "Where each position sends its attention, mean of the heads of one layer.",
   buildShares,
   {
     height: 320,
@@ -131,7 +131,7 @@ function labelLayer() {
   const layers = state.value.shares?.layers ?? [],
     at = Math.max(0, layers.indexOf(state.layer));
   Object.assign(layerSlider.input, { max: Math.max(0, layers.length - 1), value: at });
-  layerSlider.output.textContent = layers.length ? `block ${layers[at] + 1}` : "";
+  layerSlider.output.textContent = layers.length ? `layer ${layers[at] + 1}` : "";
 }
 
 function choose(n) {

@@ -21,7 +21,7 @@ const lensBox = make("div", {});
 const lens = panel(
   "lens",
   "Read as words",
-  "What the selected latent or word resembles when it is read as language: the nearest states of words in the bank, and the likeliest tokens after each block.",
+  "What the selected latent or word resembles when it is read as language: the nearest states of words in the bank, and the likeliest tokens after each layer.",
   lensBox,
 );
 function drawLens() {
@@ -43,7 +43,7 @@ function drawLens() {
         table(
           ["after", "likeliest tokens, the run’s mean subtracted"],
           layers.map((tokens, layer) => [
-            `block ${layer + 1}`,
+            `layer ${layer + 1}`,
             tokens.map(([word, p]) => `${word} ${p.toFixed(2)}`).join("  "),
           ]),
         ),
@@ -132,7 +132,7 @@ const rolloutCanvas = make("canvas", { role: "img" });
 const rollout = panel(
   "rollout",
   "Attention rollout",
-  "Through which patches the selected state came about, attention multiplied through all blocks; residual paths count half. Early tokens and image borders draw attention whatever is asked.",
+  "Through which patches the selected state came about, attention multiplied through all layers; residual paths count half. Early tokens and image borders draw attention whatever is asked.",
   make("div", { class: "ins-stack" }, rolloutCanvas),
 );
 function drawRollout() {
@@ -167,7 +167,7 @@ const percent = (share) =>
 function ruleWords(rule) {
   return rule.kind === "similarity"
     ? `cosine, level ${rule.level}, ${rule.part ? "centred" : "raw"}`
-    : `attention, block ${rule.level + 1}, ${rule.part < 0 ? "mean of heads" : `head ${rule.part + 1}`}`;
+    : `attention, layer ${rule.level + 1}, ${rule.part < 0 ? "mean of heads" : `head ${rule.part + 1}`}`;
 }
 function drawMeasured() {
   const { grounding, depict: read } = state.value.measured,

@@ -75,7 +75,7 @@ function buildShares(c) {
         ]),
       ),
     ],
-    label: `Block ${s.layers[e] + 1} of the decoder, mean of the heads, ${s.of.length} positions.`,
+    label: `Layer ${s.layers[e] + 1} of the decoder, mean of the heads, ${s.of.length} positions.`,
   };
 }
 function buildNorms(c) {

@@ -98,7 +98,7 @@ function mapsOf(view) {
 }
 function mapWords(maps, at) {
   if (maps.attention && (at.shown === "attention" || at.shown === "minus"))
-    return `attention of block ${maps.attention.layers[at.layer] + 1}, ${at.head ? `head ${at.head}` : "mean of all heads"}${at.shown === "minus" ? ", minus what words look at" : ""}`;
+    return `attention of layer ${maps.attention.layers[at.layer] + 1}, ${at.head ? `head ${at.head}` : "mean of all heads"}${at.shown === "minus" ? ", minus what words look at" : ""}`;
   return `cosine with the image patches, level ${maps.levels[at.level]}, ${at.shown}`;
 }
 

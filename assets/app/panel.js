@@ -60,11 +60,11 @@ function drawPanel() {
   part("levelof").textContent = isAttention() ? "Layer" : "Level of the image states";
   part("heads").hidden = !layers || run.maps.attention.heads < 2;
   part("levelname").textContent = layers
-    ? `block ${layers[run.layer] + 1}`
+    ? `layer ${layers[run.layer] + 1}`
     : run.maps
       ? levelName(levels[run.level], levels.at(-1))
       : streamed()
-        ? `${isAttention() ? `block ${streamed().level + 1}` : streamed().level}; others at the end`
+        ? `${isAttention() ? `layer ${streamed().level + 1}` : streamed().level}; others at the end`
         : "";
   part("unchoose").hidden = !Object.keys(chosenMap()).length;
 }

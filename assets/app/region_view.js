@@ -76,7 +76,7 @@ function update() {
             make(
               "tr",
               {},
-              make("th", { scope: "col" }, "block"),
+              make("th", { scope: "col" }, "layer"),
               ...["latents", "words"].filter((kind) => rich[kind]).map((kind) => make("th", { scope: "col" }, kind)),
             ),
           ),

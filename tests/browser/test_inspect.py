@@ -56,7 +56,7 @@ def test_all_figures_are_drawn(inspected):
     for name in ("space", "shares", "norms", "homogeneity", "references"):
         expect(inspected.locator(f".ins-figure-{name} .main-svg").first).to_be_visible()
     expect(inspected.locator(".ins-figure-depict img")).to_have_count(9)
-    expect(inspected.locator(".ins-figure-lens")).to_contain_text("block 1")
+    expect(inspected.locator(".ins-figure-lens")).to_contain_text("layer 1")
     expect(inspected.locator(".ins-figure-rollout canvas")).to_be_visible()
     expect(inspected.locator(".ins-figure-measured")).to_contain_text("python -m trainers ground glyph-monet")
     expect(inspected.locator(".ins-figure-references")).to_contain_text("ReaLVR")

@@ -42,7 +42,7 @@ def cards(page: Page) -> list[str]:
 
 
 OPENS = {
-    "Monet": ("attention", "block 5", "3"),
+    "Monet": ("attention", "layer 5", "3"),
     "Monet RL": ("centred", "4 of 5", "0"),  # was not measured
     "LVR": ("raw", "0, the merger’s output", "0"),
     "VaLR": ("centred", "4 of 5", "3"),
@@ -108,10 +108,10 @@ def test_what_was_chosen_stays_over_runs_reload_and_checkpoints(page):
     run_again(page)
     assert shown(page)[:2] == ("raw", "0, the merger’s output")
     page.get_by_text(OWN).click()
-    assert shown(page) == ("attention", "block 5", "3") and cards(page) == opening
+    assert shown(page) == ("attention", "layer 5", "3") and cards(page) == opening
     page.locator("#ins-head").select_option("1")
     run_again(page)
-    assert shown(page) == ("attention", "block 5", "1")  # the layer is still the checkpoint's own
+    assert shown(page) == ("attention", "layer 5", "1")  # the layer is still the checkpoint's own
 
 
 KEPT = (
@@ -134,7 +134,7 @@ def test_a_choice_that_fits_nothing_leaves_the_checkpoints_own_map(page):
 def test_inspect_and_compare_show_the_same_maps(page):
     run_again(page)
     page.locator("#ins-tabs [role=tab]").nth(2).click()
-    expect(page.locator("#ins-compare-view [data-caption='0']")).to_contain_text("attention of block 5, head 3")
+    expect(page.locator("#ins-compare-view [data-caption='0']")).to_contain_text("attention of layer 5, head 3")
     page.locator("#ins-tabs [role=tab]").nth(1).click()
     page.wait_for_selector("#ins-inspect-view .ins-mini canvas")
     minis = page.locator("#ins-inspect-view .ins-mini canvas")
