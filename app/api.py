@@ -22,7 +22,7 @@ from app.ask import (
 )
 from app.components import as_files, inside, paths
 from app.controls import PARAMETERS, by_name
-from app.errors import told
+from app.errors import as_user_errors
 from app.fields import program_field, with_settings
 from app.formulas import all_formulas
 from app.handlers import MOST_SEEDS, session_of
@@ -70,7 +70,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, A
     def inspect(trace: str, request: gr.Request) -> dict[str, Any]:
         """The figures of a run, from its trace as /ask gives it: places, matrices, shares, nearest words, norms."""
         runner.looks.take(session_of(request))
-        value = TRACES.run(runner.limits, traces.figures, inside(trace), runner.companions, run="", name="", own=True)
+        value = TRACES.run(runner.limits, traces.figures, inside(trace), runner.artifacts, run="", name="", own=True)
         figures = {key: part for key, part in value.items() if key not in ("id", "name", "own", "view")}
         return figures | {"formulas": all_formulas()}
 
@@ -97,7 +97,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, A
     def compare(first: str, second: str, request: gr.Request) -> dict[str, Any]:
         """Two traces: the difference of their words, the cosines of their latents, their figures."""
         runner.looks.take(session_of(request))
-        found = TRACES.run(runner.limits, traces.compared, inside(first), inside(second), runner.companions)
+        found = TRACES.run(runner.limits, traces.compared, inside(first), inside(second), runner.artifacts)
         return {"words": found["words"], "pairs": found["pairs"], "runs": found["summaries"]}
 
     hidden = {"visible": False}
@@ -109,22 +109,22 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, A
         *(program_field(each, sampling) for each in PARAMETERS),
     ]
     outputs = [gr.JSON(label="answer", **hidden), gr.File(label="trace", **hidden)]
-    gr.Button(**hidden).click(told(ask), inputs, outputs, api_name="ask", **model)
+    gr.Button(**hidden).click(as_user_errors(ask), inputs, outputs, api_name="ask", **model)
     family = gr.Textbox("find", label="family", **hidden)
     seed = gr.Number(-1, precision=0, label="seed", **hidden)
     drawn = [gr.File(file_count="multiple", label="images", **hidden), gr.JSON(label="scene", **hidden)]
-    gr.Button(**hidden).click(told(scene), [family, seed], drawn, api_name="scene", **light)
+    gr.Button(**hidden).click(as_user_errors(scene), [family, seed], drawn, api_name="scene", **light)
     files = [gr.File(label=label, **hidden) for label in ("trace", "first", "second")]
     numbers = [
         gr.Number(value, label=label, precision=None if label[0] in "xy" else 0, **hidden)
         for label, value in {"image": 0, "x0": 0, "y0": 0, "x1": 1, "y1": 1, "level": 0, "layer": 0, "head": 0}.items()
     ]
     found = gr.JSON(label="found", **hidden)
-    gr.Button(**hidden).click(told(inspect), files[0], found, api_name="inspect", **look)
-    gr.Button(**hidden).click(told(region), [files[0], *numbers], found, api_name="region", **look)
-    gr.Button(**hidden).click(told(compare), files[1:], found, api_name="compare", **look)
+    gr.Button(**hidden).click(as_user_errors(inspect), files[0], found, api_name="inspect", **look)
+    gr.Button(**hidden).click(as_user_errors(region), [files[0], *numbers], found, api_name="region", **look)
+    gr.Button(**hidden).click(as_user_errors(compare), files[1:], found, api_name="compare", **look)
     listed = gr.JSON(label="checkpoints", **hidden)
-    gr.Button(**hidden).click(told(checkpoints), None, listed, api_name="checkpoints", **light)
+    gr.Button(**hidden).click(as_user_errors(checkpoints), None, listed, api_name="checkpoints", **light)
 
 
 def _answer(

@@ -18,8 +18,8 @@ T = TypeVar("T")
 log = logging.getLogger("inscape")
 
 
-class Companions:
-    """Companions of the checkpoints offered, loaded when first asked for; None for others and where there is none.
+class Artifacts:
+    """Artifacts of the checkpoints offered, loaded when first asked for; None for others and where there is none.
 
     Names may come from a trace, and traces from anybody: only names that the program offers are looked for.
     """
@@ -30,9 +30,9 @@ class Companions:
         self._loaded: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type["Companions"], tuple[list[str], dict[str, str]]]:
+    def __reduce__(self) -> tuple[type["Artifacts"], tuple[list[str], dict[str, str]]]:
         """For another process, which finds them by itself."""
-        return Companions, ([], self.folders)
+        return Artifacts, ([], self.folders)
 
     def bank(self, name: str) -> Bank | None:
         """Raises ValueError for a file that cannot be read."""

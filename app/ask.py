@@ -134,7 +134,7 @@ def first_view(runner: Runner, ask: Ask) -> View:
         question=ask.question,
         settings=reasoner.settings(**ask.settings),
         opens=reasoner.config.open_token is not None,
-        measured=runner.companions.rules(ask.checkpoint),
+        measured=runner.artifacts.rules(ask.checkpoint),
     )
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 from app import traces
 from app.ask import Scene
 from app.components import Files, paths
-from app.errors import told
+from app.errors import as_user_errors
 from app.forms import Form, form_of, put_aside, still_there
 from app.handlers import asked_with, session_of
 from app.history import History
@@ -26,7 +26,7 @@ class Choosing:
     def __init__(self, history: History, limits: Limits, notice: Callable[[Files, str], str]) -> None:
         self.history, self.limits, self.notice = history, limits, notice
 
-    @told
+    @as_user_errors
     def choose(
         self,
         files: Files,
@@ -53,7 +53,7 @@ class Choosing:
         drafts = put_aside(drafts, Form(files=files, question=question, scene=scene), asked)
         return self._filled(form, drafts, checkpoint)
 
-    @told
+    @as_user_errors
     def resume(self, drafts: list[Form], checkpoint: str) -> tuple[Any, ...]:
         """Back to what was being written last; the same as of `choose`."""
         if not drafts:

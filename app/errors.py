@@ -15,7 +15,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 log = logging.getLogger("inscape")
 
 
-def told(handler: Handler) -> Handler:
+def as_user_errors(handler: Handler) -> Handler:
     """The same handler of Gradio's, plain or a generator; what it raises becomes a gr.Error with a sentence."""
     if inspect.isgeneratorfunction(handler):
 

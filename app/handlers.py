@@ -14,7 +14,7 @@ from app import pictures, traces
 from app.ask import FAILURES, Scene, answer_stream, model_failed, new_scene, place_for
 from app.components import SHOWN, Files, as_file, as_files, inside, paths, showable
 from app.controls import CONTROLS, by_name, k_label
-from app.errors import sentence, told
+from app.errors import as_user_errors, sentence
 from app.fields import with_settings
 from app.forms import Form
 from app.formulas import formulas
@@ -49,7 +49,7 @@ class Handlers:
         self.runner, self.history = runner, history
         self._scenes: OrderedDict[str, bool] = OrderedDict()  # uploaded pictures by path
 
-    @told
+    @as_user_errors
     @with_settings(CONTROLS)
     def ask(
         self, at: float | None, files: Files, question: str, scene: Scene | None, checkpoint: str, *values: Any
@@ -74,7 +74,7 @@ class Handlers:
                     value |= {"trace": as_file(path)}
                 yield value | {"at": turn.at}
 
-    @told
+    @as_user_errors
     def settle(self, checkpoint: str, latents: int | None, chosen: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Another checkpoint is chosen: K is what it had when it was left, or else what it was taught with; the K of
         each, to come back to.
@@ -88,7 +88,7 @@ class Handlers:
             update["value"] = k
         return gr.update(**update), {"now": checkpoint, "k": left}
 
-    @told
+    @as_user_errors
     def sample(self, checkpoint: str, former: dict[str, float], *values: float | None) -> tuple[Any, ...]:
         """Another checkpoint is chosen: the fields of SAMPLING, its own but for those that the visitor has set; its
         own, to compare with next time.
@@ -97,22 +97,22 @@ class Handlers:
         kept = [own[name] if value == former[name] else value for name, value in zip(SAMPLING, values, strict=True)]
         return *kept, own
 
-    @told
+    @as_user_errors
     def interrupt(self, at: float | None, request: gr.Request) -> None:
         """Something else is asked for, at the time `at` as in `ask`: what runs is stopped, to make room."""
         self.runner.interrupt(session_of(request), at or now())
 
-    @told
+    @as_user_errors
     def stop(self, at: float | None, request: gr.Request) -> None:
         """The Stop button, at the time `at` of the page's clock."""
         self.runner.stop(session_of(request), at)
 
-    @told
+    @as_user_errors
     def forget(self, request: gr.Request) -> None:
         """The tab is closed or has lost its connection: what it runs ends; its runs stay, for it may come back."""
         self.runner.forget(session_of(request))
 
-    @told
+    @as_user_errors
     def region(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """Who looks into the region painted on a run's image; a sentence where that cannot be said."""
         asked = asked_with(event)
@@ -138,12 +138,12 @@ class Handlers:
             "formulas": formulas("region"),
         }
 
-    @told
+    @as_user_errors
     def scene(self, family: str) -> tuple[Files, Files, str, Scene, str]:
         """A new scene."""
         return self.made(loaded(family))
 
-    @told
+    @as_user_errors
     def example(self, event: gr.EventData) -> tuple[Files, Files, str, Scene, str, str]:
         """The example scene that was clicked, and its family."""
         family, seed = asked_with(event).get("family"), asked_with(event).get("seed")
@@ -151,7 +151,7 @@ class Handlers:
             raise gr.Error("That example does not exist; choose another.")
         return *self.made(loaded(family, seed)), family
 
-    @told
+    @as_user_errors
     def check(self, files: Files, kept: Files, checkpoint: str, request: gr.Request) -> tuple[Files, Files, str]:
         """New images: those that can be used (else the ones before), the same to remember, and a notice."""
         with self.runner.in_order(session_of(request)):
@@ -171,7 +171,7 @@ class Handlers:
         use = good or (kept if problems else [])
         return use, use, "".join(problems) + self.photo_notice(use, checkpoint)
 
-    @told
+    @as_user_errors
     def photo_notice(self, files: Files, checkpoint: str) -> str:
         """HTML that says so where a picture is shown to a model that cannot know such pictures."""
         if (
@@ -210,7 +210,7 @@ class Inspecting:
     def __init__(self, runner: Runner, history: History) -> None:
         self.runner, self.history = runner, history
 
-    @told
+    @as_user_errors
     def enter(self, shown: object, entered: str, request: gr.Request) -> tuple[Any, str]:
         """The page is opened: the run that Ask shows, unless it was opened from there already."""
         run, token = _run_shown(self.history, session_of(request), shown)
@@ -218,17 +218,17 @@ class Inspecting:
             return {"runs": self.history.choices(session_of(request))}, entered
         return self._value(request, run.id), token
 
-    @told
+    @as_user_errors
     def open(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A run is chosen."""
         return self._value(request, asked_with(event).get("id"))
 
-    @told
+    @as_user_errors
     def read(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """Its latents are to be read by layer, which needs its model."""
         return self._value(request, asked_with(event).get("id"), model=True)
 
-    @told
+    @as_user_errors
     def rename(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A run gets another name."""
         session, id = session_of(request), asked_with(event).get("id")
@@ -238,7 +238,7 @@ class Inspecting:
             return self._problem(request, problem)
         return self._value(request, id)
 
-    @told
+    @as_user_errors
     def remove(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A run is deleted; the next one takes its place."""
         try:
@@ -248,7 +248,7 @@ class Inspecting:
         runs = self.history.runs(session_of(request))
         return self._value(request, runs[0].id) if runs else self._problem(request, ValueError("There is no run."))
 
-    @told
+    @as_user_errors
     def upload(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A trace file of a visitor's own: read, and kept like a run."""
         session = session_of(request)
@@ -285,7 +285,7 @@ class Comparing:
     def __init__(self, runner: Runner, history: History) -> None:
         self.runner, self.history = runner, history
 
-    @told
+    @as_user_errors
     def enter(self, shown: object, entered: str, request: gr.Request) -> tuple[Any, str]:
         """The page is opened: the run that Ask shows as A, the newest other one as B, unless that was done before."""
         session = session_of(request)
@@ -295,12 +295,12 @@ class Comparing:
         others = [other for other in self.history.runs(session) if other.id != run.id]
         return self._value(request, run.id, (others or [run])[0].id), token
 
-    @told
+    @as_user_errors
     def pair(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """Two runs are chosen."""
         return self._value(request, asked_with(event).get("a"), asked_with(event).get("b"))
 
-    @told
+    @as_user_errors
     def again(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """A's question once more with another setting, as B."""
         session, id, changes = session_of(request), asked_with(event).get("id"), asked_with(event).get("changes")

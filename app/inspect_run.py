@@ -43,7 +43,7 @@ def inspected(
         runner.limits,
         traces.figures,
         str(kept.path),
-        runner.companions,
+        runner.artifacts,
         run=kept.id,
         name=kept.name,
         own=own,
@@ -62,7 +62,7 @@ def _reread(runner: Runner, kept: Kept, heading: traces.Heading) -> Reread | Non
 def compared(runner: Runner, history: History, session: str, first: object, second: object) -> dict[str, Any]:
     """The Compare view of two runs. Raises ValueError for a run that is not kept or a broken file."""
     kept = [history.find(session, id) for id in (first, second)]
-    value = TRACES.run(runner.limits, traces.compared, *(str(each.path) for each in kept), runner.companions)
+    value = TRACES.run(runner.limits, traces.compared, *(str(each.path) for each in kept), runner.artifacts)
     sides = [{"id": each.id, "name": each.name, "view": view} for each, view in zip(kept, value["views"], strict=True)]
     return {"sides": sides, "same": value["same"], "words": value["words"], "pairs": value["pairs"]}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
-from app.artifacts import Companions
+from app.artifacts import Artifacts
 from app.budget import spread
 from app.limits import OWN, Limits
 from app.listening import Listening
@@ -92,7 +92,7 @@ class Runner:
         self.limit(limits)
         self.known = (*self.names, *(name for name in others if name not in names))
         self.folders = dict(folders or {})
-        self.companions = Companions(self.known, self.folders)
+        self.artifacts = Artifacts(self.known, self.folders)
         self.in_order = InOrder()
         self._load = load
         self._reasoners: dict[str, Reasoner] = {}
@@ -195,7 +195,7 @@ class Runner:
 
     def _answer(self, ask: Ask) -> Iterator[Event]:
         reasoner = self._reasoners[ask.checkpoint]
-        best = {rule.level for rule in self.companions.rules(ask.checkpoint) if rule.kind == "attention"}
+        best = {rule.level for rule in self.artifacts.rules(ask.checkpoint) if rule.kind == "attention"}
         layers = {*spread(reasoner.num_layers, LAYERS), *best.intersection(range(reasoner.num_layers))}
         events = reasoner.stream(list(ask.images), ask.question, attention=sorted(layers), **ask.settings)
         with contextlib.closing(events):

@@ -10,7 +10,7 @@ import torch
 from diff_match_patch import diff_match_patch
 from PIL import Image
 
-from app.artifacts import Companions
+from app.artifacts import Artifacts
 from app.budget import ANSWER, size
 from app.inspect_payload import inspection, view_of
 from app.names import method_label, run_name
@@ -25,7 +25,7 @@ from latent_core.settings import Settings
 from latent_core.trace import Trace
 
 LISTED = 16
-"""TextSpan and latents that a painted region lists."""
+"""Words and latents that a painted region lists."""
 DIFFERENCE = 2.0
 """Seconds for the difference of two texts."""
 
@@ -90,7 +90,7 @@ def asked(path: str) -> Asked:
 
 
 def figures(
-    path: str, companions: Companions, *, run: str, name: str, own: bool, replayed: Reread | None = None
+    path: str, artifacts: Artifacts, *, run: str, name: str, own: bool, replayed: Reread | None = None
 ) -> dict[str, Any]:
     """`inspection` with what lies beside the run's checkpoint."""
     trace = open_trace(path)
@@ -101,9 +101,9 @@ def figures(
         name=name,
         label=method_label(checkpoint),
         own=own,
-        bank=companions.bank(checkpoint),
-        depicter=companions.depicter(checkpoint),
-        measured=companions.measured(checkpoint),
+        bank=artifacts.bank(checkpoint),
+        depicter=artifacts.depicter(checkpoint),
+        measured=artifacts.measured(checkpoint),
         replayed=replayed,
     )
 
@@ -179,10 +179,10 @@ def region(
     return found | {"by_attention": order[:LISTED] if recorded else [], "by_cosine": nearest[:LISTED]}
 
 
-def compared(first: str, second: str, companions: Companions) -> dict[str, Any]:
+def compared(first: str, second: str, artifacts: Artifacts) -> dict[str, Any]:
     """Two runs: their views, the difference of their words, the cosines of their latents, their figures."""
     traces = [open_trace(path) for path in (first, second)]
-    views = [view_of(trace, companions.rules(trace.source.checkpoint)) for trace in traces]
+    views = [view_of(trace, artifacts.rules(trace.source.checkpoint)) for trace in traces]
     value = {
         "same": traces[0].question == traces[1].question,
         "words": difference(*(view.text for view in views)),

@@ -45,7 +45,7 @@ CHECKPOINT = (
     "chat_template.jinja",
     "preprocessor_config.json",
     "processor_config.json",
-    # companions
+    # artifacts
     "bank.safetensors",
     "depict.safetensors",
     "depict.json",

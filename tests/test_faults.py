@@ -13,7 +13,7 @@ from gradio.utils import get_upload_folder
 
 from app.ask import answer_stream, new_scene
 from app.components import as_files
-from app.errors import UNEXPECTED, told
+from app.errors import UNEXPECTED, as_user_errors
 from app.history import History
 from app.inspect_run import run_again
 from app.limits import PUBLIC
@@ -167,11 +167,11 @@ def test_a_tab_that_closes_while_it_waits_leaves_the_queue():
 
 
 def test_a_failure_that_nobody_foresaw_is_logged_and_told_without_its_inside(caplog):
-    @told
+    @as_user_errors
     def handler(value):
         raise ZeroDivisionError(f"/secret/{value}")
 
-    @told
+    @as_user_errors
     def stream():
         yield 1
         raise KeyError("/secret")

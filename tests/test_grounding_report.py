@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from app.artifacts import Companions
+from app.artifacts import Artifacts
 from latent_core.checkpoints.embedded import EMBEDDED, beside, offered
 from latent_core.evaluation.grounding import LookRule, measured_rules, read_report
 
@@ -48,17 +48,17 @@ def test_what_hits_oftenest_comes_first():
 
 
 def test_the_embedded_checkpoints_can_be_read():
-    companions = Companions(offered())
+    artifacts = Artifacts(offered())
     assert len(MEASURED) >= 8
     for name in offered():
-        rules = companions.rules(name)
+        rules = artifacts.rules(name)
         assert {rule.kind for rule in rules} == ({"similarity", "attention"} if name in MEASURED else set())
 
 
 def test_names_that_are_not_offered_are_not_looked_for(tmp_path):
     written(tmp_path / "mine", REPORT)
-    assert Companions(["glyph-monet"]).rules(str(tmp_path / "mine")) == ()
-    assert Companions(["mine"], {"mine": str(tmp_path / "mine")}).rules("mine")[0].kind == "similarity"
+    assert Artifacts(["glyph-monet"]).rules(str(tmp_path / "mine")) == ()
+    assert Artifacts(["mine"], {"mine": str(tmp_path / "mine")}).rules("mine")[0].kind == "similarity"
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_a_report_that_cannot_be_used_is_named_and_does_without(tmp_path, caplog
     path = written(tmp_path / "mine", report)
     with pytest.raises(ValueError, match="mine/grounding.json cannot be used: .* Measure it again"):
         read_report(path)
-    companions = Companions(["mine"], {"mine": str(path.parent)})
-    assert companions.rules("mine") == () and "grounding" not in companions.measured("mine")
+    artifacts = Artifacts(["mine"], {"mine": str(path.parent)})
+    assert artifacts.rules("mine") == () and "grounding" not in artifacts.measured("mine")
     assert "cannot be used" in caplog.text
 
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from app.__main__ import prepared
-from app.artifacts import Companions
+from app.artifacts import Artifacts
 from latent_core.checkpoints.embedded import EMBEDDED
 from latent_core.checkpoints.loading import load, save
 from latent_core.config import MethodConfig
@@ -206,7 +206,7 @@ def test_a_chat_template_is_never_run(folder):
 def test_a_report_that_lies_is_left_out(content, tmp_path):
     (tmp_path / "depict.json").write_text(content)
     (tmp_path / "grounding.json").write_text(content)
-    assert Companions(["mine"], {"mine": str(tmp_path)}).measured("mine") == {}
+    assert Artifacts(["mine"], {"mine": str(tmp_path)}).measured("mine") == {}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gradio.utils import get_upload_folder
 
-from app.artifacts import Companions
+from app.artifacts import Artifacts
 from app.handlers import Comparing, Handlers, Inspecting
 from app.history import RECORDED, History
 from app.inspect_run import compared, inspected, run_again
@@ -34,8 +34,8 @@ def runner() -> Runner:
 
 
 @pytest.fixture(scope="module")
-def companions(runner) -> Companions:
-    return Companions(runner.known)
+def artifacts(runner) -> Artifacts:
+    return Artifacts(runner.known)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def event(**data):
     return SimpleNamespace(_data=data)
 
 
-def test_a_run_with_broken_numbers_is_refused(runner, history, companions, trace, tmp_path):
+def test_a_run_with_broken_numbers_is_refused(runner, history, artifacts, trace, tmp_path):
     broken = replace(trace, start=replace(trace.start, image_states=trace.start.image_states * float("nan")))
     broken.save(tmp_path / "nan.safetensors")
     history.add("tab", 9, "nan", tmp_path / "nan.safetensors")
@@ -82,16 +82,16 @@ def test_history_keeps_names_and_forgets(history, tmp_path):
     assert history.runs("tab") == history.recorded
 
 
-def test_companions_are_looked_for_under_offered_names_only(tmp_path, companions):
+def test_artifacts_are_looked_for_under_offered_names_only(tmp_path, artifacts):
     (tmp_path / "bank.safetensors").write_bytes(b"hostile")
-    assert companions.bank(str(tmp_path)) is None and companions.depicter("../checkpoints/glyph-monet") is None
-    assert companions.bank("glyph-text") is None and set(companions.measured("glyph-monet")) == {"grounding", "depict"}
+    assert artifacts.bank(str(tmp_path)) is None and artifacts.depicter("../checkpoints/glyph-monet") is None
+    assert artifacts.bank("glyph-text") is None and set(artifacts.measured("glyph-monet")) == {"grounding", "depict"}
     with pytest.raises(ValueError, match=r"bank\.safetensors is no reference bank"):
-        Companions((str(tmp_path),)).bank(str(tmp_path))
+        Artifacts((str(tmp_path),)).bank(str(tmp_path))
     assert beside("glyph-monet", "no such file") is None
 
 
-def test_reading_by_layer_needs_the_model(runner, history, companions):
+def test_reading_by_layer_needs_the_model(runner, history, artifacts):
     value = inspected(runner, history, "tab", "7")
     assert value["known"] and value["lens"]["layers"] is None and value["rollout"] is None
     value = inspected(runner, history, "tab", "7", model=True)
@@ -102,7 +102,7 @@ def test_reading_by_layer_needs_the_model(runner, history, companions):
     assert inspected(runner, history, "tab", "7")["lens"]["layers"] == value["lens"]["layers"]
 
 
-def test_the_same_question_again(companions, runner, history, trace):
+def test_the_same_question_again(artifacts, runner, history, trace):
     kept = run_again(runner, history, "tab", "7", {"latents": 2})
     again = Trace.load(kept.path)
     assert [len(block.latents) for block in again.blocks] == [2, 2] and again.question == trace.question
@@ -128,7 +128,7 @@ def test_settings_that_do_not_exist(runner, history, changes):
         run_again(runner, history, "tab", "7", changes)
 
 
-def test_pages_open_with_the_run_that_is_shown_and_keep_it(runner, history, companions):
+def test_pages_open_with_the_run_that_is_shown_and_keep_it(runner, history, artifacts):
     history.add("tab", 9, "nine", history.find("tab", "7").path)
     page, compare = Inspecting(runner, history), Comparing(runner, history)
     shown = {"run": "7", "at": 1.5}
@@ -146,7 +146,7 @@ def test_pages_open_with_the_run_that_is_shown_and_keep_it(runner, history, comp
 
 
 @pytest.mark.parametrize("shown", [None, {}, {"run": 7}, {"run": ["7"]}, {"run": "8", "at": 1}, "7", [1]])
-def test_pages_open_with_the_newest_run_where_none_is_shown(runner, history, companions, shown):
+def test_pages_open_with_the_newest_run_where_none_is_shown(runner, history, artifacts, shown):
     page = Inspecting(runner, history)
     value, newest = page.enter(shown, "", TAB)
     assert newest == "7" and value["name"] == "seven" and value["runs"][0] == ("seven", "7")
@@ -161,7 +161,7 @@ def test_pages_open_with_the_newest_run_where_none_is_shown(runner, history, com
 @pytest.mark.parametrize(
     "data", [{}, {"id": None}, {"id": ["7"]}, {"id": {"x": 1}}, {"id": "../x"}, {"id": "7" * 10_000}]
 )
-def test_what_a_page_cannot_ask_for_becomes_a_sentence(runner, history, companions, data):
+def test_what_a_page_cannot_ask_for_becomes_a_sentence(runner, history, artifacts, data):
     page, compare = Inspecting(runner, history), Comparing(runner, history)
     for handler in (page.open, page.read, page.rename, page.remove, page.upload, compare.pair, compare.again):
         value = handler(event(**data), TAB)
@@ -171,7 +171,7 @@ def test_what_a_page_cannot_ask_for_becomes_a_sentence(runner, history, companio
     assert compare.again(event(id="7", changes="K"), TAB)["problem"] == "Name the setting that should change."
 
 
-def test_a_trace_of_anybody_is_opened_as_a_run_of_this_session(runner, history, companions, tmp_path):
+def test_a_trace_of_anybody_is_opened_as_a_run_of_this_session(runner, history, artifacts, tmp_path):
     page = Inspecting(runner, history)
     outside = tmp_path / "run.safetensors"
     assert "was not uploaded" in page.upload(event(path=str(outside)), TAB)["problem"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from app.artifacts import Companions
+from app.artifacts import Artifacts
 from app.formulas import FORMULAS, formulas
 from app.history import RECORDED
 from app.inspect_payload import inspection, view_of
@@ -38,21 +38,21 @@ def runner() -> Runner:
 
 
 @pytest.fixture(scope="module")
-def companions(runner) -> Companions:
-    return Companions(runner.known)
+def artifacts(runner) -> Artifacts:
+    return Artifacts(runner.known)
 
 
 @pytest.fixture(scope="module")
-def value(trace, companions):
+def value(trace, artifacts):
     return inspection(
         trace,
         run="7",
         name="seven",
         label="Monet",
         own=True,
-        bank=companions.bank("glyph-monet"),
-        depicter=companions.depicter("glyph-monet"),
-        measured=companions.measured("glyph-monet"),
+        bank=artifacts.bank("glyph-monet"),
+        depicter=artifacts.depicter("glyph-monet"),
+        measured=artifacts.measured("glyph-monet"),
         replayed=None,
     )
 
@@ -76,8 +76,8 @@ def test_recorded_traces_fit_the_checkpoints_that_ship():
             assert recorded.answer == example.answer
 
 
-def test_coordinates_are_those_of_the_bank(trace, value, companions):
-    bank, (of, states) = companions.bank("glyph-monet"), chosen_states(trace)
+def test_coordinates_are_those_of_the_bank(trace, value, artifacts):
+    bank, (of, states) = artifacts.bank("glyph-monet"), chosen_states(trace)
     assert value["of"] == of and len(value["space"]["labels"]) == len(bank.labels)
     assert [layout["key"] for layout in value["space"]["layouts"]] == [
         *("pca.raw", "umap2.raw", "umap3.raw", "pca.unit", "umap2.unit", "umap3.unit")
@@ -122,11 +122,11 @@ def test_what_is_sent_is_json_of_moderate_size(value):
 HELD = """
 import sys
 from app import traces
-from app.companions import Companions
+from app.artifacts import Artifacts
 def most():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1])
-before, own = most(), Companions(("glyph-monet",))
+before, own = most(), Artifacts(("glyph-monet",))
 traces.heading(sys.argv[1])
 traces.figures(sys.argv[1], own, run="", name="", own=True)
 traces.compared(sys.argv[1], sys.argv[1], own)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from app import traces
-from app.artifacts import Companions
+from app.artifacts import Artifacts
 from app.budget import ANSWER, UPDATE, size
 from app.history import RECORDED, History
 from app.inspect_payload import SHOWN_STEPS, view_of
@@ -158,13 +158,13 @@ def test_what_a_large_trace_is_answered_with_has_its_limit(opened, tmp_path):
     glows = [replace(item, glow=torch.rand(4096)) for item in view.items[:MAX_THOUGHT]]
     assert size(payload(replace(view, items=tuple(glows), finish=None), 1, label="")) < UPDATE
     path = str(tmp_path / "run.safetensors")
-    value = traces.figures(path, Companions(("glyph-monet",)), run="", name="", own=True)
+    value = traces.figures(path, Artifacts(("glyph-monet",)), run="", name="", own=True)
     assert size(value) < ANSWER and value["cut"] == MAX_STEPS - SHOWN_STEPS
     assert "2 matrices of blocks" in value["left"]
     history = History(tmp_path)
     for number in (1, 2):
         history.add("tab", number, "x" * 1000, tmp_path / "run.safetensors")
-    assert size(traces.compared(path, path, Companions(()))) < ANSWER
+    assert size(traces.compared(path, path, Artifacts(()))) < ANSWER
     assert size(history.choices("tab")) < 1000
     found = traces.region(path, image=0, box=(0, 0, 0.5, 0.5), level=0, centred=True, layer=0, head=1)
     assert size(found) < 20_000

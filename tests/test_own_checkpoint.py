@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from app.__main__ import main, prepared
-from app.artifacts import Companions
+from app.artifacts import Artifacts
 from app.ask import new_scene, opening
 from app.components import as_files
 from app.handlers import Handlers
@@ -61,9 +61,9 @@ def test_its_runs_are_known_to_inspect_and_compare(runner, folder):
     assert value["state"] == "finished" and value["finish"]["answer"]
     (kept,) = [run for run in history.runs("tab") if not run.id.startswith("recorded")]
     assert Trace.load(kept.path).source.checkpoint == "mine"
-    companions = Companions(runner.known, runner.folders)
+    artifacts = Artifacts(runner.known, runner.folders)
     shown = inspected(runner, history, "tab", kept.id, model=True)
-    assert shown["known"] and shown["lens"]["layers"] and "grounding" in companions.measured("mine")
+    assert shown["known"] and shown["lens"]["layers"] and "grounding" in artifacts.measured("mine")
     again = Trace.load(run_again(runner, history, "tab", kept.id, {"latents": 2}).path)
     assert again.source.checkpoint == "mine" and [len(block.latents) for block in again.blocks] == [2]
 
