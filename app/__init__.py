@@ -1,4 +1,4 @@
-"""The browser app: thin. It runs models through latent_core, folds their events into a view and draws it."""
+"""The browser app, a thin layer: it runs models through latent_core, folds their events into a view and draws it."""
 
 import getpass
 import os
@@ -19,7 +19,7 @@ def _folder() -> str:
     except FileNotFoundError:
         sys.exit("Inscape needs a folder for temporary files that it may write to; name one in TMPDIR.")
     name = f"inscape-files-{user}"
-    # a process that this one starts is told of the folder itself
+    # a process that this one starts finds the folder itself in the variable
     return named if os.path.basename(named) == name else os.path.join(named, name)
 
 

@@ -1,4 +1,4 @@
-"""Where the page is served: host and port, checked before Gradio reads them, and the socket that listens there."""
+"""Host and port of the page, checked before Gradio reads them, and the socket that listens there."""
 
 import errno
 import ipaddress
@@ -66,7 +66,7 @@ def _refusal(host: str, port: int, problem: OSError) -> str:
 
 
 def ours(host: str, allowed: Collection[str], *, public: bool) -> Callable[[str], bool]:
-    """Whether the page may be asked for by a name, where it is served at `host` and its operator allows `allowed`.
+    """A check whether the page may be asked for by a name, where it is served at `host` and `allowed` by its operator.
 
     One's own page is known by what it is served at, one that other machines see also by this machine's name and by any
     address, for nobody can lead an address elsewhere. A public one has names that only its operator knows: without

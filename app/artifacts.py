@@ -1,4 +1,4 @@
-"""What lies beside a checkpoint's weights for its runs to be inspected with: bank, decoder, measurements."""
+"""Files beside a checkpoint's weights with which its runs are inspected: bank, image decoder, measurements."""
 
 import logging
 import threading
@@ -19,7 +19,7 @@ log = logging.getLogger("inscape")
 
 
 class Artifacts:
-    """Artifacts of the checkpoints offered, loaded when first asked for; None for others and where there is none.
+    """The artifacts of the checkpoints offered, loaded when first asked for; None for others and where there is none.
 
     Names may come from a trace, and traces from anybody: only names that the program offers are looked for.
     """
@@ -35,11 +35,11 @@ class Artifacts:
         return Artifacts, ([], self.folders)
 
     def bank(self, name: str) -> Bank | None:
-        """Raises ValueError for a file that cannot be read."""
+        """The bank of states of a checkpoint. Raises ValueError for a file that cannot be read."""
         return self._find(name, bank.FILE, Bank.load)
 
     def depicter(self, name: str) -> Depicter | None:
-        """Raises ValueError for a file that cannot be read."""
+        """The image decoder of a checkpoint. Raises ValueError for a file that cannot be read."""
         return self._find(name, depict.FILE, Depicter.load)
 
     def measured(self, name: str) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Artifacts:
         return {what: report for what, report in reports.items() if report is not None}
 
     def rules(self, name: str) -> tuple[LookRule, ...]:
-        """How its latents are read best, as was measured; none where that was not, or cannot be read."""
+        """The measured ways to read a checkpoint's latents, best first; none where that was not, or cannot be read."""
         report = self._find(name, grounding.FILE, _usable(grounding.read_report))
         return () if report is None else grounding.measured_rules(report)
 

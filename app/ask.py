@@ -1,4 +1,4 @@
-"""One question from the outside in: check it, run it, fold its events, yield what the page shows."""
+"""A question on its way through the app: checked, run, its events folded into the values that the page shows."""
 
 import logging
 import random
@@ -46,7 +46,7 @@ def answer_stream(
     cancelled: threading.Event | None = None,
     **settings: Any,
 ) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """(value of the run view, path of the finished run's trace or None), at most ten a second.
+    """A run as pairs (value of the run view, path of the finished run's trace or None), at most ten a second.
 
     `settings` are those of `latent_core.Settings` and `speed` ("real" or "slow"); `cancelled` is that of
     `Runner.stream`. What goes wrong becomes a sentence in the last value. A run stopped before its prompt was read has
@@ -102,7 +102,7 @@ def new_scene(family: str, seed: int | None = None) -> tuple[list[Image.Image], 
 def make_ask(
     runner: Runner, files: Sequence[str], question: str, checkpoint: str, *, speed: str = "real", **settings: Any
 ) -> Ask:
-    """What came from outside, its images as the model sees them; loads the model, which checks the rest.
+    """What came from outside as an `Ask`, with images as the model sees them; loads the model, which checks the rest.
 
     Raises ValueError with a sentence for the person.
     """
@@ -159,7 +159,7 @@ def true_answer(scene: Scene | None, ask: Ask, fit: Fit | None) -> str | None:
 
 
 def save_trace(trace: Trace, number: int, limits: Limits = OWN) -> str:
-    """Where the trace was saved. Raises OSError."""
+    """Saves a trace in the store and returns its path. Raises OSError."""
     with place_for(number, limits) as path:
         trace.save(path)
     return path
@@ -167,7 +167,7 @@ def save_trace(trace: Trace, number: int, limits: Limits = OWN) -> str:
 
 @contextmanager
 def place_for(number: int, limits: Limits = OWN) -> Iterator[str]:
-    """Where the trace of a run is to be written: a folder that cannot be guessed, a name that no person wrote.
+    """A path for the trace of a run: a folder that cannot be guessed, a name that no person wrote.
 
     What is written there is entered in the store; nothing stays where that fails. Raises OSError where there is no
     room.
@@ -185,7 +185,7 @@ def place_for(number: int, limits: Limits = OWN) -> Iterator[str]:
 
 
 FAILURES = (RuntimeError, OSError, MemoryError)
-"""What a model raises that is nobody's mistake: torch's own errors, a checkpoint whose files are gone."""
+"""Errors of a model that are nobody's mistake: torch's own, and those of a checkpoint whose files are gone."""
 
 
 def model_failed(failure: Exception) -> str:

@@ -1,5 +1,5 @@
-"""How many bytes the browser is sent at once. What would take more is thinned out: levels, heads, layers, then maps
-of words, then of latents.
+"""Budgets of bytes for what the browser is sent at once. What would take more is thinned out: levels, heads, layers,
+then maps of text, then of latents.
 """
 
 import json

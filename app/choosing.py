@@ -1,4 +1,4 @@
-"""An earlier run in the fields again: what it was asked takes the place of what is being written, which is kept."""
+"""Events that fill the fields of the Ask page with an earlier run's question, and put aside what is being written."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +37,7 @@ class Choosing:
         event: gr.EventData,
         request: gr.Request,
     ) -> tuple[Any, ...]:
-        """An earlier run is shown again: what it was asked, and what was being written put aside.
+        """The field values of an earlier run that is shown again, with what was being written put aside.
 
         Images, the same to remember, question, scene, notice, family, drafts, and the button that brings them back.
         """
@@ -55,7 +55,7 @@ class Choosing:
 
     @as_user_errors
     def resume(self, drafts: list[Form], checkpoint: str) -> tuple[Any, ...]:
-        """Back to what was being written last; the same as of `choose`."""
+        """The field values of what was being written last; the same as of `choose`."""
         if not drafts:
             raise ValueError("Nothing was put aside.")
         *rest, form = drafts

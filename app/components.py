@@ -41,7 +41,7 @@ def image_well(value: Files, **options: Any) -> gr.HTML:
 
 
 def run_view(**options: Any) -> gr.HTML:
-    """A run: words, strips of cards, answer, status, and the panel of the selected item. Takes `payload()` values.
+    """A run: text, strips of cards, answer, status, and the panel of the selected item. Takes `payload()` values.
 
     Events: `force`, the button offered where no block was opened; `region`, a region painted on the image; `choose`,
     an earlier run is shown again. Its script asking.js gives the page `inscape`, by which events tell the time.
@@ -51,7 +51,10 @@ def run_view(**options: Any) -> gr.HTML:
 
 
 def region_view(**options: Any) -> gr.HTML:
-    """Who looks into a painted region. Takes `traces.region()` values with the run they are of; hidden without one."""
+    """The words and latents that look into a painted region.
+
+    Takes `traces.region()` values with the run they are of; hidden without one.
+    """
     return static(read("region.html"), read("heat.js", "link.js", "region_view.js"), **options)
 
 

@@ -1,6 +1,6 @@
 """The settings of a run as a person or a program gives them: one table, in the order in which handlers get the values.
 
-The page's fields and the parameters of /ask are made from it (fields.py), what they bring is read by it (asking.py),
+The page's fields and the parameters of /ask are made from it (fields.py), what they bring is read by it (ask.py),
 and an instance's limits name its rows (limits.py). What a value may be at all is checked by `latent_core.Settings`.
 """
 
@@ -25,7 +25,7 @@ class Control:
     kind: Literal["choice", "whole", "fraction"]
     """One of `choices`, a whole number, any number."""
     choices: tuple[tuple[str, str], ...] = ()
-    """TextSpan and value of each."""
+    """Label and value of each."""
     default: str | int | None = None
     """What it begins with; None: what the checkpoint in view was taught with."""
     step: float | None = None
@@ -53,9 +53,9 @@ class Control:
         return int(value) if self.kind == "whole" else value  # a browser may send 8.0
 
 
-def k_label(caps: bool) -> str:
-    """What K is called: `caps` where a block may hold fewer."""
-    return "K, most latents per block" if caps else "K, latents per block"
+def k_label(is_maximum: bool) -> str:
+    """The label of K; `is_maximum` where a block may hold fewer latents."""
+    return "K, most latents per block" if is_maximum else "K, latents per block"
 
 
 _MODES = (("Latent", "latent"), ("Text only", "text"), ("Forced", "forced"), ("Markers only", "markers"))

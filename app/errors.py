@@ -1,4 +1,4 @@
-"""Where the page ends and a visitor begins: what goes wrong inside reaches them as a sentence, never a traceback."""
+"""Errors of handlers as sentences for the visitor, never as tracebacks."""
 
 import functools
 import inspect

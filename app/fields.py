@@ -40,7 +40,7 @@ def program_field(control: Control, sampling: Sampling) -> gr.components.Compone
 
 
 def with_settings(controls: tuple[Control, ...]) -> Callable[[Function], Function]:
-    """For a function of Gradio's that ends in `*values`: these settings one by one, then the request.
+    """A decorator for a handler that ends in `*values`, to take these settings one by one, then the request.
 
     Gradio goes by the signature: it passes the request where that has it, and tells programs the names.
     """

@@ -1,4 +1,4 @@
-"""What the process has in memory from which the others are forked. Imported there alone."""
+"""The imports of the process from which workers are forked. Imported there alone."""
 
 import gc
 

@@ -19,7 +19,7 @@ class Form(TypedDict):
 
 
 def form_of(asked: Asked) -> Form:
-    """A run that was not asked in the fields, as if it had been: its images as the model saw them."""
+    """The form of a run that was not asked in the fields: its question, and its images as the model saw them."""
     return Form(files=as_files(asked.images), question=asked.question, scene=None)
 
 

@@ -1,4 +1,4 @@
-"""What each figure is computed by: the page shows the docstrings."""
+"""The functions by which each figure is computed; the page shows their docstrings."""
 
 import inspect
 from collections.abc import Callable

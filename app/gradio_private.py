@@ -1,4 +1,4 @@
-"""All that this app takes of Gradio beside its documented interface; nothing else here may know Gradio's insides.
+"""The parts of Gradio beside its documented interface that this app uses; nothing else here may know Gradio's insides.
 
 Written against Gradio 6.31; requirements.txt admits 6.24 and later. Of each thing: what it is, and why the documented
 interface is not enough. Imports none of the app's modules.
@@ -164,7 +164,7 @@ def is_answering(page: gr.Blocks) -> bool:
 
 
 def known_files(page: gr.Blocks) -> list[MutableSet[str]]:
-    """Gradio's lists of files that it will delete; what we delete ourselves would stay in them."""
+    """The lists in which Gradio keeps files that it will delete; what we delete ourselves would stay in them."""
     return page.temp_file_sets
 
 

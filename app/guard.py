@@ -1,4 +1,4 @@
-"""What stands between the network and Gradio: requests that are refused unread, and what Gradio fails at.
+"""An ASGI app between the network and Gradio: refuses requests unread, and answers those that Gradio fails at.
 
 Plain ASGI, because Starlette's BaseHTTPMiddleware would hold back streams.
 """
@@ -106,7 +106,7 @@ class Guard:
 
     @contextlib.contextmanager
     def _counted_stream(self, scope: Scope) -> Iterator[None]:
-        """While an answer that lasts goes on. Raises Refused for one too many: of its session, its address, of all."""
+        """Counts an answer that lasts. Raises Refused for one too many: of its session, its address, of all."""
         found = _STREAM.fullmatch(scope["path"])
         if not found or scope["method"] != "GET":
             yield
@@ -150,7 +150,7 @@ class Guard:
             raise Refused(403, "Pages of other sites may not do anything here; open this page itself.")
 
     async def _admitted(self, scope: Scope, receive: Receive) -> Receive:
-        """What the app may read the request from. Raises Refused."""
+        """The `receive` from which the app may read the request. Raises Refused."""
         path = scope["path"]
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         self._check_origin(scope, headers)
@@ -191,7 +191,7 @@ class Guard:
 
 
 def _mistake(problem: Exception) -> Refused | None:
-    """What Gradio's routes raise for a session, a name or an argument that a visitor made up; None for a failure."""
+    """The refusal for a session, a name or an argument that a visitor made up; None for a failure."""
     module = _frame(problem).f_globals["__name__"]
     if isinstance(problem.__cause__, HTTPException):  # in an answer that lasts, which has told it already
         return Refused(problem.__cause__.status_code, str(problem.__cause__.detail))
@@ -209,7 +209,7 @@ def _place(problem: BaseException) -> str:
 
 
 def _frame(problem: BaseException) -> FrameType:
-    """That in which it was raised."""
+    """The frame in which it was raised."""
     found = problem.__traceback__
     assert found is not None  # it was caught
     while found.tb_next is not None:

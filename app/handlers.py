@@ -76,8 +76,8 @@ class Handlers:
 
     @as_user_errors
     def settle(self, checkpoint: str, latents: int | None, chosen: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Another checkpoint is chosen: K is what it had when it was left, or else what it was taught with; the K of
-        each, to come back to.
+        """K of a newly chosen checkpoint, as it was left or else as the checkpoint was taught; the K of each, to come
+        back to.
         """
         reasoner = self.runner.reasoner(checkpoint)
         given, left = reasoner.config.latents, {**chosen["k"], chosen["now"]: latents}
@@ -90,8 +90,8 @@ class Handlers:
 
     @as_user_errors
     def sample(self, checkpoint: str, former: dict[str, float], *values: float | None) -> tuple[Any, ...]:
-        """Another checkpoint is chosen: the fields of SAMPLING, its own but for those that the visitor has set; its
-        own, to compare with next time.
+        """The fields of SAMPLING for a newly chosen checkpoint, its own but for those that the visitor has set; and
+        its own, to compare with next time.
         """
         own = dataclasses.asdict(self.runner.reasoner(checkpoint).config.sampling)
         kept = [own[name] if value == former[name] else value for name, value in zip(SAMPLING, values, strict=True)]
@@ -99,7 +99,7 @@ class Handlers:
 
     @as_user_errors
     def interrupt(self, at: float | None, request: gr.Request) -> None:
-        """Something else is asked for, at the time `at` as in `ask`: what runs is stopped, to make room."""
+        """Stops what runs, to make room for what is asked for at the time `at` as in `ask`."""
         self.runner.interrupt(session_of(request), at or now())
 
     @as_user_errors
@@ -114,7 +114,7 @@ class Handlers:
 
     @as_user_errors
     def region(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
-        """Who looks into the region painted on a run's image; a sentence where that cannot be said."""
+        """The words and latents that look into the region painted on a run's image, or a sentence."""
         asked = asked_with(event)
         try:
             self.runner.looks.take(session_of(request))
@@ -193,7 +193,7 @@ class Handlers:
         return picture.glyphs
 
     def made(self, fresh: tuple[Files, Files, str, Scene, str]) -> tuple[Files, Files, str, Scene, str]:
-        """What `loaded` gave: of images that were made here it is known what they are."""
+        """What `loaded` gave, its images remembered as scenes, for they were made here."""
         for file in fresh[0]:
             self._remember(file["path"], True)
         return fresh
@@ -225,7 +225,7 @@ class Inspecting:
 
     @as_user_errors
     def read(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
-        """Its latents are to be read by layer, which needs its model."""
+        """The chosen run with its latents read by layer, which needs its model."""
         return self._value(request, asked_with(event).get("id"), model=True)
 
     @as_user_errors
@@ -331,7 +331,7 @@ class Comparing:
 
 
 def asked_with(event: gr.EventData) -> dict[str, Any]:
-    """What the browser said with an event; nothing where that is no object of named values."""
+    """The named values that the browser sent with an event; none where it sent no object."""
     data = data_of(event)
     return data if isinstance(data, dict) else {}
 
@@ -350,7 +350,7 @@ def _run_shown(history: History, session: str, shown: object) -> tuple[Kept | No
 
 
 def now() -> float:
-    """For programs, which have no page's clock: milliseconds, as it counts."""
+    """Milliseconds as the page's clock counts them, for programs, which have none."""
     return 1000 * time.time()
 
 

@@ -1,4 +1,4 @@
-"""What every answer carries: security headers, and in a page a nonce for its scripts.
+"""Security headers of every answer, and in a page a nonce for its scripts.
 
 Plain ASGI, because Starlette's BaseHTTPMiddleware would hold back streams.
 """

@@ -1,4 +1,4 @@
-"""Memory that threads have freed goes back to the system, where the C library is glibc, which likes to keep it."""
+"""Settings of glibc's allocator, which likes to keep the memory that threads have freed. Elsewhere they do nothing."""
 
 import ctypes
 import sys

@@ -1,4 +1,4 @@
-"""A recorded run → what the Inspect page is sent: places, matrices, shares, readings, pictures. All of it once.
+"""The value of the Inspect page, from a recorded run: places, matrices, shares, readings, pictures. All of it once.
 
 No more than app/budget.py says; what is left out is named. Everything is computed by latent_core.analysis; here it is
 put into a shape that the browser can draw.
@@ -100,7 +100,7 @@ def inspection(
 
 
 def _is_shown(step: TokenEvent | LatentEvent) -> bool:
-    """TextSpan and latents; markers' states are those of the words and latents before them."""
+    """Whether a step is text or a latent; markers' states are those of the words and latents before them."""
     return isinstance(step, LatentEvent) or step.kind == "text"
 
 

@@ -1,4 +1,4 @@
-"""The Inspect and Compare pages from the outside in: a run's id in, a value for the page out."""
+"""Inspections, comparisons and repetitions of runs: a run's id in, a value for the page out."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -79,8 +79,8 @@ class Attending:
 
 
 class Remembered(OrderedDict[str, Any]):
-    """Something for each session; what belongs to no open page goes before what does, the oldest first, the newest
-    never."""
+    """A table with an entry for each session; what belongs to no open page goes before what does, the oldest first,
+    the newest never."""
 
     def __init__(self, listening: Listening) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What checkpoints and runs are called."""
+"""Names of checkpoints and runs as people read them."""
 
 import re
 
@@ -11,7 +11,7 @@ MODES = {"latent": "K {}", "text": "text only", "forced": "forced K {}", "marker
 
 
 def run_name(view: View) -> str:
-    """What a run is called until it is given a name: method, mode, answer."""
+    """The name of a run until it is given another: method, mode, answer."""
     found = answer(view)
     mode = f", {MODES[view.settings.mode].format(view.settings.latents)}" if view.opens else ""
     return f"{method_label(view.checkpoint)}{mode}: {found[0] if found else 'no answer'}"

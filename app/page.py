@@ -69,7 +69,7 @@ def build(runner: Runner, history: History) -> gr.Blocks:
 
 
 def groups(limits: Limits) -> dict[str, dict[str, Any]]:
-    """Whose places an event takes: `model`, those of questions; `look`, of what is made of runs; `light`, the rest's.
+    """Concurrency settings by group: `model` for questions, `look` for what is made of runs, `light` for the rest.
 
     A group's limit is the lowest that any of its events gives, and who gives none gives 1: every event names both.
     """

@@ -1,4 +1,4 @@
-"""View → what the browser is sent. While a run streams: the last items. At its end: all items and all maps, once.
+"""The value of the run view, from a View. While a run streams: the last items. At its end: all items and maps, once.
 
 No more than app/budget.py says, however long the run and large its images.
 
@@ -248,7 +248,7 @@ def _item(item: Item) -> dict[str, Any]:
 
 
 def _add_glows(values: list[dict[str, Any]], items: Sequence[Item], budget: int) -> None:
-    """The newest latents' first: those before came with an earlier update, and all maps come with the last."""
+    """Adds glows, the newest first: those before came with an earlier update, and all maps come with the last."""
     for value, item in zip(reversed(values), reversed(items), strict=True):
         if item.glow is not None:
             budget -= NUMBER * len(item.glow)

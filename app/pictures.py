@@ -1,4 +1,4 @@
-"""What is made of uploaded pictures, by workers: a path in, pixels out."""
+"""Work on uploaded pictures, done by workers: a path in, pixels out."""
 
 import io
 from dataclasses import dataclass

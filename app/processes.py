@@ -24,7 +24,7 @@ deadline; server.py lets no public page be served there."""
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a process says at its end: a value, or a sentence for the visitor, or what went wrong for the log."""
+    """The end of a piece of work: a value, or a sentence for the visitor, or what went wrong for the log."""
 
     value: Any = None
     problem: str | None = None
@@ -41,7 +41,7 @@ def prepare() -> None:
 
 
 def do(said: connection.Connection, bounds: tuple[int, int], work: Callable[..., Any], arguments: tuple, named: dict):
-    """What the process does: says its outcome, or ends without a word where it exceeds its limits.
+    """The body of the process: sends the outcome of the work, or ends without one where it exceeds its limits.
 
     bounds: seconds of CPU, and bytes of memory.
     """

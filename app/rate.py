@@ -1,4 +1,4 @@
-"""How often each session may do something: as often as it likes at first, then as fast as its allowance refills."""
+"""A rate limit for each session: as often as it likes at first, then as fast as its allowance refills."""
 
 import math
 import threading

@@ -1,4 +1,4 @@
-"""A recorded run once more through its model: where its attention came from, and what its latents read as by layer."""
+"""A recorded run replayed through its model: where its attention came from, and what its latents read as by layer."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reread:
-    """A run once more through its model, as far as figures show it; Q steps, N image tokens."""
+    """A replay of a run through its model, as far as figures show it; Q steps, N image tokens."""
 
     rollout: np.ndarray
     """(Q, N) attention rollout on the image tokens, in 0…1."""
     words: dict[int, list[list[tuple[str, float]]]]
-    """For every latent by its step: per layer the likeliest words with their probabilities."""
+    """For every latent by its step: per layer the likeliest tokens with their probabilities."""
 
 
 def reread_by(reasoner: "Reasoner", trace: Trace) -> Reread:

@@ -1,4 +1,4 @@
-"""What is done again and again while the page is served."""
+"""Work that is repeated in the background while the page is served."""
 
 import logging
 import threading

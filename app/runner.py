@@ -1,4 +1,4 @@
-"""Owns the models and the runs under way. The only place of the app that calls latent_core's engine."""
+"""The models and the runs under way; the only place of the app that calls latent_core's engine."""
 
 import contextlib
 import itertools
@@ -72,7 +72,7 @@ class Runner:
         load: name or folder → reasoner (latent_core.load).
         others: checkpoints that runs can be compared with, beside those.
         folders: where those lie that `load` does not find by their names.
-        lend: lends a GPU for a call (zero.py), where the platform works that way.
+        lend: lends a GPU for a call (zerogpu.py), where the platform works that way.
         borrowers: those checkpoints that need it. They must be loaded before the page is served.
         limits: what one visitor may ask for.
     """
@@ -128,7 +128,7 @@ class Runner:
         return self._reasoners[name]
 
     def config(self, name: str) -> MethodConfig:
-        """What a checkpoint says of itself; waits for its weights only where no file says it. Raises ValueError."""
+        """The config of a checkpoint; waits for its weights only where no file says it. Raises ValueError."""
         if name in self.known and name not in self._reasoners:
             if found := own_config(name, self.folders.get(name)):
                 return found
@@ -222,7 +222,7 @@ class Runner:
         return self.reasoner(ask.checkpoint).trace(events, ask.question, **ask.settings)
 
     def turns(self, session: str, at: float, work: T) -> Iterator[Turn[T]]:
-        """What the session asked for at the time `at` is its turn now; yields it, then all that is asked meanwhile.
+        """The turns of a session: what it asked for at the time `at`, then all that it asks for meanwhile.
 
         A session does one thing at a time, in one of its calls: what a later call brings ends the turn under way and
         is the next one, and only the last of several is. So nothing comes where another call is at it already, and
@@ -331,7 +331,7 @@ class Runner:
 
 
 def own_config(checkpoint: str, folder: str | None = None) -> MethodConfig | None:
-    """What a checkpoint says of itself before its model is loaded; None for one from the Hub that is no published one.
+    """The config of a checkpoint before its model is loaded; None for one from the Hub that is no published one.
 
     Raises ValueError for a method.json that cannot be used.
     """

@@ -1,4 +1,4 @@
-"""Starts the page with safe settings, and says how it is doing at /health."""
+"""The server of the page, with safe settings and a report of its state at /health."""
 
 import time
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""How the program ends: SIGTERM, which containers send, does what Ctrl-C does."""
+"""Signal handlers that end the program: SIGTERM, which containers send, does what Ctrl-C does."""
 
 import contextlib
 import os
@@ -20,8 +20,8 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_at_once() -> Iterator[None]:
-    """Within it both end the program with no further word: huggingface_hub would first finish the file under way,
-    minutes for a shard."""
+    """Within it SIGINT and SIGTERM end the program with no further word: huggingface_hub would first finish the file
+    under way, minutes for a shard."""
     with _handled(_end):
         yield
 

@@ -1,4 +1,4 @@
-"""A trace that anybody may have written → one that may be shown and computed with, or a sentence that says why not.
+"""Checks of an uploaded trace, which anybody may have written, before it is shown and computed with.
 
 `Trace.load` checks that the file fits together, and that no two steps share a vector: a trace holds no more than its
 file does, twice over where that has 16 bits. Here is checked what a fitting file could still do to the page. What

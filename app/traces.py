@@ -1,4 +1,4 @@
-"""What is made of recorded runs, by workers: the path of a trace in, values for the page out.
+"""Work on recorded runs, done by workers: the path of a trace in, values for the page out.
 
 Nothing here knows a visitor: whose file a path is, and whether it may be read, is settled before.
 """
@@ -32,7 +32,7 @@ DIFFERENCE = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Heading:
-    """What there is to know of a run before it is looked into."""
+    """Name, checkpoint and length of a run, before it is inspected."""
 
     name: str
     """What it is called until somebody gives it a name."""
@@ -44,7 +44,7 @@ class Heading:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a run was asked."""
+    """The question of a run, with its images and settings."""
 
     images: list[Image.Image]
     """As the model saw them."""
@@ -54,7 +54,7 @@ class Asked:
 
 
 def heading(path: str) -> Heading:
-    """Raises ValueError for a file that cannot be opened, as all functions here do."""
+    """The heading of a run. Raises ValueError for a file that cannot be opened, as all functions here do."""
     return _heading(open_trace(path))
 
 
@@ -79,7 +79,7 @@ def _heading(trace: Trace) -> Heading:
 
 
 def asked(path: str) -> Asked:
-    """What a run was asked, to ask it again."""
+    """The question of a run, to ask it again."""
     trace = open_trace(path)
     return Asked(
         images=[Image.fromarray(image.numpy()) for image in trace.images],
@@ -92,7 +92,7 @@ def asked(path: str) -> Asked:
 def figures(
     path: str, artifacts: Artifacts, *, run: str, name: str, own: bool, replayed: Reread | None = None
 ) -> dict[str, Any]:
-    """`inspection` with what lies beside the run's checkpoint."""
+    """The `inspection` of a run, with its checkpoint's artifacts."""
     trace = open_trace(path)
     checkpoint = trace.source.checkpoint
     return inspection(
@@ -118,7 +118,7 @@ def region(
     layer: int,
     head: int,
 ) -> dict[str, Any]:
-    """Who looks into a painted region: words and latents by attention and by similarity, and enrichment by layer.
+    """Words and latents that look into a painted region, by attention and by similarity, and enrichment by layer.
 
     Args:
         box: (x0, y0, x1, y1) as shares of the image, in 0…1.

@@ -1,4 +1,4 @@
-"""Whose turn it is in a session: the last thing that a person asked for, whatever was under way or waiting before."""
+"""The turns of a session: next is the last thing that a person asked for, whatever was under way or waiting before."""
 
 import threading
 from collections import Counter
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Turn(Generic[T]):
-    """One thing to do, and the sign that it is not wanted any more."""
+    """A piece of work, and the event that cancels it."""
 
     at: float
     """When it was asked for; see `Session.asked`."""

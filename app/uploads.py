@@ -1,4 +1,4 @@
-"""Uploads in place of Gradio's own route, which would make a thousand files of one request, and leaves some behind.
+"""The upload route in place of Gradio's own, which would make a thousand files of one request, and leaves some behind.
 
 Its parser, its names and its folders are used. Here is added: how many files one request has, how many bytes all of
 them, whose they are and whether there is room, while they arrive; and what fails leaves nothing.
@@ -28,7 +28,7 @@ from app.store import Store, store
 
 
 class Full(MultiPartException):
-    """There is no room; what has arrived is deleted."""
+    """An upload for which there is no room; what has arrived is deleted."""
 
 
 class Uploads:

@@ -1,4 +1,4 @@
-"""Events → view, one pure step at a time: `view = fold(view, event)`; a recorded run at once: `fold_all`.
+"""The view of a run, folded from its events one pure step at a time by `fold`, or all at once by `fold_all`.
 
 A view is all that the page, the API and the trace download know of a run. Shapes: D model width, N image tokens.
 """
@@ -23,7 +23,7 @@ class Item:
     kind: Literal["text", "open", "control", "close", "latent"]
     text: str = ""
     block: int = -1
-    """0-based; -1 for words outside blocks."""
+    """0-based; -1 for text outside blocks."""
     index: int = -1
     """0-based number of a latent in its block; -1 for tokens."""
     columns: int = 0
@@ -70,7 +70,7 @@ class View:
 
     @property
     def text(self) -> str:
-        """All words so far, markers left out."""
+        """The text so far, without markers."""
         return "".join(item.text for item in self.items if item.kind == "text")
 
     @property

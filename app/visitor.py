@@ -1,4 +1,4 @@
-"""Whose files and open pages count together: those of one address, for sessions can be invented without end.
+"""The address by which files and open pages are counted as one visitor's, for sessions can be invented without end.
 
 Behind a proxy all come from one address. uvicorn takes the visitor's from X-Forwarded-For where the environment's
 FORWARDED_ALLOW_IPS names the proxies: the last entry that none of them has added.

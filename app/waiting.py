@@ -1,4 +1,4 @@
-"""What Gradio has to say to sessions, and keeps until they listen: counted in bytes, as JSON, within a budget.
+"""Queues of Gradio's messages to sessions that do not listen yet: counted in bytes, as JSON, within a budget.
 
 Gradio would keep every update of every run, up to a megabyte each and several times that as Python's objects, for
 whoever never listens.
@@ -39,7 +39,7 @@ class Packed(NamedTuple):
 
 
 class Waiting(asyncio.Queue):
-    """What waits for one session.
+    """The queue of messages that wait for one session.
 
     Above its budget only ends of events stay, which hold the whole answer; updates are differences to the one before,
     so none of an event comes after one that was dropped.
@@ -99,7 +99,7 @@ class Waiting(asyncio.Queue):
 
 
 class AllWaiting(Remembered):
-    """What waits for each session, in place of the cache that Gradio has for it.
+    """The queues of all sessions, in place of the cache that Gradio has for them.
 
     Args:
         events: Gradio's table of the events that each session has not heard the end of; it goes with what waits.
@@ -149,7 +149,7 @@ class AllWaiting(Remembered):
         self._events.pop(session, None)
 
     def __missing__(self, session: str) -> Waiting:
-        """For one that had to go, whose events have not ended: nobody will hear of them."""
+        """A new queue for a session whose own had to go, whose events have not ended: nobody will hear of them."""
         return Waiting(self)
 
 

@@ -31,7 +31,7 @@ class Overdue(ValueError):
 
 
 class Workers:
-    """So many processes at once, and so many pieces of work that wait for one, those of different addresses in turns.
+    """A pool of processes: `count` at once, and `waiting` pieces of work in line, different addresses in turns.
 
     Args:
         what: what they do, for the sentences, e.g. `Reading a picture`.

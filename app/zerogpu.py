@@ -21,13 +21,13 @@ Work = Callable[..., Iterator[Any]]
 START = 5.0
 """Seconds until a lent GPU has its weights and the first kernels are chosen; a stand-in, as are those below."""
 STEP = 0.04
-"""Seconds per word or latent of a 7B model that records attention."""
+"""Seconds per token or latent of a 7B model that records attention."""
 PATCH = 0.001
 """Seconds per image token, for the vision tower and the prompt."""
 PATCH_PIXELS = 28 * 28
 """Pixels of an image token."""
 WORDS = 1024
-"""TextSpan that a response is given time for; latents come on top."""
+"""Tokens that a response is given time for; latents come on top."""
 SHORTEST, LONGEST = 10, 120
 """Seconds asked for: visitors have a few minutes a day, and longer calls wait longer."""
 
