@@ -71,15 +71,15 @@ def _main(arguments: list[str] | None) -> int:
         )
         return 2
     try:
-        given = prepared(options.model) if options.model else {}
+        sources = prepared(options.model) if options.model else {}
     except ValueError as problem:
         print(problem, file=sys.stderr)
         return 2
-    names = list(dict.fromkeys([*given, *offered()]))
+    names = list(dict.fromkeys([*sources, *offered()]))
     if not names:
         print("There is no checkpoint here: run `make glyphs`, or name one with --model.", file=sys.stderr)
         return 2
-    runner = Runner(names, _load, others=available(), folders=given)
+    runner = Runner(names, _load, others=available(), folders=sources)
     runner.preload(names[0])
     try:
         serve(

@@ -75,12 +75,12 @@ def ours(host: str, allowed: Collection[str], *, public: bool) -> Callable[[str]
     host = host.removeprefix("[").removesuffix("]")
     if public and not allowed:
         return lambda name: True
-    known = {*LOOPBACK, host.lower(), *(name.lower() for name in allowed)}
-    seen = not public and not _is_loopback(host)
-    if seen:
-        own = socket.gethostname().lower()
-        known |= {own, f"{own}.local", socket.getfqdn().lower()}
-    return lambda name: name in known or (seen and _is_address(name))
+    own_names = {*LOOPBACK, host.lower(), *(name.lower() for name in allowed)}
+    shared = not public and not _is_loopback(host)
+    if shared:
+        hostname = socket.gethostname().lower()
+        own_names |= {hostname, f"{hostname}.local", socket.getfqdn().lower()}
+    return lambda name: name in own_names or (shared and _is_address(name))
 
 
 def _is_address(name: str) -> bool:

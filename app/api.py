@@ -49,8 +49,10 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, A
 
         Before them comes the text so far, for who listens: `job.outputs()`. `job.cancel()` ends the run.
         """
-        *given, request = values
-        yield from _answer(runner, session_of(request), images, question, checkpoint, by_name(given, PARAMETERS))
+        *setting_values, request = values
+        yield from _answer(
+            runner, session_of(request), images, question, checkpoint, by_name(setting_values, PARAMETERS)
+        )
 
     def scene(family: str, seed: int) -> tuple[list[str], dict[str, Any]]:
         """A Glyphs scene of the test split: all its images, as /ask takes them, and question, answer, family, seed.
@@ -97,8 +99,8 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, A
     def compare(first: str, second: str, request: gr.Request) -> dict[str, Any]:
         """Two traces: the difference of their words, the cosines of their latents, their figures."""
         runner.looks.take(session_of(request))
-        found = TRACES.run(runner.limits, traces.compared, inside(first), inside(second), runner.artifacts)
-        return {"words": found["words"], "pairs": found["pairs"], "runs": found["summaries"]}
+        comparison = TRACES.run(runner.limits, traces.compared, inside(first), inside(second), runner.artifacts)
+        return {"words": comparison["words"], "pairs": comparison["pairs"], "runs": comparison["summaries"]}
 
     hidden = {"visible": False}
     _, sampling = opening(runner.names[0], runner.folders.get(runner.names[0]))
@@ -119,10 +121,10 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, A
         gr.Number(value, label=label, precision=None if label[0] in "xy" else 0, **hidden)
         for label, value in {"image": 0, "x0": 0, "y0": 0, "x1": 1, "y1": 1, "level": 0, "layer": 0, "head": 0}.items()
     ]
-    found = gr.JSON(label="found", **hidden)
-    gr.Button(**hidden).click(as_user_errors(inspect), files[0], found, api_name="inspect", **look)
-    gr.Button(**hidden).click(as_user_errors(region), [files[0], *numbers], found, api_name="region", **look)
-    gr.Button(**hidden).click(as_user_errors(compare), files[1:], found, api_name="compare", **look)
+    result = gr.JSON(label="found", **hidden)
+    gr.Button(**hidden).click(as_user_errors(inspect), files[0], result, api_name="inspect", **look)
+    gr.Button(**hidden).click(as_user_errors(region), [files[0], *numbers], result, api_name="region", **look)
+    gr.Button(**hidden).click(as_user_errors(compare), files[1:], result, api_name="compare", **look)
     listed = gr.JSON(label="checkpoints", **hidden)
     gr.Button(**hidden).click(as_user_errors(checkpoints), None, listed, api_name="checkpoints", **light)
 
@@ -134,8 +136,8 @@ def _answer(
 
     Gradio can end a run only where it yields. Raises ValueError with a sentence.
     """
-    given = files if isinstance(files, list) else []
-    ask = make_ask(runner, [inside(file) for file in given], question, checkpoint, **settings)
+    uploads = files if isinstance(files, list) else []
+    ask = make_ask(runner, [inside(file) for file in uploads], question, checkpoint, **settings)
     events = []
     try:
         view = first_view(runner, ask)
@@ -155,8 +157,8 @@ def _answer(
             nearest_patch(item.vector[None], view.start.image_states[:1], centred=False)[0, 0], view.start.grids, 1
         )
     ]
-    found = {**summary(view), "looks": looks}
+    result = {**summary(view), "looks": looks}
     try:
-        yield found, save_trace(trace, runner.next_run(), runner.limits)
+        yield result, save_trace(trace, runner.next_run(), runner.limits)
     except OSError as failure:
-        yield {**found, "problem": unsaved(failure)}, None
+        yield {**result, "problem": unsaved(failure)}, None

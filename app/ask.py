@@ -138,10 +138,10 @@ def first_view(runner: Runner, ask: Ask) -> View:
     )
 
 
-def folded(view: View, events: Iterator[Event], seen: list[Event]) -> Iterator[View]:
+def folded(view: View, events: Iterator[Event], received: list[Event]) -> Iterator[View]:
     """The view after each event, which is appended to `seen`."""
     for event in events:
-        seen.append(event)
+        received.append(event)
         view = fold(view, event)
         yield view
 

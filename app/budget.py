@@ -23,13 +23,13 @@ def size(value: Any) -> int:
 
 def leading(parts: Iterable[Any], budget: int) -> list[Any]:
     """The first parts that take no more than `budget` bytes together; the rest is not even made."""
-    kept: list[Any] = []
+    fitting: list[Any] = []
     for part in parts:
         budget -= size(part)
         if budget < 0:
             break
-        kept.append(part)
-    return kept
+        fitting.append(part)
+    return fitting
 
 
 def spread(count: int, most: int) -> list[int]:

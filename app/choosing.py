@@ -44,13 +44,13 @@ class Choosing:
         session = session_of(request)
         self.limits.check_question(question)
         self.limits.check_images(len(paths(files)))
-        kept = self.history.find(session, asked_with(event).get("run"))
-        if kept.form and still_there(kept.form):
-            form = kept.form
+        chosen = self.history.find(session, asked_with(event).get("run"))
+        if chosen.form and still_there(chosen.form):
+            form = chosen.form
         else:
-            form = form_of(TRACES.run(self.limits, traces.asked, str(kept.path)))
-        asked = [run.form for run in self.history.runs(session) if run.form]
-        drafts = put_aside(drafts, Form(files=files, question=question, scene=scene), asked)
+            form = form_of(TRACES.run(self.limits, traces.asked, str(chosen.path)))
+        earlier = [run.form for run in self.history.runs(session) if run.form]
+        drafts = put_aside(drafts, Form(files=files, question=question, scene=scene), earlier)
         return self._filled(form, drafts, checkpoint)
 
     @as_user_errors

@@ -99,8 +99,8 @@ def as_files(images: Sequence[Image.Image]) -> Files:
     """Images of ours as files that the page can show and send back."""
     folder = get_upload_folder()
     make(folder)
-    found = [save_pil_to_cache(image, cache_dir=folder, format="png") for image in images]
-    return [_entered(path) for path in found]
+    saved = [save_pil_to_cache(image, cache_dir=folder, format="png") for image in images]
+    return [_entered(path) for path in saved]
 
 
 def showable(file: dict[str, Any], png: bytes | None) -> dict[str, Any]:
@@ -136,10 +136,10 @@ def inside(path: object) -> str:
     if not isinstance(path, str):
         raise refused
     try:
-        found = Path(path).resolve()
-        known = folder in found.parents and found.is_file()
+        resolved = Path(path).resolve()
+        uploaded = folder in resolved.parents and resolved.is_file()
     except (OSError, ValueError, RuntimeError) as problem:  # names too long, with zero bytes, links in circles
         raise refused from problem
-    if not known:
+    if not uploaded:
         raise refused
-    return str(found)
+    return str(resolved)

@@ -99,5 +99,5 @@ def by_name(values: Sequence[Any], controls: tuple[Control, ...] = CONTROLS) -> 
 
 def read(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings from outside as `latent_core.Settings` takes them. Raises ValueError with a sentence for the person."""
-    known = {control.name: control for control in CONTROLS}
-    return {name: known[name].read(value) if name in known else value for name, value in settings.items()}
+    table = {control.name: control for control in CONTROLS}
+    return {name: table[name].read(value) if name in table else value for name, value in settings.items()}

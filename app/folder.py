@@ -28,10 +28,10 @@ def claim(folder: str | os.PathLike[str]) -> None:
     """
     folder = Path(folder)
     make(folder)
-    found, remedy = folder.lstat(), "name another place with GRADIO_TEMP_DIR."
-    if not stat.S_ISDIR(found.st_mode):
+    status, remedy = folder.lstat(), "name another place with GRADIO_TEMP_DIR."
+    if not stat.S_ISDIR(status.st_mode):
         raise OSError(f"{folder} is a link or a file, and visitors' files need a folder of their own: {remedy}")
-    if hasattr(os, "getuid") and found.st_uid != os.getuid():
+    if hasattr(os, "getuid") and status.st_uid != os.getuid():
         raise OSError(f"{folder} belongs to another user, who could read and change visitors' files: {remedy}")
     mark = folder / MARK
     if mark.is_symlink() or not mark.is_file():

@@ -107,12 +107,12 @@ def order_lines(
         line = queue.event_queue_per_concurrency_id.get(group)
         if line is not None and len(line.queue) >= most:
             return False, refusal, "queue_full"
-        said = await push(body, request, username)
+        outcome = await push(body, request, username)
         line = queue.event_queue_per_concurrency_id[group]
         under_way = [event for job in queue.active_jobs for event in job or () if event.concurrency_id == group]
         places = order([event.request for event in under_way], [event.request for event in line.queue])
         line.queue[:] = [line.queue[place] for place in places]
-        return said
+        return outcome
 
     queue.push = pushed
 

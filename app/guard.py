@@ -100,20 +100,20 @@ class Guard:
             await answer.send({"type": "http.response.body", "body": b""})
             return
         answer.drop()
-        said = JSONResponse({"detail": str(refusal), "error": str(refusal)}, status_code=refusal.status)
-        await said(scope, receive, answer.send)
+        response = JSONResponse({"detail": str(refusal), "error": str(refusal)}, status_code=refusal.status)
+        await response(scope, receive, answer.send)
         await answer.release()
 
     @contextlib.contextmanager
     def _counted_stream(self, scope: Scope) -> Iterator[None]:
         """Counts an answer that lasts. Raises Refused for one too many: of its session, its address, of all."""
-        found = _STREAM.fullmatch(scope["path"])
-        if not found or scope["method"] != "GET":
+        match = _STREAM.fullmatch(scope["path"])
+        if not match or scope["method"] != "GET":
             yield
             return
         query = parse_qs(scope["query_string"].decode("latin-1"))
         session = (
-            found["heartbeat"] or found["event"] or "".join(query.get("session_hash", query.get("upload_id", [])))
+            match["heartbeat"] or match["event"] or "".join(query.get("session_hash", query.get("upload_id", [])))
         )
         all_of_them = self.connections - self.connections // SHARE
         counted = {("all", ""): all_of_them, ("session", session[:200]): MAX_STREAMS}
@@ -137,8 +137,8 @@ class Guard:
         host = headers.get(b"host", "")
         name = re.sub(r":\d*$", "", host).strip("[]").rstrip(".").lower()
         if not self.ours(name):
-            told = f"This page is not served as {name[:80]!r}: open it by this machine's own name or address, or"
-            raise Refused(421, f"{told} start it with --allow-host and that name.")
+            reason = f"This page is not served as {name[:80]!r}: open it by this machine's own name or address, or"
+            raise Refused(421, f"{reason} start it with --allow-host and that name.")
         if scope["method"] in ("GET", "HEAD"):
             return
         if site := headers.get(b"sec-fetch-site"):
@@ -210,11 +210,11 @@ def _place(problem: BaseException) -> str:
 
 def _frame(problem: BaseException) -> FrameType:
     """The frame in which it was raised."""
-    found = problem.__traceback__
-    assert found is not None  # it was caught
-    while found.tb_next is not None:
-        found = found.tb_next
-    return found.tb_frame
+    traceback = problem.__traceback__
+    assert traceback is not None  # it was caught
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback.tb_frame
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

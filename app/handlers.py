@@ -19,7 +19,7 @@ from app.fields import with_settings
 from app.forms import Form
 from app.formulas import formulas
 from app.gradio_private import data_of
-from app.history import History, Kept
+from app.history import History, SavedRun
 from app.inspect_run import compared, inspected, run_again
 from app.limits import MAX_NAME
 from app.runner import Runner
@@ -62,8 +62,8 @@ class Handlers:
         *chosen, request = values
         settings, session = by_name(chosen), session_of(request)
         self.history.admit(session)
-        asked = Form(files=files, question=question, scene=scene), checkpoint, settings
-        for turn in self.runner.turns(session, at or now(), asked):
+        work = Form(files=files, question=question, scene=scene), checkpoint, settings
+        for turn in self.runner.turns(session, at or now(), work):
             form, checkpoint, settings = turn.work
             runs = answer_stream(
                 self.runner, session, **form, checkpoint=checkpoint, cancelled=turn.cancelled, **settings
@@ -80,22 +80,24 @@ class Handlers:
         back to.
         """
         reasoner = self.runner.reasoner(checkpoint)
-        given, left = reasoner.config.latents, {**chosen["k"], chosen["now"]: latents}
-        update = {"maximum": given.max, "label": k_label(reasoner.method.num_latents_is_maximum)}
-        k = left.get(checkpoint)
-        k = k if k is not None and given.min <= k <= given.max else given.default
+        allowed, by_checkpoint = reasoner.config.latents, {**chosen["k"], chosen["now"]: latents}
+        update = {"maximum": allowed.max, "label": k_label(reasoner.method.num_latents_is_maximum)}
+        k = by_checkpoint.get(checkpoint)
+        k = k if k is not None and allowed.min <= k <= allowed.max else allowed.default
         if k != latents:
             update["value"] = k
-        return gr.update(**update), {"now": checkpoint, "k": left}
+        return gr.update(**update), {"now": checkpoint, "k": by_checkpoint}
 
     @as_user_errors
     def sample(self, checkpoint: str, former: dict[str, float], *values: float | None) -> tuple[Any, ...]:
         """The fields of SAMPLING for a newly chosen checkpoint, its own but for those that the visitor has set; and
         its own, to compare with next time.
         """
-        own = dataclasses.asdict(self.runner.reasoner(checkpoint).config.sampling)
-        kept = [own[name] if value == former[name] else value for name, value in zip(SAMPLING, values, strict=True)]
-        return *kept, own
+        defaults = dataclasses.asdict(self.runner.reasoner(checkpoint).config.sampling)
+        updated = [
+            defaults[name] if value == former[name] else value for name, value in zip(SAMPLING, values, strict=True)
+        ]
+        return *updated, defaults
 
     @as_user_errors
     def interrupt(self, at: float | None, request: gr.Request) -> None:
@@ -115,26 +117,26 @@ class Handlers:
     @as_user_errors
     def region(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """The words and latents that look into the region painted on a run's image, or a sentence."""
-        asked = asked_with(event)
+        data = asked_with(event)
         try:
             self.runner.looks.take(session_of(request))
-            kept = self.history.find(session_of(request), str(asked["run"]))
-            box = tuple(float(edge) for edge in asked["box"])
-            where = {name: int(asked[name]) for name in ("image", "level", "layer", "head")}
-            centred = asked["centred"] is True
+            run = self.history.find(session_of(request), str(data["run"]))
+            box = tuple(float(edge) for edge in data["box"])
+            where = {name: int(data[name]) for name in ("image", "level", "layer", "head")}
+            centred = data["centred"] is True
             with self.runner.in_order(session_of(request)):
-                found = TRACES.run(
-                    self.runner.limits, traces.region, str(kept.path), box=box, centred=centred, **where
+                figures = TRACES.run(
+                    self.runner.limits, traces.region, str(run.path), box=box, centred=centred, **where
                 )
         except ValueError as problem:
             return {"problem": sentence(problem)}
         except (TypeError, KeyError, OverflowError):
             return {"problem": "That is not a region of a run; paint one on its image."}
         return {
-            "run": str(asked["run"]),
+            "run": str(data["run"]),
             "box": list(box),
             "image": where["image"],
-            **found,
+            **figures,
             "formulas": formulas("region"),
         }
 
@@ -152,12 +154,12 @@ class Handlers:
         return *self.made(loaded(family, seed)), family
 
     @as_user_errors
-    def check(self, files: Files, kept: Files, checkpoint: str, request: gr.Request) -> tuple[Files, Files, str]:
+    def check(self, files: Files, usable: Files, checkpoint: str, request: gr.Request) -> tuple[Files, Files, str]:
         """New images: those that can be used (else the ones before), the same to remember, and a notice."""
         with self.runner.in_order(session_of(request)):
-            return self._checked(files, kept, checkpoint)
+            return self._checked(files, usable, checkpoint)
 
-    def _checked(self, files: Files, kept: Files, checkpoint: str) -> tuple[Files, Files, str]:
+    def _checked(self, files: Files, usable: Files, checkpoint: str) -> tuple[Files, Files, str]:
         good, problems = [], []
         limits = self.runner.limits
         for file in (files if isinstance(files, list) else [])[: limits.images]:
@@ -168,7 +170,7 @@ class Handlers:
                 good.append(showable(file, picture.png))
             except ValueError as problem:
                 problems.append(f'<p class="ins-problem" role="alert">{escape(str(problem))}</p>')
-        use = good or (kept if problems else [])
+        use = good or (usable if problems else [])
         return use, use, "".join(problems) + self.photo_notice(use, checkpoint)
 
     @as_user_errors
@@ -184,9 +186,9 @@ class Handlers:
 
     def _is_scene(self, path: str) -> bool:
         """Whether an uploaded picture could be a Glyphs scene; what was found is kept, for files do not change."""
-        known = self._scenes.get(path)
-        if known is not None:
-            return known
+        remembered = self._scenes.get(path)
+        if remembered is not None:
+            return remembered
         limits = self.runner.limits
         picture = PICTURES.run(limits, pictures.looked_at, path, limits.pixels, SHOWN)
         self._remember(path, picture.glyphs)
@@ -255,12 +257,12 @@ class Inspecting:
         try:
             self.runner.looks.take(session)
             path, number = inside(asked_with(event).get("path")), self.runner.next_run()
-            with place_for(number, self.runner.limits) as own:
-                heading = TRACES.run(self.runner.limits, traces.adopted, path, own)
-            kept = self.history.add(session, number, f"Opened: {heading.name}", own)
+            with place_for(number, self.runner.limits) as target:
+                heading = TRACES.run(self.runner.limits, traces.adopted, path, target)
+            run = self.history.add(session, number, f"Opened: {heading.name}", target)
         except (ValueError, OSError) as problem:
             return self._problem(request, problem)
-        return self._value(request, kept.id, heading=heading)
+        return self._value(request, run.id, heading=heading)
 
     def _value(
         self, request: gr.Request, id: object, *, model: bool = False, heading: traces.Heading | None = None
@@ -307,14 +309,14 @@ class Comparing:
         try:
             if not isinstance(changes, dict):
                 raise ValueError("Name the setting that should change.")
-            kept = run_again(self.runner, self.history, session, id, changes)
+            run = run_again(self.runner, self.history, session, id, changes)
         except ValueError as problem:
             return self._listed(request, {"problem": sentence(problem)})
         except FAILURES as failure:
             return self._listed(request, {"problem": model_failed(failure)})
-        if kept is None:
+        if run is None:
             return self._listed(request, {"problem": "The run was stopped."})
-        return self._value(request, id, kept.id)
+        return self._value(request, id, run.id)
 
     def _value(self, request: gr.Request, first: object, second: object) -> dict[str, Any]:
         session = session_of(request)
@@ -336,16 +338,16 @@ def asked_with(event: gr.EventData) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _run_shown(history: History, session: str, shown: object) -> tuple[Kept | None, str]:
+def _run_shown(history: History, session: str, shown: object) -> tuple[SavedRun | None, str]:
     """The run that the Ask page shows, and a word for this way of coming to it; the newest where none is kept of it.
 
     `shown` is what the browser says: the run's id, and when the way was taken.
     """
-    asked = shown if isinstance(shown, dict) else {}
+    data = shown if isinstance(shown, dict) else {}
     runs = history.runs(session)
     for run in runs:
-        if run.id == asked.get("run"):
-            return run, f"{run.id} {str(asked.get('at'))[:40]}"
+        if run.id == data.get("run"):
+            return run, f"{run.id} {str(data.get('at'))[:40]}"
     return (runs[0], runs[0].id) if runs else (None, "")
 
 

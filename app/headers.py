@@ -86,8 +86,8 @@ class _Page:
             changed = {b"content-security-policy": policy(nonce).encode(), b"cache-control": b"private"}
             if page:  # but for HEAD, which sends no page
                 changed[b"content-length"] = str(len(page)).encode()
-            kept = [(name, value) for name, value in self._start["headers"] if name.lower() not in changed]
-            await self._send({**self._start, "headers": [*kept, *changed.items()]})
+            others = [(name, value) for name, value in self._start["headers"] if name.lower() not in changed]
+            await self._send({**self._start, "headers": [*others, *changed.items()]})
             self._start = None
             message = {"type": "http.response.body", "body": page}
         await self._send(message)
@@ -120,11 +120,11 @@ def _with_headers(start: Message, *, private: bool) -> Message:
     """The same answer with the headers; a page has its own policy already. Scripts of other sites may not read it."""
     added = {**HEADERS, **({"Cache-Control": "private"} if private else {})}
     names = {name.lower().encode() for name in added}
-    kept = [
+    others = [
         (name, value)
         for name, value in start["headers"]
         if name.lower() not in names and not name.lower().startswith(b"access-control-")
     ]
-    if not any(name.lower() == b"content-security-policy" for name, _ in kept):
+    if not any(name.lower() == b"content-security-policy" for name, _ in others):
         added["Content-Security-Policy"] = policy(None)
-    return {**start, "headers": [*kept, *((name.lower().encode(), value.encode()) for name, value in added.items())]}
+    return {**start, "headers": [*others, *((name.lower().encode(), value.encode()) for name, value in added.items())]}

@@ -29,7 +29,7 @@ log = logging.getLogger("inscape")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class SavedRun:
     """A run that can be opened again."""
 
     id: str
@@ -59,10 +59,10 @@ class History:
     ) -> None:
         self.limits, self.listening, self.clock = limits, listening, clock
         self.recorded = tuple(
-            Kept(f"recorded:{path.stem}", f"Recorded: {path.stem.replace('_', ', ')}", path)
+            SavedRun(f"recorded:{path.stem}", f"Recorded: {path.stem.replace('_', ', ')}", path)
             for path in sorted(recorded.glob("*.safetensors"))
         )
-        self._runs: OrderedDict[str, list[Kept]] = OrderedDict()
+        self._runs: OrderedDict[str, list[SavedRun]] = OrderedDict()
         self._seen: dict[str, float] = {}  # when a session that has runs was last heard of
         self._lock = threading.Lock()
 
@@ -76,17 +76,17 @@ class History:
                     "again when one has been closed."
                 )
 
-    def add(self, session: str, number: int, name: str, path: str | Path, form: Form | None = None) -> Kept:
+    def add(self, session: str, number: int, name: str, path: str | Path, form: Form | None = None) -> SavedRun:
         """Keeps a run; the end of an overlong name, such as that of an answer without end, is left out.
 
         Raises ValueError as `admit` does.
         """
         self.admit(session)
         name = name if len(name) <= MOST_GIVEN else f"{name[: MOST_GIVEN - 1]}…"
-        kept = Kept(str(number), name, Path(path), form)
+        run = SavedRun(str(number), name, Path(path), form)
         with self._lock:
             runs = self._runs.setdefault(session, [])
-            runs.append(kept)
+            runs.append(run)
             dropped = runs[: -self.limits.session_runs]
             del runs[: -self.limits.session_runs]
             self._runs.move_to_end(session)
@@ -98,7 +98,7 @@ class History:
                 else:  # only the number of runs can be too large, and who has most of them gives the oldest
                     dropped.append(max(self._runs.values(), key=len).pop(0))
         _delete(dropped)
-        return kept
+        return run
 
     def expire(self) -> None:
         """Deletes the runs of sessions that have not listened for `limits.away_seconds`, as far as it is called often
@@ -116,28 +116,28 @@ class History:
         """The files that open pages show: trace and images of the newest run of each."""
         with self._lock:
             newest = [runs[-1] for session, runs in self._runs.items() if runs and session in self.listening]
-        found = {str(kept.path.resolve()) for kept in newest}
-        for kept in newest:
+        files = {str(run.path.resolve()) for run in newest}
+        for run in newest:
             try:
-                found.update(paths(kept.form["files"] if kept.form else None))
+                files.update(paths(run.form["files"] if run.form else None))
             except ValueError:  # deleted meanwhile
                 continue
-        return found
+        return files
 
-    def runs(self, session: str) -> tuple[Kept, ...]:
+    def runs(self, session: str) -> tuple[SavedRun, ...]:
         """The session's own runs, newest first, then the recorded ones."""
         with self._lock:
             return (*reversed(self._runs.get(session, [])), *self.recorded)
 
     def choices(self, session: str) -> list[tuple[str, str]]:
         """(name, id) of `runs`, for a list to choose from."""
-        return [(kept.name, kept.id) for kept in self.runs(session)]
+        return [(run.name, run.id) for run in self.runs(session)]
 
-    def find(self, session: str, id: object) -> Kept:
+    def find(self, session: str, id: object) -> SavedRun:
         """Raises ValueError for a run that this session does not have."""
-        for kept in self.runs(session):
-            if kept.id == id and kept.path.exists():
-                return kept
+        for run in self.runs(session):
+            if run.id == id and run.path.exists():
+                return run
         raise ValueError("That run is no longer kept; ask the question again.")
 
     def rename(self, session: str, id: object, name: str) -> None:
@@ -145,13 +145,13 @@ class History:
         name = " ".join(name.split())
         if not 0 < len(name) <= MOST_LETTERS:
             raise ValueError(f"A name has 1 to {MOST_LETTERS} letters; this one has {len(name)}.")
-        self._change(session, id, lambda kept: [replace(kept, name=name)])
+        self._change(session, id, lambda run: [replace(run, name=name)])
 
     def remove(self, session: str, id: object) -> None:
         """Forgets one of the session's own runs and deletes its trace."""
-        kept = self.find(session, id)
+        run = self.find(session, id)
         self._change(session, id, lambda _: [])
-        store().delete(kept.path)
+        store().delete(run.path)
 
     def forget(self, session: str) -> None:
         """Deletes the runs of a session."""
@@ -159,7 +159,7 @@ class History:
             runs = self._pop(session)
         _delete(runs)
 
-    def _pop(self, session: str) -> list[Kept]:
+    def _pop(self, session: str) -> list[SavedRun]:
         self._seen.pop(session, None)
         return self._runs.pop(session, [])
 
@@ -168,20 +168,20 @@ class History:
 
     def _own(self, session: str, id: object) -> bool:
         with self._lock:
-            return any(kept.id == id for kept in self._runs.get(session, []))
+            return any(run.id == id for run in self._runs.get(session, []))
 
-    def _change(self, session: str, id: object, change: Callable[[Kept], list[Kept]]) -> None:
+    def _change(self, session: str, id: object, change: Callable[[SavedRun], list[SavedRun]]) -> None:
         if not self._own(session, id):
             raise ValueError("Only your own runs can be renamed or deleted.")
         with self._lock:
             runs = self._runs[session]
-            self._runs[session] = [new for kept in runs for new in (change(kept) if kept.id == id else [kept])]
+            self._runs[session] = [new for run in runs for new in (change(run) if run.id == id else [run])]
 
 
-def _delete(runs: Sequence[Kept]) -> None:
+def _delete(runs: Sequence[SavedRun]) -> None:
     """Deletes traces that no session can open any more; one that stays is logged, and swept away later."""
-    for kept in runs:
+    for run in runs:
         try:
-            store().delete(kept.path)
+            store().delete(run.path)
         except OSError as problem:
             log.warning("A trace could not be deleted: %s", problem)

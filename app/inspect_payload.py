@@ -109,17 +109,17 @@ def _space(trace: Trace, states: torch.Tensor, bank: Bank | None) -> dict[str, A
     patches = trace.start.image_states[-1]
     layouts = []
     for scaled in (False, True):
-        seen = plane.unit if scaled else torch.Tensor.float
+        as_placed = plane.unit if scaled else torch.Tensor.float
         if bank is not None:
             axes, background = bank.axes(scaled=scaled), bank.seen(bank.vectors, scaled=scaled)
         else:
-            background = seen(torch.cat([states, patches]))
+            background = as_placed(torch.cat([states, patches]))
             axes = geometry.principal_axes(background, min(AXES, *background.shape))
         names = [f"PC {i}, {100 * share:.0f}% of the variance" for i, share in enumerate(axes.explained.tolist(), 1)]
         places = (
             axes.place(background) if bank is not None else None,
-            axes.place(seen(states)),
-            axes.place(seen(patches)),
+            axes.place(as_placed(states)),
+            axes.place(as_placed(patches)),
         )
         layouts.append({"key": f"pca.{'unit' if scaled else 'raw'}", "axes": names, **_places(*places)})
         for count in (2, 3) if bank is not None else ():
@@ -198,33 +198,33 @@ def _shares(trace: Trace, left: dict[str, int]) -> dict[str, Any] | None:
     recorded = trace.attention
     if recorded is None:
         return None
-    kept = [row for row, step in enumerate(recorded.steps) if _is_shown(trace.steps[step])]
-    layers = spread(len(recorded.layers), max(2, FIGURE // (NUMBER * (1 + len(SEGMENTS)) * max(1, len(kept)))))
+    rows = [row for row, step in enumerate(recorded.steps) if _is_shown(trace.steps[step])]
+    layers = spread(len(recorded.layers), max(2, FIGURE // (NUMBER * (1 + len(SEGMENTS)) * max(1, len(rows)))))
     left["layers of attention"] = len(recorded.layers) - len(layers)
     return {
-        "of": [recorded.steps[row] for row in kept],
+        "of": [recorded.steps[row] for row in rows],
         "layers": [recorded.layers[layer] for layer in layers],
         "segments": list(SEGMENTS),
-        "shares": rounded(over_heads(recorded.shares[kept][:, layers], heads=2), 3),
-        "entropy": rounded(over_heads(recorded.entropy[kept][:, layers], heads=2), 2),
+        "shares": rounded(over_heads(recorded.shares[rows][:, layers], heads=2), 3),
+        "entropy": rounded(over_heads(recorded.entropy[rows][:, layers], heads=2), 2),
     }
 
 
 def _lens(states: torch.Tensor, bank: Bank | None, replayed: Reread | None, left: dict[str, int]) -> dict[str, Any]:
     """Nearest words of the bank for every state; the vocabulary by layer for latents, where a model read them."""
-    found: dict[str, Any] = {"nearest": None, "layers": None}
+    readings: dict[str, Any] = {"nearest": None, "layers": None}
     if bank is not None:
         rows = bank.rows("word")
         cosines, places = lens.neighbours(states, bank.vectors[rows], centred=True, count=24)
-        found["nearest"] = [
+        readings["nearest"] = [
             _distinct([(bank.labels[rows[place]], round(c, 2)) for c, place in zip(values, these, strict=True)])
             for values, these in zip(cosines.tolist(), places.tolist(), strict=True)
         ]
     if replayed is not None:
         read = [(str(step), layers) for step, layers in replayed.words.items()]
-        found["layers"] = dict(leading(read, FIGURE))
-        left["latents read by layer"] = len(read) - len(found["layers"])
-    return found
+        readings["layers"] = dict(leading(read, FIGURE))
+        left["latents read by layer"] = len(read) - len(readings["layers"])
+    return readings
 
 
 def _distinct(words: list[tuple[str, float]], count: int = 5) -> list[tuple[str, float]]:
@@ -240,9 +240,9 @@ def _rollout(replayed: Reread | None, chosen: list[int], left: dict[str, int]) -
     if replayed is None:
         return None
     rows = torch.from_numpy(replayed.rollout[chosen])
-    kept = rows[: 2 * FIGURE // (2 * rows.shape[1] + NUMBER)]
-    left["rollouts"] = len(rows) - len(kept)
-    return dict(zip(("maps", "peaks"), as_bytes(kept.float()), strict=True))
+    sent = rows[: 2 * FIGURE // (2 * rows.shape[1] + NUMBER)]
+    left["rollouts"] = len(rows) - len(sent)
+    return dict(zip(("maps", "peaks"), as_bytes(sent.float()), strict=True))
 
 
 def _depict(trace: Trace, depicter: Depicter | None, left: dict[str, int]) -> list[dict[str, Any]] | None:
@@ -257,6 +257,6 @@ def _depict(trace: Trace, depicter: Depicter | None, left: dict[str, int]) -> li
         whole, *each = [data_url(Image.fromarray(picture.numpy())) for picture in depicter.pictures(latents)]
         return {"number": number, "whole": whole, "each": each}
 
-    found = leading(starmap(painted, blocks), FIGURE)
-    left["pictures of blocks"] = len(blocks) - len(found)
-    return found
+    pictures = leading(starmap(painted, blocks), FIGURE)
+    left["pictures of blocks"] = len(blocks) - len(pictures)
+    return pictures

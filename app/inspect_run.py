@@ -7,7 +7,7 @@ from app import traces
 from app.ask import first_view, folded, save_trace, unsaved
 from app.components import as_file
 from app.formulas import all_formulas
-from app.history import History, Kept
+from app.history import History, SavedRun
 from app.names import run_name
 from app.reread import Reread
 from app.runner import Ask, Runner
@@ -34,64 +34,70 @@ def inspected(
 
     Raises ValueError for a run that is not kept, a broken file, or a model that does not fit.
     """
-    kept = history.find(session, id)
-    heading = heading or TRACES.run(runner.limits, traces.heading, str(kept.path))
-    known = heading.checkpoint in runner.known
-    ready = known and (model or heading.checkpoint in runner.loaded)
-    own = not kept.id.startswith("recorded:")
+    saved = history.find(session, id)
+    heading = heading or TRACES.run(runner.limits, traces.heading, str(saved.path))
+    offered = heading.checkpoint in runner.known
+    ready = offered and (model or heading.checkpoint in runner.loaded)
+    renamable = not saved.id.startswith("recorded:")
     value = TRACES.run(
         runner.limits,
         traces.figures,
-        str(kept.path),
+        str(saved.path),
         runner.artifacts,
-        run=kept.id,
-        name=kept.name,
-        own=own,
-        replayed=_reread(runner, kept, heading) if ready else None,
+        run=saved.id,
+        name=saved.name,
+        own=renamable,
+        replayed=_reread(runner, saved, heading) if ready else None,
     )
-    return value | {"formulas": all_formulas(), "known": known, "trace": as_file(str(kept.path)) if own else None}
+    return value | {
+        "formulas": all_formulas(),
+        "known": offered,
+        "trace": as_file(str(saved.path)) if renamable else None,
+    }
 
 
-def _reread(runner: Runner, kept: Kept, heading: traces.Heading) -> Reread | None:
+def _reread(runner: Runner, saved: SavedRun, heading: traces.Heading) -> Reread | None:
     """The run once more through its model; None where it has no vectors or is too long for that."""
     if not heading.whole or heading.steps > MOST_STEPS:
         return None
-    return runner.reread(Trace.load(kept.path))
+    return runner.reread(Trace.load(saved.path))
 
 
 def compared(runner: Runner, history: History, session: str, first: object, second: object) -> dict[str, Any]:
     """The Compare view of two runs. Raises ValueError for a run that is not kept or a broken file."""
-    kept = [history.find(session, id) for id in (first, second)]
-    value = TRACES.run(runner.limits, traces.compared, *(str(each.path) for each in kept), runner.artifacts)
-    sides = [{"id": each.id, "name": each.name, "view": view} for each, view in zip(kept, value["views"], strict=True)]
+    runs = [history.find(session, id) for id in (first, second)]
+    value = TRACES.run(runner.limits, traces.compared, *(str(each.path) for each in runs), runner.artifacts)
+    sides = [{"id": each.id, "name": each.name, "view": view} for each, view in zip(runs, value["views"], strict=True)]
     return {"sides": sides, "same": value["same"], "words": value["words"], "pairs": value["pairs"]}
 
 
 CHANGES = {"latents": int, "mode": str, "checkpoint": str}
 
 
-def run_again(runner: Runner, history: History, session: str, id: object, changes: Mapping[str, Any]) -> Kept | None:
+def run_again(
+    runner: Runner, history: History, session: str, id: object, changes: Mapping[str, Any]
+) -> SavedRun | None:
     """The question of a run once more with other settings; None where it was stopped.
 
     Raises ValueError for a run that is not kept, for settings that do not exist, and where the disk is full.
     """
-    kept = history.find(session, id)
+    saved = history.find(session, id)
     wrong = [name for name, value in changes.items() if type(value) is not CHANGES.get(name)]
     if wrong:
         raise ValueError(f"{wrong[0]!r} cannot be changed to {changes[wrong[0]]!r}.")
-    asked = TRACES.run(runner.limits, traces.asked, str(kept.path))
-    checkpoint = changes.get("checkpoint", asked.checkpoint)
-    old = asked.settings
+    former = TRACES.run(runner.limits, traces.asked, str(saved.path))
+    checkpoint = changes.get("checkpoint", former.checkpoint)
+    old = former.settings
     settings = {name: getattr(old, name) for name in old.__dataclass_fields__} | {"rule": None}
-    if checkpoint == asked.checkpoint:
+    if checkpoint == former.checkpoint:
         settings["rule"] = old.rule
     else:
         settings["latents"] = runner.reasoner(checkpoint).config.latents.default  # what it was taught with
     settings |= {name: value for name, value in changes.items() if name != "checkpoint"}
     runner.limits.check_settings(settings)
-    runner.limits.check_images(len(asked.images))
-    question = runner.limits.check_question(asked.question)
-    ask = Ask(images=asked.images, question=question, checkpoint=checkpoint, settings=settings)
+    runner.limits.check_images(len(former.images))
+    question = runner.limits.check_question(former.question)
+    ask = Ask(images=former.images, question=question, checkpoint=checkpoint, settings=settings)
     view, events = first_view(runner, ask), list[Event]()
     for view in folded(view, runner.stream(session, ask), events):  # noqa: B007, B020, the last view is the whole run
         pass

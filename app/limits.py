@@ -94,10 +94,10 @@ class Limits:
         """Raises ValueError for settings above what this instance gives; the checkpoint checks the rest."""
         for control in CONTROLS:
             if control.limit is not None:
-                asked, most = settings.get(control.name, 0), getattr(self, control.limit)
+                value, most = settings.get(control.name, 0), getattr(self, control.limit)
                 called = control.called or control.name
                 check(
-                    asked <= most, f"{called} is {asked}, but at most {most} is allowed here; choose a smaller number."
+                    value <= most, f"{called} is {value}, but at most {most} is allowed here; choose a smaller number."
                 )
 
     def check_question(self, question: object) -> str:

@@ -48,8 +48,8 @@ class Listening:
     def _begin(self, session: str, address: str) -> bool:
         with self._lock:
             if session not in self._open:
-                own = sum(other == address for other in self._addresses.values())
-                if len(session) > MAX_NAME or len(self._open) >= self.most or own >= self.share * self.most:
+                of_address = sum(other == address for other in self._addresses.values())
+                if len(session) > MAX_NAME or len(self._open) >= self.most or of_address >= self.share * self.most:
                     return False
                 self._addresses[session] = address
             self._open[session] += 1
@@ -109,8 +109,8 @@ def _session(scope: Scope) -> str | None:
     """Whose heartbeat or events a request asks for."""
     if scope["type"] != "http" or scope["method"] != "GET":
         return None
-    if found := _HEARTBEAT.fullmatch(scope["path"]):
-        return unquote(found[1])
+    if match := _HEARTBEAT.fullmatch(scope["path"]):
+        return unquote(match[1])
     if scope["path"].rstrip("/").endswith("/queue/data"):
         return next(iter(parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [])), None)
     return None

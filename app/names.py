@@ -12,9 +12,9 @@ MODES = {"latent": "K {}", "text": "text only", "forced": "forced K {}", "marker
 
 def run_name(view: View) -> str:
     """The name of a run until it is given another: method, mode, answer."""
-    found = answer(view)
+    final = answer(view)
     mode = f", {MODES[view.settings.mode].format(view.settings.latents)}" if view.opens else ""
-    return f"{method_label(view.checkpoint)}{mode}: {found[0] if found else 'no answer'}"
+    return f"{method_label(view.checkpoint)}{mode}: {final[0] if final else 'no answer'}"
 
 
 def method_label(checkpoint: str) -> str:

@@ -83,14 +83,14 @@ def first_files() -> Files:
 
 
 def _ask(runner: Runner, handlers: Handlers, choosing: Choosing) -> None:
-    files, _, asked, first_scene, _ = handlers.made(loaded("find", FIRST_SEED))
+    files, _, first_question, first_scene, _ = handlers.made(loaded("find", FIRST_SEED))
     model, look, quick = ({**places, **QUIET} for places in groups(runner.limits).values())
     scene = gr.State(first_scene)
-    kept = gr.State(files)  # images that could be used, for when new ones cannot
+    usable = gr.State(files)  # images that could be used, for when new ones cannot
     with gr.Row(elem_classes="ins-ask"):
         with gr.Column(elem_classes=["ins-io", "ins-panel"]):
             well, family, another, examples = _image_column(files)
-            notice, question, back, run, stop = _question_bar(asked)
+            notice, question, back, run, stop = _question_bar(first_question)
         with gr.Column(elem_classes="ins-work"):
             view = run_view(elem_id="ins-run-view")
             looking = region_view(elem_id="ins-region-view")
@@ -122,14 +122,18 @@ def _ask(runner: Runner, handlers: Handlers, choosing: Choosing) -> None:
         **quick,
     )
     sampling = [settings[name] for name in SAMPLING]
-    own = gr.State({name: settings[name].value for name in SAMPLING})  # the chosen checkpoint's sampling
+    own_sampling = gr.State({name: settings[name].value for name in SAMPLING})  # the chosen checkpoint's sampling
     settled = settled.then(
-        handlers.sample, [method, own, *sampling], [*sampling, own], trigger_mode="always_last", **quick
+        handlers.sample,
+        [method, own_sampling, *sampling],
+        [*sampling, own_sampling],
+        trigger_mode="always_last",
+        **quick,
     )
     settled = settled.then(trigger_mode="multiple", js=page_tells("again"), **room)
     settled.then(trigger_mode="multiple", **running)
 
-    fresh = [well, kept, question, scene, notice]
+    fresh = [well, usable, question, scene, notice]
     another.click(handlers.scene, inputs=family, outputs=fresh, **quick)
     examples.pick(handlers.example, outputs=[*fresh, family], **quick)
     drafts = gr.State([])  # what was being written when an earlier run was chosen
@@ -137,7 +141,7 @@ def _ask(runner: Runner, handlers: Handlers, choosing: Choosing) -> None:
     filled = {"outputs": [*fresh, family, drafts, back], "concurrency_id": "choose", "concurrency_limit": 1, **QUIET}
     view.choose(choosing.choose, [well, question, scene, drafts, method], trigger_mode="multiple", **filled)
     back.click(choosing.resume, [drafts, method], **filled)
-    checked = {"inputs": [well, kept, method], "outputs": [well, kept, notice], **quick}
+    checked = {"inputs": [well, usable, method], "outputs": [well, usable, notice], **quick}
     well.input(handlers.check, trigger_mode="multiple", **checked)  # one dropped would be files that nobody looked at
     # a refused image is no news any more once the run is about the ones that were kept
     gr.on([run.click, method.change], handlers.photo_notice, inputs=[well, method], outputs=notice, **quick)

@@ -86,11 +86,11 @@ def payload(
 def summary(view: View) -> dict[str, Any]:
     """Answer, counts and timings of a finished run, as the status line and the API give them."""
     assert view.finish is not None
-    finish, found = view.finish, answer(view)
+    finish, final = view.finish, answer(view)
     prompt = view.start.seconds if view.start else 0.0
     return {
-        "answer": found[0] if found else None,
-        "probability": round(found[1], 4) if found else None,
+        "answer": final[0] if final else None,
+        "probability": round(final[1], 4) if final else None,
         "text": view.text,
         "reason": finish.reason,
         "tokens": finish.tokens,
@@ -167,14 +167,14 @@ def attention(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
     layers, heads, tokens = view.items[every[0]].look.image.shape
     numbers = len(every) * (tokens + NUMBER)
     single = layers * (1 + heads) * numbers <= ATTENTION_BUDGET
-    kept = spread(layers, max(2, ATTENTION_BUDGET // max(1, (1 + heads if single else 1) * numbers)))
-    row = len(kept) * (1 + heads if single else 1) * (_coded(tokens) + NUMBER)
+    sent_layers = spread(layers, max(2, ATTENTION_BUDGET // max(1, (1 + heads if single else 1) * numbers)))
+    row = len(sent_layers) * (1 + heads if single else 1) * (_coded(tokens) + NUMBER)
     chosen = _first(view.items, every, (budget - row) // (row + NUMBER))  # the baseline takes a row
     if not chosen:
         return None
 
     def shown(n: int) -> torch.Tensor:
-        weights = with_mean(view.items[n].look.image[kept].float())  # (E, 1 + H, N)
+        weights = with_mean(view.items[n].look.image[sent_layers].float())  # (E, 1 + H, N)
         return weights if single else weights[:, :1]
 
     weights = torch.stack([shown(n) for n in chosen])  # (Q, E, 1 + H, N)
@@ -183,7 +183,7 @@ def attention(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
     base, base_peaks = as_bytes(baseline(words)) if len(words) else (None, None)
     return {
         "of": chosen,
-        "layers": [view.start.layers[layer] for layer in kept],
+        "layers": [view.start.layers[layer] for layer in sent_layers],
         "heads": weights.shape[2],
         "maps": maps,
         "peaks": peaks,

@@ -40,7 +40,9 @@ def prepare() -> None:
         forkserver.ensure_running()
 
 
-def do(said: connection.Connection, bounds: tuple[int, int], work: Callable[..., Any], arguments: tuple, named: dict):
+def do(
+    sender: connection.Connection, bounds: tuple[int, int], work: Callable[..., Any], arguments: tuple, named: dict
+):
     """The body of the process: sends the outcome of the work, or ends without one where it exceeds its limits.
 
     bounds: seconds of CPU, and bytes of memory.
@@ -55,7 +57,7 @@ def do(said: connection.Connection, bounds: tuple[int, int], work: Callable[...,
         return  # as where the system ends it
     except Exception:  # the last place before this process ends, with which it would be lost
         outcome = Outcome(failure=traceback.format_exc())
-    said.send(outcome)
+    sender.send(outcome)
 
 
 def _bound(seconds: int, size: int) -> None:

@@ -31,8 +31,8 @@ def reread_by(reasoner: "Reasoner", trace: Trace) -> Reread:
 
     latents = [n for n, step in enumerate(trace.steps) if isinstance(step, LatentEvent)]
     try:
-        found = replay(reasoner, trace)
-        readings = lens_by_layer(reasoner, found, latents)
+        replayed = replay(reasoner, trace)
+        readings = lens_by_layer(reasoner, replayed, latents)
     except (RuntimeError, IndexError, StopIteration) as problem:  # an opened trace may name what no model wrote
         raise ValueError("The run does not fit the model that it names, so it cannot be read again.") from problem
     decode = reasoner.processor.decode
@@ -40,4 +40,4 @@ def reread_by(reasoner: "Reasoner", trace: Trace) -> Reread:
         [[(decode([reading.id]).strip(), round(reading.probability, 3)) for reading in layer] for layer in layers]
         for layers in readings
     ]
-    return Reread(found.rollout.numpy(), dict(zip(latents, words, strict=True)))
+    return Reread(replayed.rollout.numpy(), dict(zip(latents, words, strict=True)))

@@ -130,8 +130,8 @@ class Runner:
     def config(self, name: str) -> MethodConfig:
         """The config of a checkpoint; waits for its weights only where no file says it. Raises ValueError."""
         if name in self.known and name not in self._reasoners:
-            if found := own_config(name, self.folders.get(name)):
-                return found
+            if config := own_config(name, self.folders.get(name)):
+                return config
         return self.reasoner(name).config
 
     def preload(self, name: str) -> threading.Thread:
@@ -187,8 +187,8 @@ class Runner:
         with self._place(threading.Event()):
             self.reasoner(checkpoint)
             reread: Work = self._reread_there if checkpoint in self._borrowers else self._reread
-            (found,) = reread(trace)
-            return found
+            (result,) = reread(trace)
+            return result
 
     # The two that need the GPU. They take no lock: where they run in a copy of this process, another thread may have
     # held it when the copy was made, and nobody there will release it.
@@ -282,7 +282,7 @@ class Runner:
         page is not open first."""
         state = self._sessions.setdefault(name, Session())
         self._sessions.move_to_end(name)
-        idle = [other for other, known in self._sessions.items() if known.idle and other != name]
+        idle = [other for other, session in self._sessions.items() if session.idle and other != name]
         idle.sort(key=self.listening.__contains__)
         for other in idle[: max(0, len(self._sessions) - self.limits.sessions)]:
             del self._sessions[other]

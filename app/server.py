@@ -70,7 +70,7 @@ def serve(
     claim(get_upload_folder())
     limits, listening = runner.limits, runner.listening
     history = History(limits=limits, listening=listening)
-    known, listener = ours(host, allowed_hosts, public=public), listen(host, port)
+    is_ours, listener = ours(host, allowed_hosts, public=public), listen(host, port)
     connections = min(limits.connections, files() // 2)
 
     async def health(_: Request) -> JSONResponse:
@@ -89,7 +89,7 @@ def serve(
             Middleware(Pages),
         ],
     }
-    guard = partial(Guard, limits=limits, public=public, ours=known, connections=connections)
+    guard = partial(Guard, limits=limits, public=public, ours=is_ours, connections=connections)
     launch = partial(
         page.launch,
         prevent_thread_lock=True,
@@ -117,8 +117,8 @@ def serve(
 
     def sweep() -> None:
         stored.sweep(limits)
-        for known in known_files(page):
-            known.difference_update([path for path in list(known) if path not in stored])
+        for listed in known_files(page):
+            listed.difference_update([path for path in list(listed) if path not in stored])
         give_back()
 
     every(min(SWEEP_SECONDS, limits.keep_seconds / 4), sweep, lambda: page.is_running)

@@ -79,10 +79,10 @@ class Store:
         path = Path(path).resolve()
         if self.folder not in path.parents:
             return
-        found = path.lstat()
+        status = path.lstat()
         with self._lock:
-            known = self._files.get(str(path))
-            self._enter(str(path), Entry(known.owner if known else owner, found.st_size, found.st_mtime))
+            former = self._files.get(str(path))
+            self._enter(str(path), Entry(former.owner if former else owner, status.st_size, status.st_mtime))
 
     def delete(self, path: str | os.PathLike[str]) -> None:
         """Deletes a file, and its folder if that is empty then. Raises OSError."""
@@ -95,8 +95,8 @@ class Store:
     def fits(self, owner: str, limits: Limits, size: int = 0) -> bool:
         """Whether one more file and `size` more bytes of an address fit in without anything being dropped."""
         with self._lock:
-            own = self._above(self._shares.get(owner, Share()), limits, size, limits.share if owner else 1.0)
-            return not own and not self._above(self, limits, size, 1.0)
+            over_share = self._above(self._shares.get(owner, Share()), limits, size, limits.share if owner else 1.0)
+            return not over_share and not self._above(self, limits, size, 1.0)
 
     def make_room(self, owner: str, limits: Limits, size: int = 0) -> None:
         """Drops old files until one more and `size` more bytes of an address fit in.
@@ -106,17 +106,17 @@ class Store:
         with a sentence where nothing can be dropped.
         """
         with self._lock:
-            share, kept = self._shares.get(owner, Share()), None
+            share, protected = self._shares.get(owner, Share()), None
             while owner and self._above(share, limits, size, limits.share):
-                kept = kept or {*self.kept()}
-                oldest = next((path for path in share.files if path not in kept), None)
+                protected = protected or {*self.kept()}
+                oldest = next((path for path in share.files if path not in protected), None)
                 wait = share.files[oldest].changed + limits.settled_seconds - time.time() if oldest else 0.0
                 if oldest is None or wait > 0:
                     raise OSError(_share_full(limits, wait if oldest else None))
                 self._drop(oldest)
             while self._above(self, limits, size, 1.0):
-                kept = kept or {*self.kept()}
-                oldest = self._oldest_of_most(kept, limits)
+                protected = protected or {*self.kept()}
+                oldest = self._oldest_of_most(protected, limits)
                 if oldest is None:
                     raise OSError(
                         "all files that this server has room for belong to pages that are open; try again when some "
@@ -150,12 +150,12 @@ class Store:
         be deleted is logged and tried again the next time.
         """
         self.correct()
-        before, kept = time.time() - limits.keep_seconds, {*self.kept()}
-        for path in kept:
+        before, protected = time.time() - limits.keep_seconds, {*self.kept()}
+        for path in protected:
             if path in self:
                 _touch(path)
         with self._lock:
-            old = [path for path, entry in self._files.items() if entry.changed < before and path not in kept]
+            old = [path for path, entry in self._files.items() if entry.changed < before and path not in protected]
         for path in old:
             with self._lock:
                 self._drop(path)
@@ -172,13 +172,13 @@ class Store:
     def correct(self) -> None:
         """Enters what lies on the disk and is not in the table, and takes out what is gone. Links are not followed."""
         grown = time.time() - UPLOAD_SECONDS
-        found = [file for file in walked(self.folder) if Path(file[0]).parent != self.folder or file[2] < grown]
-        found.sort(key=lambda file: file[2])
+        on_disk = [file for file in walked(self.folder) if Path(file[0]).parent != self.folder or file[2] < grown]
+        on_disk.sort(key=lambda file: file[2])
         with self._lock:
-            for path in self._files.keys() - {path for path, *_ in found}:
+            for path in self._files.keys() - {path for path, *_ in on_disk}:
                 if not os.path.lexists(path):
                     self._forget(path)
-            for path, size, changed in found:
+            for path, size, changed in on_disk:
                 if path not in self._files and os.path.lexists(path):
                     self._enter(path, Entry("", size, changed))
 
@@ -187,14 +187,14 @@ class Store:
         bytes = part.bytes if isinstance(part, Store) else part.bytes + part.arriving
         return bytes + size >= share * limits.disk_bytes or count + 1 > share * limits.disk_files
 
-    def _oldest_of_most(self, kept: Collection[str], limits: Limits) -> str | None:
+    def _oldest_of_most(self, protected: Collection[str], limits: Limits) -> str | None:
         """The oldest file, but none of `kept`, of the address with the largest part of all bytes or of all files."""
 
         def part(share: Share) -> float:
             return max(share.bytes / max(1, limits.disk_bytes), len(share.files) / max(1, limits.disk_files))
 
         for share in sorted(self._shares.values(), key=part, reverse=True):
-            oldest = next((path for path in share.files if path not in kept), None)
+            oldest = next((path for path in share.files if path not in protected), None)
             if oldest is not None:
                 return oldest
         return None
@@ -236,7 +236,7 @@ def store() -> Store:
 
 def walked(folder: str | os.PathLike[str]) -> list[tuple[str, int, float]]:
     """Path, bytes and time of the last change of every file below `folder`, but for its mark."""
-    found, mark = [], os.path.join(folder, MARK)
+    entries, mark = [], os.path.join(folder, MARK)
     for path, _, names in os.walk(folder):
         for name in names:
             file = os.path.join(path, name)
@@ -245,8 +245,8 @@ def walked(folder: str | os.PathLike[str]) -> list[tuple[str, int, float]]:
             except FileNotFoundError:
                 continue
             if file != mark:
-                found.append((file, stat.st_size, stat.st_mtime))
-    return found
+                entries.append((file, stat.st_size, stat.st_mtime))
+    return entries
 
 
 def stored_bytes(folder: str | os.PathLike[str]) -> int:

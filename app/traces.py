@@ -132,10 +132,10 @@ def region(
         raise ValueError(f"The run has no image {image + 1} with states of level {level}.")
     grid = start.grids[image]
     first = sum(rows * columns for rows, columns in start.grids[:image])
-    own = slice(first, first + grid[0] * grid[1])
+    of_image = slice(first, first + grid[0] * grid[1])
     inside = regions.tokens_in(box, grid)
     whole = torch.zeros(start.image_states.shape[1], dtype=torch.bool)
-    whole[own] = inside
+    whole[of_image] = inside
     steps = [
         (n, step, step.fed if isinstance(step, LatentEvent) else step.hidden)
         for n, step in enumerate(trace.steps)
@@ -151,7 +151,7 @@ def region(
         n: {"n": n, "latent": isinstance(step, LatentEvent), "cosine": round(c, 3)}
         for (n, step, _), c in zip(steps, cosines.tolist(), strict=True)
     }
-    found: dict[str, Any] = {"tokens": int(inside.sum()), "of": len(inside), "enrichment": None}
+    value: dict[str, Any] = {"tokens": int(inside.sum()), "of": len(inside), "enrichment": None}
     recorded = trace.attention
     if recorded is not None:
         if layer not in recorded.layers or not 0 <= head <= recorded.looks[0].image.shape[1]:
@@ -166,17 +166,20 @@ def region(
             "latents": [q for q, step in enumerate(recorded.steps) if isinstance(trace.steps[step], LatentEvent)],
             "words": [q for q, step in enumerate(recorded.steps) if step in rows and not rows[step]["latent"]],
         }
-        found["enrichment"] = {
+        value["enrichment"] = {
             "layers": list(recorded.layers),
             **{
-                kind: [round(ratio, 3) for ratio in regions.mean_enrichment(weights[at][..., own], box, grid).tolist()]
+                kind: [
+                    round(ratio, 3)
+                    for ratio in regions.mean_enrichment(weights[at][..., of_image], box, grid).tolist()
+                ]
                 for kind, at in kinds.items()
                 if at
             },
         }
     order = sorted(rows.values(), key=lambda row: (-row.get("attention", 0.0), -row["cosine"]))
     nearest = sorted(rows.values(), key=lambda row: -row["cosine"])
-    return found | {"by_attention": order[:LISTED] if recorded else [], "by_cosine": nearest[:LISTED]}
+    return value | {"by_attention": order[:LISTED] if recorded else [], "by_cosine": nearest[:LISTED]}
 
 
 def compared(first: str, second: str, artifacts: Artifacts) -> dict[str, Any]:
@@ -205,18 +208,18 @@ def difference(first: str, second: str) -> list[list[dict[str, Any]]]:
     sides: list[list[dict[str, Any]]] = [[], []]
     for kind, letters in differ.diff_main(*coded, checklines=False):
         text = "".join(words[ord(letter)] for letter in letters)
-        for side, own in zip(sides, (differ.DIFF_DELETE, differ.DIFF_INSERT), strict=True):
-            if kind in (own, differ.DIFF_EQUAL):
+        for side, changed in zip(sides, (differ.DIFF_DELETE, differ.DIFF_INSERT), strict=True):
+            if kind in (changed, differ.DIFF_EQUAL):
                 side.append({"text": text, "same": kind == differ.DIFF_EQUAL})
     return sides
 
 
 def pairs(first: Trace, second: Trace) -> list[dict[str, Any]]:
     """Cosine of the latents at the same place of both runs; none where their models are of different width."""
-    found = []
+    rows = []
     if first.start.image_states.shape[-1] != second.start.image_states.shape[-1]:
-        return found
+        return rows
     for number, (a, b) in enumerate(zip(first.blocks, second.blocks, strict=False)):
         cosines = paired_cosine(a.latents, b.latents) if len(a.latents) and len(b.latents) else torch.empty(0)
-        found += [{"block": number, "index": t, "cosine": round(c, 3)} for t, c in enumerate(cosines.tolist())]
-    return found
+        rows += [{"block": number, "index": t, "cosine": round(c, 3)} for t, c in enumerate(cosines.tolist())]
+    return rows

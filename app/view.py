@@ -112,18 +112,18 @@ def fold_all(view: View, events: Iterable[Event]) -> View:
 def answer(view: View) -> tuple[str, float] | None:
     """The final answer and the probability of its tokens (product, before temperature), or None without one."""
     text = view.text
-    span, found = answers.find(text), answers.extract(text)
-    if span is None or found is None:
+    span, final = answers.find(text), answers.extract(text)
+    if span is None or final is None:
         return None
-    first = text.find(found, *span)
-    first, last = (first, first + len(found)) if first >= 0 else span  # with the LaTeX that `found` is without
+    first = text.find(final, *span)
+    first, last = (first, first + len(final)) if first >= 0 else span  # with the LaTeX that `final` is without
     offset, logprob = 0, 0.0
     for item in view.items:
         if item.kind == "text":
             if offset < last and offset + len(item.text) > first:
                 logprob += item.logprob
             offset += len(item.text)
-    return found, math.exp(logprob)
+    return final, math.exp(logprob)
 
 
 def _token(event: TokenEvent, opened: int, after_block: bool) -> Item:

@@ -19,8 +19,8 @@ def of(scope: Scope) -> str:
 
 def of_handler() -> str:
     """The same, of the request that Gradio calls a function of ours for; empty outside of one."""
-    asked = request_of_handler()
-    return of(asked.request.scope) if asked is not None and asked.request is not None else ""
+    request = request_of_handler()
+    return of(request.request.scope) if request is not None and request.request is not None else ""
 
 
 def network(host: str) -> str:

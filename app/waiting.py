@@ -58,7 +58,7 @@ class Waiting(asyncio.Queue):
         self.size = 0
         for each in packed:
             if isinstance(each.message, ProcessCompletedMessage):
-                self._append(_told_lost(each.message) if ends else each)
+                self._append(_lost(each.message) if ends else each)
             elif isinstance(each.message, ProcessGeneratingMessage):
                 self._cut.add(each.message.event_id)
 
@@ -82,7 +82,7 @@ class Waiting(asyncio.Queue):
         if not self._all.fits(self, packed.size):
             self.shed()
         if not self._all.fits(self, packed.size) and end:
-            packed = _told_lost(message)
+            packed = _lost(message)
         if self._all.fits(self, packed.size) and not (update and event in self._cut):
             self._append(packed)
         elif update:
@@ -162,9 +162,9 @@ def _packed(message: EventMessage) -> Packed:
     return Packed(message.model_copy(update={"output": {}}), written, len(written) + _LEAST)
 
 
-def _told_lost(message: ProcessCompletedMessage) -> Packed:
-    told = message.model_copy(update={"output": {"error": LOST}, "success": False, "title": "Error"})
-    return Packed(told, None, _LEAST)
+def _lost(message: ProcessCompletedMessage) -> Packed:
+    failure = message.model_copy(update={"output": {"error": LOST}, "success": False, "title": "Error"})
+    return Packed(failure, None, _LEAST)
 
 
 def in_turns(page: gr.Blocks, most: int) -> None:

@@ -90,15 +90,15 @@ class Workers:
 
     def _outcome(self, limits: Limits, work: Callable[..., Any], arguments: tuple, named: dict[str, Any]) -> Outcome:
         context = multiprocessing.get_context("forkserver")
-        answer, said = context.Pipe(duplex=False)
+        receiver, sender = context.Pipe(duplex=False)
         bounds = math.ceil(limits.look_seconds), limits.look_bytes
-        process = context.Process(target=do, args=(said, bounds, work, arguments, named), daemon=True)
+        process = context.Process(target=do, args=(sender, bounds, work, arguments, named), daemon=True)
         prepare()
         process.start()
-        said.close()
+        sender.close()
         try:
-            if answer.poll(WALL * limits.look_seconds):
-                return answer.recv()
+            if receiver.poll(WALL * limits.look_seconds):
+                return receiver.recv()
         except EOFError:  # it has ended without a word
             process.join()
             log.warning("%s ended with exit code %s.", self.what, process.exitcode)
@@ -106,7 +106,7 @@ class Workers:
             process.kill()
             process.join()
             process.close()
-            answer.close()
+            receiver.close()
         raise Overdue(
             f"{self.what} takes more than {limits.look_seconds:g} seconds or {limits.look_bytes / 1e9:g} GB here, "
             "so it was stopped; use a smaller file."

@@ -49,7 +49,7 @@ def lent(work: Work, lend: Lend, seconds: Callable[..., int]) -> Work:
     """
 
     @lend(duration=seconds)
-    def there(*arguments: Any) -> Iterator[bytes]:
+    def in_copy(*arguments: Any) -> Iterator[bytes]:
         # Bytes: a tensor would travel as shared memory of a process that may have ended before it is read. Errors:
         # the platform hands on nothing but the names of their classes.
         try:
@@ -60,10 +60,10 @@ def lent(work: Work, lend: Lend, seconds: Callable[..., int]) -> Work:
             kind = ValueError if isinstance(problem, ValueError) else RuntimeError
             yield pickle.dumps(Failed(kind, str(problem)))
 
-    def here(*arguments: Any) -> Iterator[Any]:
+    def through_copy(*arguments: Any) -> Iterator[Any]:
         came = False
         try:
-            with contextlib.closing(there(*arguments)) as parts:
+            with contextlib.closing(in_copy(*arguments)) as parts:
                 for part in parts:
                     came = True
                     item = pickle.loads(part)  # written by our own copy above, through a pipe that is nobody else's
@@ -74,7 +74,7 @@ def lent(work: Work, lend: Lend, seconds: Callable[..., int]) -> Work:
             what = "The GPU was taken away before the run ended" if came else "No GPU was lent"
             raise ValueError(f"{what}: {_plain(problem.message)}") from problem
 
-    return here
+    return through_copy
 
 
 def seconds_for(*, tokens: int, latents: int, pixels: int) -> int:
