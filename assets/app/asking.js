@@ -10,8 +10,8 @@ Object.assign(inscape, {
   // The inputs of an event, the first of which says what `what` does. Where nothing is asked for, an empty field is no
   // reason for a complaint.
   tell(what, rest) {
-    const said = this[what]();
-    return [said, ...(said < 0 ? rest.map((value) => value ?? 0) : rest)];
+    const first = this[what]();
+    return [first, ...(first < 0 ? rest.map((value) => value ?? 0) : rest)];
   },
   // Run was pressed.
   run() {
@@ -66,8 +66,8 @@ Object.assign(inscape, {
 function comeIntoView() {
   const panel = element.querySelector("section"),
     { top, bottom } = panel.getBoundingClientRect();
-  const seen = Math.min(bottom, innerHeight) - Math.max(top, 0);
-  if (seen >= Math.min(bottom - top, 160)) return;
+  const visible = Math.min(bottom, innerHeight) - Math.max(top, 0);
+  if (visible >= Math.min(bottom - top, 160)) return;
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   panel.scrollIntoView({ block: "start", behavior: still ? "instant" : "smooth" });
 }

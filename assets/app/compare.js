@@ -91,9 +91,9 @@ function take(place) {
       map = n < 0 ? null : state.maps[s].of(n);
     if (image?.naturalWidth && view.grids.length) {
       const cells = view.grids[0][0] * view.grids[0][1],
-        own = map?.slice(0, cells);
-      drawHeat(canvas, image, view.grids[0], own, 300, own ? { ...scaleOf([own]), cells: true, dim: 0.4 } : {});
-      canvas.setAttribute("aria-label", own ? `Where ${calledAt(view.items[n])} looks` : "The image");
+        shown = map?.slice(0, cells);
+      drawHeat(canvas, image, view.grids[0], shown, 300, shown ? { ...scaleOf([shown]), cells: true, dim: 0.4 } : {});
+      canvas.setAttribute("aria-label", shown ? `Where ${calledAt(view.items[n])} looks` : "The image");
     }
     caption.textContent =
       n < 0

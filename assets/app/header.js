@@ -1,6 +1,6 @@
 // Light and dark: the stored choice, else what Gradio took from ?__theme or the system.
 const button = element.querySelector('[data-part="theme"]');
-const asked = new URLSearchParams(location.search).get("__theme");
+const requested = new URLSearchParams(location.search).get("__theme");
 const glossary = element.querySelector("details");
 function stored(value) {
   try {
@@ -16,7 +16,7 @@ function setTheme(name) {
   button.setAttribute("aria-label", `Switch to the ${name === "dark" ? "light" : "dark"} theme`);
 }
 const system = () => (document.body.classList.contains("dark") ? "dark" : "light");
-setTheme(asked ? system() : (stored() ?? system()));
+setTheme(requested ? system() : (stored() ?? system()));
 button.onclick = () => {
   const next = document.body.classList.contains("dark") ? "light" : "dark";
   stored(next);

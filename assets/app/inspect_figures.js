@@ -35,8 +35,8 @@ function places(layout, name) {
 function layoutNow() {
   const { layouts } = state.value.space,
     kind = state.scaled ? "unit" : "raw";
-  const wanted = state.map === "umap" ? `umap${state.axes}.${kind}` : `pca.${kind}`;
-  return layouts.find((layout) => layout.key === wanted);
+  const key = state.map === "umap" ? `umap${state.axes}.${kind}` : `pca.${kind}`;
+  return layouts.find((layout) => layout.key === key);
 }
 
 // ---- trajectories

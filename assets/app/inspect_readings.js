@@ -25,19 +25,19 @@ const lens = panel(
   lensBox,
 );
 function drawLens() {
-  const { lens: found, known } = state.value,
+  const { lens: readings, known } = state.value,
     q = rowOf(state.selected),
     parts = [];
   if (q < 0) parts.push(make("p", { class: "ins-says" }, "Select a latent or a word."));
   else {
-    if (found.nearest)
+    if (readings.nearest)
       parts.push(
         table(
           ["nearest words of the bank", "cosine, centred"],
-          found.nearest[q].map(([word, value]) => [word, signed(value)]),
+          readings.nearest[q].map(([word, value]) => [word, signed(value)]),
         ),
       );
-    const layers = found.layers?.[String(state.selected)];
+    const layers = readings.layers?.[String(state.selected)];
     if (layers)
       parts.push(
         table(
@@ -48,12 +48,12 @@ function drawLens() {
           ]),
         ),
       );
-    else if (found.layers)
+    else if (readings.layers)
       parts.push(
         make("p", { class: "ins-says" }, isLatent(state.selected) ? state.value.left : "By layer, latents only."),
       );
   }
-  if (!found.layers)
+  if (!readings.layers)
     parts.push(
       known
         ? make(
@@ -84,8 +84,8 @@ const depict = panel(
   depictNote,
 );
 function drawDepict() {
-  const found = state.value.depict,
-    shown = found?.find((b) => b.number === state.block) ?? found?.[0];
+  const pictures = state.value.depict,
+    shown = pictures?.find((b) => b.number === state.block) ?? pictures?.[0];
   depict.node.hidden = !shown;
   if (!shown) return;
   const steps = state.value.of.filter((n) => isLatent(n) && items()[n].b === shown.number);

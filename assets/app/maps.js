@@ -18,8 +18,8 @@ const CHOSEN = "ins-map";
 let choiceHere = {}; // storage may be forbidden; the choice then lasts as long as the page
 function chosenMap() {
   try {
-    const kept = JSON.parse(sessionStorage.getItem(CHOSEN));
-    return typeof kept === "object" && kept ? kept : choiceHere;
+    const stored = JSON.parse(sessionStorage.getItem(CHOSEN));
+    return typeof stored === "object" && stored ? stored : choiceHere;
   } catch {
     return choiceHere;
   }
@@ -45,7 +45,7 @@ function mapShown(maps, looks) {
     similar = rules.find((rule) => rule.kind === "similarity"),
     attended = rules.find((rule) => rule.kind === "attention");
   const [best] = rules,
-    place = (of, ...wanted) => wanted.map((one) => of.indexOf(one)).find((at) => at >= 0);
+    place = (of, ...candidates) => candidates.map((one) => of.indexOf(one)).find((at) => at >= 0);
   let shown = !best ? "centred" : best.kind === "attention" ? "attention" : best.part ? "centred" : "raw";
   if (["raw", "centred"].includes(chosen.shown) || (look && ["attention", "minus"].includes(chosen.shown)))
     shown = chosen.shown;

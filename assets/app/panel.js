@@ -121,18 +121,18 @@ function drawOverlay(map) {
     canvas = part("big"),
     grid = run.grids[run.image];
   if (!image?.naturalWidth) return;
-  const here = map && partOf(map, run.image),
+  const values = map && partOf(map, run.image),
     range = map ? rangeOf(run.selected) : { low: 0, high: 1 };
-  drawHeat(canvas, image, grid, here, 420, { ...range, cells: true, dim: 0.4 });
+  drawHeat(canvas, image, grid, values, 420, { ...range, cells: true, dim: 0.4 });
   for (const cell of all(".ins-cell", part("view"))) cell.remove();
-  const peak = here && here.indexOf(Math.max(...here));
-  if (here) part("view").append(cellBox(peak, "ins-peak"));
-  drawRead(here, run.cell ?? peak);
+  const peak = values && values.indexOf(Math.max(...values));
+  if (values) part("view").append(cellBox(peak, "ins-peak"));
+  drawRead(values, run.cell ?? peak);
   drawRegion();
   canvas.setAttribute(
     "aria-label",
-    here
-      ? `Heat map over image ${run.image + 1}. Highest at patch row ${Math.floor(peak / grid[1])}, column ${peak % grid[1]}: ${signed(here[peak])}`
+    values
+      ? `Heat map over image ${run.image + 1}. Highest at patch row ${Math.floor(peak / grid[1])}, column ${peak % grid[1]}: ${signed(values[peak])}`
       : `Image ${run.image + 1}; the map of this word comes with the end of the run`,
   );
   part("low").textContent = map ? (isAttention() ? "" : "≤ ") + signed(range.low) : "";
@@ -183,9 +183,9 @@ function point(cell) {
   for (const box of all(".ins-hover", part("view"))) box.remove();
   run.cell = cell;
   if (!map) return;
-  const here = partOf(map, run.image);
+  const values = partOf(map, run.image);
   if (cell !== null) part("view").append(cellBox(cell, "ins-hover"));
-  drawRead(here, cell ?? here.indexOf(Math.max(...here)));
+  drawRead(values, cell ?? values.indexOf(Math.max(...values)));
 }
 
 function drawNear(map) {
@@ -238,14 +238,14 @@ function drawRule(item) {
 
 function drawStats(item) {
   const q = run.maps?.row.get(run.selected),
-    known = q !== undefined,
+    mapped = q !== undefined,
     facts = [];
   const fact = (name, value, note) =>
     facts.push(make("div", {}, make("dt", {}, name), make("dd", {}, value, make("small", {}, note))));
-  const norm = known ? run.maps.norms[q] : null,
+  const norm = mapped ? run.maps.norms[q] : null,
     latent = item.k === "latent";
   if (!latent) fact("probability", item.p.toFixed(2), "before temperature");
-  if (known) {
+  if (mapped) {
     if (run.maps.text_norm)
       fact(
         latent ? "‖z‖ over mean text state" : "norm over mean text state",
@@ -259,7 +259,7 @@ function drawStats(item) {
       `level ${at}`,
     );
   }
-  if (latent && known)
+  if (latent && mapped)
     fact(
       "cosine to previous latent",
       run.maps.previous[q] === null ? "n/a" : signed(run.maps.previous[q]),

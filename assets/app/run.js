@@ -106,22 +106,22 @@ function redraw() {
 }
 
 function drawAnswer(value) {
-  const found = value.finish?.answer;
-  part("answer").hidden = !found && !value.truth;
+  const answer = value.finish?.answer;
+  part("answer").hidden = !answer && !value.truth;
   if (part("answer").hidden) return;
   const line = [
     make("span", { class: "ins-label" }, "Answer"),
-    found ? make("span", { class: "ins-big" }, found) : make("span", {}, "none was given"),
+    answer ? make("span", { class: "ins-big" }, answer) : make("span", {}, "none was given"),
   ];
-  if (found) line.push(make("span", { class: "ins-small" }, `probability ${value.finish.probability.toFixed(2)}`));
+  if (answer) line.push(make("span", { class: "ins-small" }, `probability ${value.finish.probability.toFixed(2)}`));
   if (value.truth) line.push(make("span", { class: "ins-small" }, `truth of the scene: ${value.truth}`));
   part("answer").replaceChildren(...line);
 }
 
 function drawStatus(value) {
-  const said = [],
-    fact = (number, words) => said.push(make("span", {}, make("b", {}, number), ` ${words}`));
-  const state = (words) => said.push(make("span", { class: "ins-state" }, words));
+  const facts = [],
+    fact = (number, words) => facts.push(make("span", {}, make("b", {}, number), ` ${words}`));
+  const state = (words) => facts.push(make("span", { class: "ins-state" }, words));
   const finish = value.finish;
   if (value.state === "failed") state("Not run");
   else if (value.state === "stopped") state("Stopped");
@@ -149,7 +149,7 @@ function drawStatus(value) {
         finish.max_p_open.toFixed(2),
         none ? "highest probability of opening a block" : "probability of opening a block",
       );
-    said.push(
+    facts.push(
       make(
         "button",
         {
@@ -164,7 +164,7 @@ function drawStatus(value) {
       ),
     );
     if (none && finish.reason !== "cancelled")
-      said.push(
+      facts.push(
         make(
           "button",
           {
@@ -179,7 +179,7 @@ function drawStatus(value) {
         ),
       );
   }
-  part("status").replaceChildren(...said);
+  part("status").replaceChildren(...facts);
   part("trace").disabled = !value.trace;
 }
 
@@ -258,9 +258,9 @@ function update() {
   });
   latest = { ...value, items };
   if (fresh) reset(value); // a new run is shown; an earlier one that is chosen meanwhile stays
-  const here = run.value.run === value.run,
+  const inView = run.value.run === value.run,
     busy = value.state === "running";
-  if (here) show(latest);
+  if (inView) show(latest);
   if (busy && !value.n) say("Running");
   if (!busy) {
     inscape.ended(value.at);
@@ -272,10 +272,10 @@ function update() {
             ? `Finished. Answer: ${value.finish.answer}`
             : "Finished"),
     );
-    if (value.finish && here) tellItems();
-    const known = history.findIndex((old) => old.run === value.run);
-    if (known >= 0)
-      history[known] = latest; // its trace comes after its end
+    if (value.finish && inView) tellItems();
+    const at = history.findIndex((old) => old.run === value.run);
+    if (at >= 0)
+      history[at] = latest; // its trace comes after its end
     else if (value.finish) history.push(latest);
     if (history.length > HISTORY) history.shift();
   }

@@ -146,9 +146,9 @@ part("transcript").addEventListener("keydown", (event) => {
   run.nodes[run.selected]?.focus();
 });
 
-function select(n, byHand, told = false) {
+function select(n, byHand, announced = false) {
   if (!selectable(n)) return;
-  if (!told) tellSelected(run.value.run, n, byHand);
+  if (!announced) tellSelected(run.value.run, n, byHand);
   if (byHand) run.follow = false;
   const before = run.nodes.find((node) => node?.getAttribute("aria-pressed") === "true");
   before?.setAttribute("aria-pressed", "false");

@@ -50,14 +50,14 @@ function put(files) {
 // One file at a time: one that cannot be taken is named, and the others are taken all the same.
 async function take(list, append) {
   const files = [...list],
-    kept = append ? (props.value ?? []) : [],
+    earlier = append ? (props.value ?? []) : [],
     sent = [],
     problems = [];
   if (!files.length) return;
   problem("");
   well.setAttribute("aria-busy", "true");
   for (const file of files) {
-    if (kept.length + sent.length === LIMIT) {
+    if (earlier.length + sent.length === LIMIT) {
       problems.push(`A question carries at most ${LIMIT} images; the first ${LIMIT} are kept.`);
       break;
     }
@@ -73,17 +73,17 @@ async function take(list, append) {
         meta: { _type: "gradio.FileData" },
       });
     } catch (error) {
-      const said = /"detail":"([^"]+)"/.exec(String(error))?.[1]; // the server's sentence, where it has one
+      const reason = /"detail":"([^"]+)"/.exec(String(error))?.[1]; // the server's sentence, where it has one
       problems.push(
         /size/i.test(String(error))
           ? `${file.name} is larger than 10 MB; save it smaller or crop it.`
-          : `${file.name}${said ? `: ${said}` : " could not be uploaded; try again."}`,
+          : `${file.name}${reason ? `: ${reason}` : " could not be uploaded; try again."}`,
       );
     }
   }
   well.removeAttribute("aria-busy");
   problem(problems.join(" "));
-  if (sent.length) put([...kept, ...sent]);
+  if (sent.length) put([...earlier, ...sent]);
 }
 
 part("upload").onclick = () => {
@@ -101,12 +101,12 @@ part("file").onchange = () => {
 };
 part("paste").onclick = async () => {
   try {
-    const found = [];
+    const pasted = [];
     for (const item of await navigator.clipboard.read()) {
       const type = item.types.find((name) => name.startsWith("image/"));
-      if (type) found.push(new File([await item.getType(type)], "pasted.png", { type }));
+      if (type) pasted.push(new File([await item.getType(type)], "pasted.png", { type }));
     }
-    if (found.length) take(found, false);
+    if (pasted.length) take(pasted, false);
     else problem("The clipboard holds no image.");
   } catch {
     problem("This browser does not let a page read the clipboard; press Ctrl+V instead.");
