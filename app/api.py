@@ -71,7 +71,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, A
 
     def inspect(trace: str, request: gr.Request) -> dict[str, Any]:
         """The figures of a run, from its trace as /ask gives it: places, matrices, shares, nearest words, norms."""
-        runner.looks.take(session_of(request))
+        runner.inspections.take(session_of(request))
         value = TRACES.run(runner.limits, traces.figures, inside(trace), runner.artifacts, run="", name="", own=True)
         figures = {key: part for key, part in value.items() if key not in ("id", "name", "own", "view")}
         return figures | {"formulas": all_formulas()}
@@ -89,7 +89,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, A
         request: gr.Request,
     ) -> dict[str, Any]:
         """Who looks into a region (shares of the image, 0…1): words and latents by attention and by raw cosine."""
-        runner.looks.take(session_of(request))
+        runner.inspections.take(session_of(request))
         if any(value is None for value in (image, x0, y0, x1, y1, level, layer, head)):
             raise ValueError("A number of the region is missing; give all four.")
         box = (x0, y0, x1, y1)
@@ -98,7 +98,7 @@ def add_endpoints(runner: Runner, model: Mapping[str, Any], look: Mapping[str, A
 
     def compare(first: str, second: str, request: gr.Request) -> dict[str, Any]:
         """Two traces: the difference of their words, the cosines of their latents, their figures."""
-        runner.looks.take(session_of(request))
+        runner.inspections.take(session_of(request))
         comparison = TRACES.run(runner.limits, traces.compared, inside(first), inside(second), runner.artifacts)
         return {"words": comparison["words"], "pairs": comparison["pairs"], "runs": comparison["summaries"]}
 

@@ -92,7 +92,7 @@ def order_lines(
 ) -> None:
     """Lets `most` events of each group wait, and puts them into another order whenever one comes.
 
-    Gradio counts all groups together, so that many looks would refuse a question, and serves whoever came first.
+    Gradio counts all groups together, so that many inspections would refuse a question, and serves whoever came first.
     `Queue.push` is replaced: the one place that every event passes.
 
     Args:

@@ -119,7 +119,7 @@ class Handlers:
         """The words and latents that look into the region painted on a run's image, or a sentence."""
         data = asked_with(event)
         try:
-            self.runner.looks.take(session_of(request))
+            self.runner.inspections.take(session_of(request))
             run = self.history.find(session_of(request), str(data["run"]))
             box = tuple(float(edge) for edge in data["box"])
             where = {name: int(data[name]) for name in ("image", "level", "layer", "head")}
@@ -255,7 +255,7 @@ class Inspecting:
         """A trace file of a visitor's own: read, and kept like a run."""
         session = session_of(request)
         try:
-            self.runner.looks.take(session)
+            self.runner.inspections.take(session)
             path, number = inside(asked_with(event).get("path")), self.runner.next_run()
             with place_for(number, self.runner.limits) as target:
                 heading = TRACES.run(self.runner.limits, traces.adopted, path, target)
@@ -269,7 +269,7 @@ class Inspecting:
     ) -> dict[str, Any]:
         session = session_of(request)
         try:
-            self.runner.looks.take(session)
+            self.runner.inspections.take(session)
             with self.runner.in_order(session):
                 value = inspected(self.runner, self.history, session, id, model=model, heading=heading)
         except ValueError as problem:
@@ -321,7 +321,7 @@ class Comparing:
     def _value(self, request: gr.Request, first: object, second: object) -> dict[str, Any]:
         session = session_of(request)
         try:
-            self.runner.looks.take(session)
+            self.runner.inspections.take(session)
             with self.runner.in_order(session):
                 value = compared(self.runner, self.history, session, first, second)
             return self._listed(request, value)

@@ -46,10 +46,10 @@ class Limits:
     latents: int = MAX_LATENTS
     """K, latents of a block."""
     queue: int = 32
-    """Questions that wait, and as many looks; the next one is refused with a sentence."""
+    """Questions that wait, and as many inspections; the next one is refused with a sentence."""
     at_once: int = 4
     """Models at work at once, for the runs and inspections of all visitors together."""
-    looks_at_once: int = 2
+    inspections_at_once: int = 2
     """Inspections, comparisons, regions and opened traces at once; nobody's question waits for them."""
     light_at_once: int = 8
     """Of what takes a moment: scenes, checks of images."""
@@ -57,11 +57,11 @@ class Limits:
     """Seconds of a run, waiting at the speed `slow` included. Checked between tokens, so one forward may exceed it."""
     runs_a_minute: int | None = None
     """Runs that one session may start in a minute; None: as many as it likes."""
-    looks_a_minute: int | None = None
+    inspections_a_minute: int | None = None
     """Inspections, comparisons and regions of one session in a minute, which cost about as much as a short run."""
-    look_seconds: float = 60.0
+    worker_seconds: float = 60.0
     """Seconds of CPU that reading one picture or one run may take, and its figures."""
-    look_bytes: int = 8_000_000_000
+    worker_bytes: int = 8_000_000_000
     """Memory that it may take."""
     session_runs: int = 20
     """Runs kept per session; the oldest goes with its trace."""
@@ -117,11 +117,11 @@ class Limits:
     @property
     def places(self) -> int:
         """Events under way at once."""
-        return self.at_once + self.looks_at_once + self.light_at_once + 1
+        return self.at_once + self.inspections_at_once + self.light_at_once + 1
 
     @property
-    def kept(self) -> str:
-        """What becomes of a visitor's data, in a sentence for the page."""
+    def retention_notice(self) -> str:
+        """The sentence on the page about what becomes of a visitor's data."""
         return (
             "What you upload and your runs stay on this server, are shown to nobody else and are not used for "
             "training. Runs are deleted within a minute after you close or reload the page; images, and whatever else "
@@ -140,9 +140,9 @@ PUBLIC = Limits(
     latents=64,  # the embedded models' largest grid has 36
     run_seconds=60.0,  # 512 tokens at the slow speed take 21 s, the most latents 41 s
     runs_a_minute=30,  # a run at the slow speed takes 2 s, and dragging K starts a few
-    looks_a_minute=60,
-    look_seconds=10.0,  # the largest picture takes 1, the figures of the longest run 5
-    look_bytes=1_500_000_000,
+    inspections_a_minute=60,
+    worker_seconds=10.0,  # the largest picture takes 1, the figures of the longest run 5
+    worker_bytes=1_500_000_000,
     all_runs=2000,
     keep_seconds=3600.0,
     disk_bytes=2_000_000_000,  # a Space has 50 GB, and shares them with the packages

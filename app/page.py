@@ -53,7 +53,7 @@ def build(runner: Runner, history: History) -> gr.Blocks:
                 _inspect(tab, Inspecting(runner, history), {**places["look"], **QUIET})
             with gr.Tab("Compare", id="compare") as tab:
                 _compare(tab, Comparing(runner, history), *({**places[name], **QUIET} for name in ("look", "model")))
-        static(f'<p class="ins-small ins-kept">{escape(limits.kept)}</p>')
+        static(f'<p class="ins-small ins-kept">{escape(limits.retention_notice)}</p>')
         page.unload(handlers.forget)
 
         async def leave(request: gr.Request) -> None:
@@ -73,7 +73,7 @@ def groups(limits: Limits) -> dict[str, dict[str, Any]]:
 
     A group's limit is the lowest that any of its events gives, and who gives none gives 1: every event names both.
     """
-    most = {"model": limits.at_once, "look": limits.looks_at_once, "light": limits.light_at_once}
+    most = {"model": limits.at_once, "look": limits.inspections_at_once, "light": limits.light_at_once}
     return {name: {"concurrency_id": name, "concurrency_limit": count} for name, count in most.items()}
 
 

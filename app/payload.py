@@ -115,8 +115,8 @@ def maps(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
     every = [n for n, item in enumerate(view.items) if item.vector is not None]
     if not every or view.start is None or not view.start.image_states.numel():
         return None
-    look = attention(view, budget // 2)
-    budget -= size(look)
+    attention_maps = attention(view, budget // 2)
+    budget -= size(attention_maps)
     tokens = view.start.image_states.shape[1]
     levels = _levels(len(every), *view.start.image_states.shape[:2])
     rules = [rule for rule in view.rules if rule.kind == "similarity"]
@@ -134,9 +134,10 @@ def maps(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
     vectors = torch.stack([view.items[n].vector for n in chosen])  # (Q, D)
     states = view.start.image_states[levels]  # (S, N, D)
     text = [view.items[n].vector for n in every if view.items[n].kind == "text"]
-    looked = [n for n, item in enumerate(view.items) if item.look is not None] if look else []
-    whole = set(every).union(looked)
-    left = whole.difference(chosen).intersection(every).union(set(looked).difference(look["of"] if look else ()))
+    attending = [n for n, item in enumerate(view.items) if item.attention is not None] if attention_maps else []
+    whole = set(every).union(attending)
+    without_attention = set(attending).difference(attention_maps["of"] if attention_maps else ())
+    left = set(every).difference(chosen).union(without_attention)
     return {
         "of": chosen,
         "levels": [view.start.levels[level] for level in levels],
@@ -146,7 +147,7 @@ def maps(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
         "text_norm": rounded(mean_norm(torch.stack(text))) if text else None,
         "image_norms": rounded(mean_norm(states)),
         "previous": [_to_previous(view.items, n) for n in chosen],
-        "attention": look,
+        "attention": attention_maps,
         "left": f"The run is too long to send all maps: {len(left):,} of its {len(whole):,} words and latents lack "
         "some, late words first."
         if left
@@ -161,10 +162,10 @@ def attention(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
     (E, 1 + H, N) is the mean of the run's words, None where it has none (see analysis.attention.minus_baseline). Above
     `ATTENTION_BUDGET` single heads are left out, then layers thinned out; above `budget` bytes items, words first.
     """
-    every = [n for n, item in enumerate(view.items) if item.look is not None]
+    every = [n for n, item in enumerate(view.items) if item.attention is not None]
     if not every or view.start is None:
         return None
-    layers, heads, tokens = view.items[every[0]].look.image.shape
+    layers, heads, tokens = view.items[every[0]].attention.image.shape
     numbers = len(every) * (tokens + NUMBER)
     single = layers * (1 + heads) * numbers <= ATTENTION_BUDGET
     sent_layers = spread(layers, max(2, ATTENTION_BUDGET // max(1, (1 + heads if single else 1) * numbers)))
@@ -174,7 +175,7 @@ def attention(view: View, budget: int = ANSWER) -> dict[str, Any] | None:
         return None
 
     def shown(n: int) -> torch.Tensor:
-        weights = with_mean(view.items[n].look.image[sent_layers].float())  # (E, 1 + H, N)
+        weights = with_mean(view.items[n].attention.image[sent_layers].float())  # (E, 1 + H, N)
         return weights if single else weights[:, :1]
 
     weights = torch.stack([shown(n) for n in chosen])  # (Q, E, 1 + H, N)

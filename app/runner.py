@@ -115,7 +115,7 @@ class Runner:
         self.limits = limits
         self.listening = Listening(limits.sessions, limits.share)
         self.starts = Rate(limits.runs_a_minute, "runs", most=limits.sessions)
-        self.looks = Rate(limits.looks_a_minute, "inspections", most=limits.sessions)
+        self.inspections = Rate(limits.inspections_a_minute, "inspections", most=limits.sessions)
 
     def reasoner(self, name: str) -> "Reasoner":
         """The model of this name. Raises ValueError for names that are not offered."""
@@ -300,7 +300,7 @@ class Runner:
                 state = self._sessions.get(name)
                 if state is not None:
                     state.end()
-                    if state.idle and not state.asked:
+                    if state.idle and not state.asked_at:
                         # a program's: it never says that its session has ended, so nothing of it is kept between runs
                         del self._sessions[name]
 

@@ -113,7 +113,7 @@ def serve(
         launch()
     keep_states(page, States(listening))
     stored, first = store(), {*paths(first_files())}
-    stored.kept = lambda: first | history.held()
+    stored.protected = lambda: first | history.held()
 
     def sweep() -> None:
         stored.sweep(limits)

@@ -52,7 +52,7 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder).resolve()
-        self.kept: Callable[[], Collection[str]] = frozenset
+        self.protected: Callable[[], Collection[str]] = frozenset
         """Paths of files that are never dropped or swept: those that open pages show."""
         self._shares: dict[str, Share] = {}
         self._files: dict[str, Entry] = {}
@@ -102,20 +102,20 @@ class Store:
         """Drops old files until one more and `size` more bytes of an address fit in.
 
         Where the address has its share: its own, oldest first, unless they are younger than `limits.settled_seconds`.
-        Where the whole store is full: the oldest of the address that has most. None that `kept` names. Raises OSError
-        with a sentence where nothing can be dropped.
+        Where the whole store is full: the oldest of the address that has most. None that is `protected`. Raises OSError with
+        a sentence where nothing can be dropped.
         """
         with self._lock:
             share, protected = self._shares.get(owner, Share()), None
             while owner and self._above(share, limits, size, limits.share):
-                protected = protected or {*self.kept()}
+                protected = protected or {*self.protected()}
                 oldest = next((path for path in share.files if path not in protected), None)
                 wait = share.files[oldest].changed + limits.settled_seconds - time.time() if oldest else 0.0
                 if oldest is None or wait > 0:
                     raise OSError(_share_full(limits, wait if oldest else None))
                 self._drop(oldest)
             while self._above(self, limits, size, 1.0):
-                protected = protected or {*self.kept()}
+                protected = protected or {*self.protected()}
                 oldest = self._oldest_of_most(protected, limits)
                 if oldest is None:
                     raise OSError(
@@ -146,11 +146,11 @@ class Store:
     def sweep(self, limits: Limits) -> int:
         """Compares the table with the disk, deletes what is too old and what is above the limits; how many went.
 
-        What `kept` names is marked as new, so that another server which shares the folder leaves it, too. What cannot
-        be deleted is logged and tried again the next time.
+        What is `protected` is marked as new, so that another server which shares the folder leaves it, too. What
+        cannot be deleted is logged and tried again the next time.
         """
         self.correct()
-        before, protected = time.time() - limits.keep_seconds, {*self.kept()}
+        before, protected = time.time() - limits.keep_seconds, {*self.protected()}
         for path in protected:
             if path in self:
                 _touch(path)
@@ -188,7 +188,7 @@ class Store:
         return bytes + size >= share * limits.disk_bytes or count + 1 > share * limits.disk_files
 
     def _oldest_of_most(self, protected: Collection[str], limits: Limits) -> str | None:
-        """The oldest file, but none of `kept`, of the address with the largest part of all bytes or of all files."""
+        """The oldest file, but none of `protected`, of the address with the largest part of all bytes or files."""
 
         def part(share: Share) -> float:
             return max(share.bytes / max(1, limits.disk_bytes), len(share.files) / max(1, limits.disk_files))

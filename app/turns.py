@@ -19,7 +19,7 @@ class Turn(Generic[T]):
     """A piece of work, and the event that cancels it."""
 
     at: float
-    """When it was asked for; see `Session.asked`."""
+    """When it was asked for; see `Session.asked_at`."""
     work: T
     cancelled: threading.Event
     """Set when something else is asked for, when the session stops, and when it ends."""
@@ -29,7 +29,7 @@ class Session:
     """What one browser tab or program has under way. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self.asked = 0.0
+        self.asked_at = 0.0
         """The time of the last thing that was asked for or stopped, by the page's own clock; 0 for none. What is
         older has no turn any more, in whatever order it arrives."""
         self._cancelled = threading.Event()  # of what is under way
@@ -47,9 +47,9 @@ class Session:
     def turns(self, at: float, work: T) -> Iterator[Turn[T]]:
         """See `Runner.turns`."""
         with self._changed:
-            if at <= self.asked:
+            if at <= self.asked_at:
                 return
-            self.asked = at
+            self.asked_at = at
             self._next = Turn(at, work, threading.Event())
             self._cancelled.set()
             self._changed.notify_all()
@@ -92,9 +92,9 @@ class Session:
     def stop(self, at: float | None = None) -> bool:
         """See `Runner.stop`."""
         with self._changed:
-            if at is not None and at < self.asked:
+            if at is not None and at < self.asked_at:
                 return False
-            self.asked = max(self.asked, at or 0.0)
+            self.asked_at = max(self.asked_at, at or 0.0)
             self._next = None
             self._cancelled.set()
             self._changed.notify_all()

@@ -33,7 +33,7 @@ class Item:
     glow: torch.Tensor | None = None
     """(N,) where a latent looks under the first of `View.rules` that its run recorded. None in a run that was folded
     at once: its maps say so."""
-    look: AttentionSummary | None = None
+    attention: AttentionSummary | None = None
     """Where its state attended; None unless attention is recorded."""
     logprob: float = 0.0
     p_open: float = 0.0
@@ -132,7 +132,7 @@ def _token(event: TokenEvent, opened: int, after_block: bool) -> Item:
         text=event.text,
         block={"text": -1, "open": opened}.get(event.kind, opened - 1),
         vector=event.hidden,
-        look=event.look,
+        attention=event.look,
         logprob=event.logprob,
         p_open=event.p_open,
         forced=event.forced,
@@ -153,6 +153,6 @@ def _latent(event: LatentEvent, after_block: bool, glow: torch.Tensor | None) ->
         columns=event.grid[1] if event.grid else 0,
         vector=event.fed,
         glow=glow,
-        look=event.look,
+        attention=event.look,
         after_block=after_block,
     )

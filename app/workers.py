@@ -91,13 +91,13 @@ class Workers:
     def _outcome(self, limits: Limits, work: Callable[..., Any], arguments: tuple, named: dict[str, Any]) -> Outcome:
         context = multiprocessing.get_context("forkserver")
         receiver, sender = context.Pipe(duplex=False)
-        bounds = math.ceil(limits.look_seconds), limits.look_bytes
+        bounds = math.ceil(limits.worker_seconds), limits.worker_bytes
         process = context.Process(target=do, args=(sender, bounds, work, arguments, named), daemon=True)
         prepare()
         process.start()
         sender.close()
         try:
-            if receiver.poll(WALL * limits.look_seconds):
+            if receiver.poll(WALL * limits.worker_seconds):
                 return receiver.recv()
         except EOFError:  # it has ended without a word
             process.join()
@@ -108,7 +108,7 @@ class Workers:
             process.close()
             receiver.close()
         raise Overdue(
-            f"{self.what} takes more than {limits.look_seconds:g} seconds or {limits.look_bytes / 1e9:g} GB here, "
+            f"{self.what} takes more than {limits.worker_seconds:g} seconds or {limits.worker_bytes / 1e9:g} GB here, "
             "so it was stopped; use a smaller file."
         )
 

@@ -158,7 +158,7 @@ def test_a_latent_glows_under_the_first_rule_that_its_run_recorded(empty, measur
             states = view.start.image_states
             expected = nearest_patch(item.vector[None], states[[place]], centred=part == 1, reference=states[-1])[0, 0]
         else:
-            weights = item.look.image[place].float()
+            weights = item.attention.image[place].float()
             expected = weights.mean(0) if part < 0 else weights[part]
         torch.testing.assert_close(item.glow, expected)
     sent = payload(view, 1, label="Monet")["looks"]
@@ -187,7 +187,7 @@ def test_attention_is_sent_by_layer_and_head(empty):
     peaks = np.array(sent["peaks"]).reshape(-1, 3, 3)
     assert [view.items[n].kind for n in sent["of"]].count("close") == 0
     for q, n in enumerate(sent["of"]):
-        weights = view.items[n].look.image.float().numpy()
+        weights = view.items[n].attention.image.float().numpy()
         wanted = np.concatenate([weights.mean(1, keepdims=True), weights], 1)
         np.testing.assert_allclose(units[q] / 255 * peaks[q][..., None], wanted, atol=wanted.max() / 250)
 
@@ -201,7 +201,7 @@ def test_attention_of_long_runs_leaves_out_heads_then_layers(empty, monkeypatch)
 
 def test_a_run_without_recorded_attention_sends_none(empty):
     view = whole_run(empty)
-    bare = dataclasses.replace(view, items=tuple(dataclasses.replace(item, look=None) for item in view.items))
+    bare = dataclasses.replace(view, items=tuple(dataclasses.replace(item, attention=None) for item in view.items))
     assert maps(bare)["attention"] is None
 
 

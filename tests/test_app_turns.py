@@ -179,7 +179,7 @@ def test_one_session_never_runs_two_things_and_ends_with_the_last(page, monkeypa
     draw = random.Random(5)
     for _ in range(4):
         times, values = draw.sample(range(1, 41), 40), []
-        base = max((session.asked for session in page.runner._sessions.values()), default=0)
+        base = max((session.asked_at for session in page.runner._sessions.values()), default=0)
 
         def visit(mine, values=values, base=base):
             for at in mine:

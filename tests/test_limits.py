@@ -120,7 +120,7 @@ def test_old_files_are_swept_and_new_ones_and_the_pages_own_stay(tmp_path):
     for path in (old, own, old.parent):
         os.utime(path, (time.time() - 7200,) * 2)
     files, limits = Store(tmp_path), dataclasses.replace(OWN, keep_seconds=3600)
-    files.kept = lambda: {str(own)}
+    files.protected = lambda: {str(own)}
     (tmp_path / "empty").mkdir()
     os.utime(tmp_path / "empty", (time.time() - 7200,) * 2)
     assert stored_bytes(tmp_path) == files.bytes == 15 and len(files) == 3
@@ -199,9 +199,9 @@ def test_every_answer_carries_the_headers(server):
 def test_the_pages_limits_are_those_of_the_instance(server):
     runner, url = server
     assert runner.limits is PUBLIC
-    kept = PUBLIC.kept
+    kept = PUBLIC.retention_notice
     assert "an hour after" in kept and kept.split(".")[0] in httpx.get(f"{url}config").text
-    assert "24 hours after" in OWN.kept and "within a minute after you close" in OWN.kept
+    assert "24 hours after" in OWN.retention_notice and "within a minute after you close" in OWN.retention_notice
 
 
 def test_what_gradio_keeps_for_sessions_is_bounded():
@@ -340,7 +340,12 @@ def test_every_event_names_its_group_and_the_groups_limit():
         for fn in queued:
             page._queue.create_event_queue_for_fn(fn)
         lines = {name: line.concurrency_limit for name, line in page._queue.event_queue_per_concurrency_id.items()}
-        assert lines == {"model": OWN.at_once, "look": OWN.looks_at_once, "light": OWN.light_at_once, "choose": 1}
+        assert lines == {
+            "model": OWN.at_once,
+            "look": OWN.inspections_at_once,
+            "light": OWN.light_at_once,
+            "choose": 1,
+        }
     finally:
         page.close()
 

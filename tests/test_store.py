@@ -95,7 +95,7 @@ def test_where_all_space_is_taken_the_largest_owners_oldest_files_go_but_none_in
     for number in range(5):
         put(files, "much", f"m{number}", 150)
     honest, view = put(files, "little", "l", 100, age=1000), tmp_path / "m0" / "image.png"
-    files.kept = lambda: {str(view)}
+    files.protected = lambda: {str(view)}
     assert files.bytes == 850 and not files.fits("new", SMALL, 200)
     files.make_room("new", SMALL, 200)
     assert honest.exists() and view.exists() and not (tmp_path / "m1").exists() and files.bytes == 700
@@ -104,7 +104,7 @@ def test_where_all_space_is_taken_the_largest_owners_oldest_files_go_but_none_in
         files.make_room("new", SMALL, 100)
         assert not (tmp_path / "m2").exists() and files.bytes == 800
     assert files.bytes == 550
-    files.kept = lambda: {str(path) for path in tmp_path.glob("*/*")}
+    files.protected = lambda: {str(path) for path in tmp_path.glob("*/*")}
     with pytest.raises(OSError, match="belong to pages that are open"):
         files.make_room("new", SMALL, 480)
 
@@ -226,7 +226,7 @@ def end(event: str, size: int) -> ProcessCompletedMessage:
 
 
 def test_what_waits_for_a_session_is_bounded_and_ends_with_the_whole_answer():
-    few = {"sessions": 2, "queue": 0, "at_once": 1, "looks_at_once": 0, "light_at_once": 0}
+    few = {"sessions": 2, "queue": 0, "at_once": 1, "inspections_at_once": 0, "light_at_once": 0}
     limits = dataclasses.replace(PUBLIC, **few, waiting_bytes=20_000, all_waiting_bytes=50_000)
     listening, events = Listening(2), {"deaf": {"1"}}
     everything = AllWaiting(limits, listening, events)

@@ -13,7 +13,7 @@ from app.limits import PUBLIC
 from app.traces import difference
 from app.workers import Overdue, Workers
 
-SHORT = dataclasses.replace(PUBLIC, look_seconds=1, look_bytes=300_000_000)
+SHORT = dataclasses.replace(PUBLIC, worker_seconds=1, worker_bytes=300_000_000)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_every_page_works_under_its_policy(open_page, url):
     page.get_by_role("tab", name="Compare").click()
     page.wait_for_selector("#ins-compare-view .ins-panel")
     page.get_by_role("tab", name="Ask").click()
-    expect(page.locator(".ins-kept")).to_have_text(PUBLIC.kept)
+    expect(page.locator(".ins-kept")).to_have_text(PUBLIC.retention_notice)
 
 
 def test_hostile_text_is_shown_as_text(open_page, url, tmp_path):
