@@ -252,7 +252,7 @@ def test_a_question_of_control_tokens_and_the_longest_question(reasoner):
 
 def test_rule_none_is_the_checkpoints_own(reasoner):
     assert reasoner.settings(rule=None).rule == "latents_only"
-    assert reasoner.settings(rule="everything").rule == "everything"
+    assert reasoner.settings(rule="causal").rule == "causal"
 
 
 @pytest.mark.slow
