@@ -102,8 +102,8 @@ class Store:
         """Drops old files until one more and `size` more bytes of an address fit in.
 
         Where the address has its share: its own, oldest first, unless they are younger than `limits.settled_seconds`.
-        Where the whole store is full: the oldest of the address that has most. None that is `protected`. Raises OSError with
-        a sentence where nothing can be dropped.
+        Where the whole store is full: the oldest of the address that has most. Never what is `protected`.
+        Raises OSError with a sentence where nothing can be dropped.
         """
         with self._lock:
             share, protected = self._shares.get(owner, Share()), None

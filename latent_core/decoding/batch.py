@@ -125,10 +125,10 @@ class SequenceBatch:
         rotary = self._rotate(feeds, size)
         self.cache.begin(slot_types, counts)
         for row, own in enumerate(types):
-            if not self._hides[row] and (self.rules[row] != "everything" or self.flow != PLAIN):
+            if not self._hides[row] and (self.rules[row] != "causal" or self.flow != PLAIN):
                 classes = set(map(slot_class, own))
                 # a block that its model left without a closing token is followed by text under the rule all the same
-                ruled = self.rules[row] != "everything" and (CLOSE in classes or AFTER in classes)
+                ruled = self.rules[row] != "causal" and (CLOSE in classes or AFTER in classes)
                 self._hides[row] = ruled or (self.flow != PLAIN and AUX in classes)
         watch = None
         if recorder is not None and size > 1:  # of a single query nothing has to be chosen

@@ -189,7 +189,7 @@ def count_forwards(backbone: Backbone, method: LatentMethod, rows: Sequence[Forc
             method,
             Feed(zeros(1), is_latent=False, slots=Slots((PROMPT,))),
             Forced(method, row.segments, [Feed(zeros(1), is_latent=False, slots=Slots((AUX,))) for _ in row.pictures]),
-            "everything",
+            "causal",
         )
         for row in rows
     ]
@@ -262,7 +262,7 @@ def splice(
         embeds = embeds.masked_scatter(slots, torch.cat(vectors).to(embeds.dtype))
     slots = torch.arange(length, device=backbone.device).expand(len(rows), -1)
     # padding is on the right, where causality hides it
-    plain = all(r == "everything" for r in rules) and (flow == PLAIN or not features.pictures)
+    plain = all(r == "causal" for r in rules) and (flow == PLAIN or not features.pictures)
     mask = None if plain else attend(layout.slot_types, tables(rules, backbone.device), slots, flow)
     states, kept = backbone(embeds, backbone.rotary(layout.positions), mask=mask, levels=levels, recorder=recorder)
     return Unrolled(states, layout, [list(blocks) for blocks in latents], 1, kept)
