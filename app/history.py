@@ -63,7 +63,7 @@ class History:
             for path in sorted(recorded.glob("*.safetensors"))
         )
         self._runs: OrderedDict[str, list[SavedRun]] = OrderedDict()
-        self._seen: dict[str, float] = {}  # when a session that has runs was last heard of
+        self._heard: dict[str, float] = {}  # when a session that has runs was last heard of
         self._lock = threading.Lock()
 
     def admit(self, session: str) -> None:
@@ -90,7 +90,7 @@ class History:
             dropped = runs[: -self.limits.session_runs]
             del runs[: -self.limits.session_runs]
             self._runs.move_to_end(session)
-            self._seen[session] = self.clock()
+            self._heard[session] = self.clock()
             while len(self._runs) > self.limits.sessions or self._count() > self.limits.all_runs:
                 away = [other for other in self._runs if other != session and other not in self.listening]
                 if away:
@@ -107,8 +107,8 @@ class History:
             now, dropped = self.clock(), []
             for session in list(self._runs):
                 if session in self.listening:
-                    self._seen[session] = now
-                elif now - self._seen[session] >= self.limits.away_seconds:
+                    self._heard[session] = now
+                elif now - self._heard[session] >= self.limits.away_seconds:
                     dropped += self._pop(session)
         _delete(dropped)
 
@@ -160,7 +160,7 @@ class History:
         _delete(runs)
 
     def _pop(self, session: str) -> list[SavedRun]:
-        self._seen.pop(session, None)
+        self._heard.pop(session, None)
         return self._runs.pop(session, [])
 
     def _count(self) -> int:

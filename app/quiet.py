@@ -18,16 +18,16 @@ class Quiet:
 
     def __init__(self, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.log, self.clock = log, clock
-        self._said: dict[str, tuple[float, int]] = {}  # when the kind was said last, and how often it happened since
+        self._logged: dict[str, tuple[float, int]] = {}  # when the kind was said last, and how often it happened since
         self._lock = threading.Lock()
 
     def say(self, kind: str, sentence: str, problem: BaseException | None = None) -> None:
         """Logs a warning, with the traceback of `problem`. There are but a few kinds, none named by a visitor."""
         with self._lock:
             now = self.clock()
-            last, count = self._said.get(kind, (now - EVERY, 0))
+            last, count = self._logged.get(kind, (now - EVERY, 0))
             due = now - last >= EVERY
-            self._said[kind] = (now, 0) if due else (last, count + 1)
+            self._logged[kind] = (now, 0) if due else (last, count + 1)
         if due:
             more = f" ({count:,} more of this kind since it was said last.)" if count else ""
             self.log.warning("%s%s", sentence, more, exc_info=problem)

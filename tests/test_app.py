@@ -230,14 +230,14 @@ def test_a_program_can_do_what_the_page_does(runner, reasoner, tmp_path):
         assert result["answer"] == "ring" and result["latents"] == len(result["looks"]) == 4
         assert Trace.load(trace).settings.latents == 4
         reasoner.config = dataclasses.replace(reasoner.config, latents=LatentRange(default=3))
-        own = client.predict([handle_file(image)], scene["question"], api_name="/ask")[0]
-        assert own["latents"] == 3  # where none is given, the checkpoint's own K
-        found = client.predict(handle_file(trace), api_name="/inspect")
-        assert np.array(found["homogeneity"]["blocks"][0]["matrix"]).shape == (4, 4) and "view" not in found
-        found = client.predict(handle_file(trace), x1=0.5, y1=0.5, api_name="/region")
-        assert (found["tokens"], found["of"]) == (9, 36) and len(found["by_cosine"]) > 4
-        found = client.predict(handle_file(trace), handle_file(trace), api_name="/compare")
-        assert [pair["cosine"] for pair in found["pairs"]] == [1.0] * 4 and found["runs"][0] == found["runs"][1]
+        answer = client.predict([handle_file(image)], scene["question"], api_name="/ask")[0]
+        assert answer["latents"] == 3  # where none is given, the checkpoint's own K
+        figures = client.predict(handle_file(trace), api_name="/inspect")
+        assert np.array(figures["homogeneity"]["blocks"][0]["matrix"]).shape == (4, 4) and "view" not in figures
+        figures = client.predict(handle_file(trace), x1=0.5, y1=0.5, api_name="/region")
+        assert (figures["tokens"], figures["of"]) == (9, 36) and len(figures["by_cosine"]) > 4
+        figures = client.predict(handle_file(trace), handle_file(trace), api_name="/compare")
+        assert [pair["cosine"] for pair in figures["pairs"]] == [1.0] * 4 and figures["runs"][0] == figures["runs"][1]
         with pytest.raises(Exception, match="is not a trace that can be read"):
             client.predict(handle_file(image), api_name="/inspect")
         with pytest.raises(Exception, match="must hold"):

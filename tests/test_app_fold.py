@@ -188,8 +188,8 @@ def test_attention_is_sent_by_layer_and_head(empty):
     assert [view.items[n].kind for n in sent["of"]].count("close") == 0
     for q, n in enumerate(sent["of"]):
         weights = view.items[n].attention.image.float().numpy()
-        wanted = np.concatenate([weights.mean(1, keepdims=True), weights], 1)
-        np.testing.assert_allclose(units[q] / 255 * peaks[q][..., None], wanted, atol=wanted.max() / 250)
+        expected = np.concatenate([weights.mean(1, keepdims=True), weights], 1)
+        np.testing.assert_allclose(units[q] / 255 * peaks[q][..., None], expected, atol=expected.max() / 250)
 
 
 def test_attention_of_long_runs_leaves_out_heads_then_layers(empty, monkeypatch):

@@ -103,8 +103,8 @@ def test_a_program_gets_its_answer_though_the_disk_is_full(monkeypatch):
         visitor, (pictures, *_) = Visitor(page.local_url), new_scene("find", 7)
         image = visitor.file(hostile.written(pictures[0], "PNG"))
         full_disk(monkeypatch)
-        ok, said = visitor.ask("Which?", image)
-        answer, trace = result(said)
+        ok, response = visitor.ask("Which?", image)
+        answer, trace = result(response)
         assert ok and trace is None and answer["answer"] == "ring" and "No space left" in answer["problem"]
     finally:
         page.close()
@@ -160,8 +160,8 @@ def test_a_tab_that_closes_while_it_waits_leaves_the_queue():
             time.sleep(0.05)
         assert waiting >= 4
         slow.delay = 0
-        ok, said = tabs[5].press("Which?", image)
-        assert ok and "ring" in said
+        ok, answer = tabs[5].press("Which?", image)
+        assert ok and "ring" in answer
     finally:
         page.close()
 

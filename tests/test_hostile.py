@@ -43,9 +43,9 @@ def scene() -> tuple[bytes, str, str]:
 @pytest.fixture(scope="module")
 def good_trace(url, scene, tmp_path_factory) -> Path:
     visitor = Visitor(url)
-    _, said = visitor.ask(scene[1], visitor.file(scene[0]))
+    _, answer = visitor.ask(scene[1], visitor.file(scene[0]))
     path = tmp_path_factory.mktemp("good") / "run.safetensors"
-    path.write_bytes(Path(result(said)[1]["path"]).read_bytes())
+    path.write_bytes(Path(result(answer)[1]["path"]).read_bytes())
     return path
 
 
@@ -54,18 +54,18 @@ def visitor(url, scene, caplog):
     """Afterwards the page still answers a good question, and nothing failed where it was not foreseen."""
     visitor = Visitor(url)
     yield visitor
-    ok, said = visitor.ask(scene[1], visitor.file(scene[0]))
-    assert ok and result(said)[0]["answer"] == scene[2], said
+    ok, answer = visitor.ask(scene[1], visitor.file(scene[0]))
+    assert ok and result(answer)[0]["answer"] == scene[2], answer
     assert httpx.get(f"{url}health").json()["running"] == 0
     unforeseen = [str(record.exc_info[1]) for record in caplog.records if record.exc_info and "failed" in record.msg]
     assert not unforeseen, unforeseen
     visitor.close()
 
 
-def silent(said: str, case: object) -> None:
+def silent(answer: str, case: object) -> None:
     """Nothing in an answer is the canary's, or shows the program's inside."""
     for word in (SECRET, "Traceback", "site-packages", "root:x:0"):
-        assert word not in said, f"{word} in the answer to {str(case)[:200]!r}: {said[:300]}"
+        assert word not in answer, f"{word} in the answer to {str(case)[:200]!r}: {answer[:300]}"
 
 
 def usual(visitor: Visitor, image: dict, trace: dict) -> dict[str, list]:
@@ -94,8 +94,8 @@ def test_wrong_arguments_are_refused(visitor, canary, scene, good_trace, name):
     ]
     cases += [[], [None] * 40, arguments * 2]
     for case in random.Random(0).sample(cases, min(len(cases), 150)):
-        _, said = visitor.call(name, case)
-        silent(said, case)
+        _, answer = visitor.call(name, case)
+        silent(answer, case)
 
 
 @pytest.mark.slow
@@ -111,8 +111,8 @@ def test_the_pages_own_functions_refuse_wrong_values(visitor, canary):
         for n in range(12):
             visitor.session = f"{function['id']}-{n}"  # otherwise the rate would be all that answers
             inputs = [rng.choice(wrong) for _ in function["inputs"]]
-            _, said = visitor.join(function["id"], inputs, rng.choice(events))
-            silent(said, inputs)
+            _, answer = visitor.join(function["id"], inputs, rng.choice(events))
+            silent(answer, inputs)
             count += 1
     assert count >= 300
 
@@ -129,11 +129,11 @@ def test_image_files_that_lie_become_a_sentence(visitor, scene):
             continue
         (path,) = sent.json()
         assert inside(path) == path, f"{name} was put outside of the uploads"
-        ok, said = visitor.ask(
+        ok, answer = visitor.ask(
             scene[1], {"path": path, "meta": {"_type": "gradio.FileData"}}, max_new_tokens=2, latents=1
         )
-        silent(said, name)
-        assert ok or result(said)["error"].endswith("."), f"{name}: {said}"
+        silent(answer, name)
+        assert ok or result(answer)["error"].endswith("."), f"{name}: {answer}"
 
 
 def test_traces_that_lie_become_a_sentence(visitor, good_trace):
@@ -151,9 +151,9 @@ def test_traces_that_lie_become_a_sentence(visitor, good_trace):
             ("region", [file, 0, 0, 0, 1, 1, 0, 0, 0]),
             ("compare", [file] * 2),
         ):
-            ok, said = visitor.call(name, arguments)
-            silent(said, what)
-            assert ok or result(said)["error"], f"{name} of {what}: {said}"
+            ok, answer = visitor.call(name, arguments)
+            silent(answer, what)
+            assert ok or result(answer)["error"], f"{name} of {what}: {answer}"
 
 
 def test_an_opened_trace_is_read_by_no_model_that_it_does_not_fit(visitor, good_trace):
@@ -164,14 +164,14 @@ def test_an_opened_trace_is_read_by_no_model_that_it_does_not_fit(visitor, good_
             continue
         visitor.session = f"{random.random()}"[2:]
         file = visitor.file(data, "run.safetensors")
-        _, said = visitor.join(numbers["upload"], [], {"path": file["path"]})
-        silent(said, what)
-        found = [line for line in said.splitlines() if "process_completed" in line]
-        value = json.loads(found[0].removeprefix("data: "))["output"]["data"][0]
+        _, answer = visitor.join(numbers["upload"], [], {"path": file["path"]})
+        silent(answer, what)
+        completed = [line for line in answer.splitlines() if "process_completed" in line]
+        value = json.loads(completed[0].removeprefix("data: "))["output"]["data"][0]
         if "id" in value:
-            ok, said = visitor.join(numbers["read"], [], {"id": value["id"]})
-            assert ok, f"{what}: {said}"
-            silent(said, what)
+            ok, answer = visitor.join(numbers["read"], [], {"id": value["id"]})
+            assert ok, f"{what}: {answer}"
+            silent(answer, what)
 
 
 def test_files_outside_are_never_served(url, canary):
@@ -179,11 +179,11 @@ def test_files_outside_are_never_served(url, canary):
     for path in [*hostile.disguised(canary), "/etc/passwd", "README.md", "assets/checkpoints/glyph-monet/config.json"]:
         for way in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/", "gradio_api/proxy="):
             try:
-                said = httpx.get(f"{url}{way}{path}")
+                answer = httpx.get(f"{url}{way}{path}")
             except httpx.InvalidURL:
                 continue
-            assert said.status_code >= 400, f"{way}{path}"
-            silent(said.text, path)
+            assert answer.status_code >= 400, f"{way}{path}"
+            silent(answer.text, path)
     for path in ("file=http://127.0.0.1:9/", "file=https://example.com/x.png", "file=%68ttp://127.0.0.1:9/"):
         assert httpx.get(f"{url}gradio_api/{path}").status_code == 403
     for path in ("monitoring", "gradio_api/dev/reload", "gradio_api/vibe-code", "gradio_api/runs", "svelte/x", "docs"):
@@ -197,11 +197,11 @@ def test_uploads_are_never_served_as_pages(visitor):
     script = f"<script>{hostile.PROBE}</script>".encode()
     for name in ("page.html", "page.svg", "page.xhtml", "page.js", "page.pdf", "page", "page.png", "page.xml"):
         (path,) = visitor.upload(script, name).json()
-        said = visitor.http.get(f"gradio_api/file={path}")
-        assert said.content == script and said.headers["X-Content-Type-Options"] == "nosniff"
-        download = said.headers["Content-Disposition"].startswith("attachment")
-        assert download or said.headers["Content-Type"].startswith("image/png"), name
-        assert "script-src 'self';" in said.headers["Content-Security-Policy"]
+        answer = visitor.http.get(f"gradio_api/file={path}")
+        assert answer.content == script and answer.headers["X-Content-Type-Options"] == "nosniff"
+        download = answer.headers["Content-Disposition"].startswith("attachment")
+        assert download or answer.headers["Content-Type"].startswith("image/png"), name
+        assert "script-src 'self';" in answer.headers["Content-Security-Policy"]
 
 
 def test_files_are_not_fetched_from_addresses(visitor):
@@ -209,16 +209,16 @@ def test_files_are_not_fetched_from_addresses(visitor):
     for address in ("http://127.0.0.1:9/x.png", "https://example.com/x.png", " HTTP://x", "file:///etc/passwd"):
         file = {"path": address, "meta": {"_type": "gradio.FileData"}}
         for name, arguments in (("inspect", [file]), ("ask", [[file]] + [None] * 12)):
-            ok, said = visitor.call(name, arguments)
-            assert not ok and "not fetched from addresses" in said
+            ok, answer = visitor.call(name, arguments)
+            assert not ok and "not fetched from addresses" in answer
 
 
 def test_a_visitor_cannot_name_a_checkpoint(visitor, scene, tmp_path):
     """Neither a repository nor a folder, not even one that holds a checkpoint of ours."""
     image = visitor.file(scene[0])
     for name in ("glyph-text", "NOVAglow646/Monet-7B", "assets/checkpoints/glyph-lvr", "../glyph-lvr", str(tmp_path)):
-        ok, said = visitor.ask(scene[1], image, checkpoint=name)
-        assert not ok and result(said)["error"].startswith("Unknown checkpoint"), said
+        ok, answer = visitor.ask(scene[1], image, checkpoint=name)
+        assert not ok and result(answer)["error"].startswith("Unknown checkpoint"), answer
 
 
 def test_requests_without_end_are_refused(visitor, url):
@@ -254,6 +254,6 @@ def test_nobody_sees_anothers_run(url, scene):
         thread.start()
     for thread in threads:
         thread.join()
-    for number, said in heard.items():
-        assert f"unique-{number}-question" in said
-        assert not any(f"unique-{other}-question" in said for other in range(4) if other != number)
+    for number, answer in heard.items():
+        assert f"unique-{number}-question" in answer
+        assert not any(f"unique-{other}-question" in answer for other in range(4) if other != number)

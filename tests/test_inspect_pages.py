@@ -40,10 +40,10 @@ def artifacts(runner) -> Artifacts:
 
 @pytest.fixture
 def history(tmp_path, trace) -> History:
-    kept = History()
+    runs = History()
     trace.save(tmp_path / "run.safetensors")
-    kept.add("tab", 7, "seven", tmp_path / "run.safetensors")
-    return kept
+    runs.add("tab", 7, "seven", tmp_path / "run.safetensors")
+    return runs
 
 
 def event(**data):
@@ -103,8 +103,8 @@ def test_reading_by_layer_needs_the_model(runner, history, artifacts):
 
 
 def test_the_same_question_again(artifacts, runner, history, trace):
-    kept = run_again(runner, history, "tab", "7", {"latents": 2})
-    again = Trace.load(kept.path)
+    repeated = run_again(runner, history, "tab", "7", {"latents": 2})
+    again = Trace.load(repeated.path)
     assert [len(block.latents) for block in again.blocks] == [2, 2] and again.question == trace.question
     assert all(torch.equal(a, b) for a, b in zip(again.images, trace.images, strict=True))
     same = Trace.load(run_again(runner, history, "tab", "7", {}).path)
@@ -115,8 +115,8 @@ def test_the_same_question_again(artifacts, runner, history, trace):
     assert other.settings.latents == 4  # K was the checkpoint's default, and is the other one's
     chosen = {"checkpoint": "glyph-lvr", "latents": 2}
     assert Trace.load(run_again(runner, history, "tab", "7", chosen).path).settings.latents == 2
-    sides = compared(runner, history, "tab", "7", kept.id)
-    assert sides["same"] and [side["id"] for side in sides["sides"]] == ["7", kept.id] and len(sides["pairs"]) == 4
+    sides = compared(runner, history, "tab", "7", repeated.id)
+    assert sides["same"] and [side["id"] for side in sides["sides"]] == ["7", repeated.id] and len(sides["pairs"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -86,12 +86,12 @@ def test_coordinates_are_those_of_the_bank(trace, value, artifacts):
         scaled, axes = layout["key"].endswith("unit"), len(layout["axes"])
         unpacked = np.frombuffer(base64.b64decode(layout["items"]), "<i2").reshape(-1, axes)
         places = np.array(layout["middle"]) + unpacked * layout["unit"]
-        seen = states / np.linalg.norm(states, axis=1, keepdims=True) if scaled else states
+        vectors = states / np.linalg.norm(states, axis=1, keepdims=True) if scaled else states
         if layout["key"].startswith("pca"):
-            wanted = bank.axes(scaled=scaled).place(torch.from_numpy(seen)).numpy()
+            expected = bank.axes(scaled=scaled).place(torch.from_numpy(vectors)).numpy()
         else:
-            wanted = bank.umap(torch.from_numpy(states), axes, scaled=scaled).numpy()
-        np.testing.assert_allclose(places, wanted, atol=1.01 * layout["unit"])
+            expected = bank.umap(torch.from_numpy(states), axes, scaled=scaled).numpy()
+        np.testing.assert_allclose(places, expected, atol=1.01 * layout["unit"])
 
 
 def test_matrices_norms_and_shares(trace, value):
@@ -100,8 +100,8 @@ def test_matrices_norms_and_shares(trace, value):
         assert sent["adjacent"] == pytest.approx(np.diagonal(cosines(block), 1).mean(), abs=1e-5)
     _, states = chosen_states(trace)
     patches = trace.start.image_states[0].numpy()
-    wanted = np.linalg.norm(states, axis=1) / np.linalg.norm(patches, axis=1).mean()
-    np.testing.assert_allclose(value["norms"]["mean image embedding (the merger’s output)"], wanted, atol=1e-3)
+    expected = np.linalg.norm(states, axis=1) / np.linalg.norm(patches, axis=1).mean()
+    np.testing.assert_allclose(value["norms"]["mean image embedding (the merger’s output)"], expected, atol=1e-3)
     shares = value["shares"]
     np.testing.assert_allclose(np.array(shares["shares"]).sum(-1), 1, atol=4e-3)
     step = trace.steps[shares["of"][5]]

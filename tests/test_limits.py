@@ -199,8 +199,8 @@ def test_every_answer_carries_the_headers(server):
 def test_the_pages_limits_are_those_of_the_instance(server):
     runner, url = server
     assert runner.limits is PUBLIC
-    kept = PUBLIC.retention_notice
-    assert "an hour after" in kept and kept.split(".")[0] in httpx.get(f"{url}config").text
+    notice = PUBLIC.retention_notice
+    assert "an hour after" in notice and notice.split(".")[0] in httpx.get(f"{url}config").text
     assert "24 hours after" in OWN.retention_notice and "within a minute after you close" in OWN.retention_notice
 
 
@@ -220,8 +220,10 @@ def test_a_full_disk_refuses_uploads_with_a_sentence(server, monkeypatch):
 
     before = set(store().folder.iterdir())
     monkeypatch.setattr("app.uploads.os.rename", full)
-    said = Visitor(server[1]).upload(b"image of nobody")
-    assert said.status_code == 507 and said.json()["detail"] == "The file cannot be taken: No space left on device."
+    answer = Visitor(server[1]).upload(b"image of nobody")
+    assert (
+        answer.status_code == 507 and answer.json()["detail"] == "The file cannot be taken: No space left on device."
+    )
     assert [
         path for path in set(store().folder.iterdir()) - before if path.is_file()
     ] == []  # what had arrived is gone
@@ -233,16 +235,16 @@ def test_requests_that_gradio_could_not_answer_are_refused(server):
     for _ in range(MAX_NESTING + 5):
         deep = [deep]
     for value, words in ((float("nan"), "not finite"), ("\ud800", "half a"), (10**30, "above 2"), (deep, "nested")):
-        said = visitor.post("gradio_api/call/scene", {"data": [value, 1]})
-        assert said.status_code == 400 and words in said.json()["detail"]
+        answer = visitor.post("gradio_api/call/scene", {"data": [value, 1]})
+        assert answer.status_code == 400 and words in answer.json()["detail"]
 
 
 def test_a_session_with_an_endless_name_is_refused(server):
     visitor = Visitor(server[1])
     visitor.session = "x" * 1000
     (stop,) = [function["id"] for function in visitor.functions if function["api_name"] == "stop"]
-    ok, said = visitor.join(stop, [None])
-    assert not ok and "at most 64 are accepted" in said
+    ok, answer = visitor.join(stop, [None])
+    assert not ok and "at most 64 are accepted" in answer
 
 
 def test_programs_without_a_session_do_not_stop_each_other(server):
@@ -285,17 +287,17 @@ def test_no_more_runs_at_once_than_the_instance_gives_whoever_calls():
 
     reasoner._stream = counted
     for sessions in (39, 1):
-        said = []
+        answers = []
 
         def call(number: int) -> None:
-            said.append(run(runner=runner, session=str(number % sessions), latents=1)[0])  # noqa: B023
+            answers.append(run(runner=runner, session=str(number % sessions), latents=1)[0])  # noqa: B023
 
         threads = [threading.Thread(target=call, args=(number,)) for number in range(39)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(said) == 39 and most <= 4 and runner.running == 0
+        assert len(answers) == 39 and most <= 4 and runner.running == 0
     assert not runner._sessions
 
 
@@ -324,9 +326,11 @@ def test_who_waits_for_looks_refuses_no_question():
         visitor.call("scene", ["find", 7])
         line["light"].current_concurrency = 1  # as if one were under way that does not end
         body = {"fn_index": next(f["id"] for f in visitor.functions if f["api_name"] == "scene"), "data": ["find", 7]}
-        said = [visitor.post("gradio_api/queue/join", {**body, "session_hash": f"s{number}"}) for number in range(3)]
-        assert [answer.status_code for answer in said] == [200, 200, 503]
-        assert said[2].json()["detail"].startswith("Queue is full. 2 wait already; try again")
+        responses = [
+            visitor.post("gradio_api/queue/join", {**body, "session_hash": f"s{number}"}) for number in range(3)
+        ]
+        assert [answer.status_code for answer in responses] == [200, 200, 503]
+        assert responses[2].json()["detail"].startswith("Queue is full. 2 wait already; try again")
         assert visitor.ask("Which?", image)[0]
     finally:
         page.close()
@@ -360,7 +364,7 @@ def test_no_route_goes_past_the_queue(server):
         assert visitor.post(f"gradio_api/{path}", body).status_code == 404, path
     for name in ("scene", "ask", "ask_1", "region"):
         for path in ("run/predict", "api/predict/", "run/stop"):
-            said = visitor.post(f"gradio_api/{path}", {**body, "fn_index": numbers[name]})
-            assert said.status_code == 404 and "join the queue" in said.json()["detail"], (name, path)
+            answer = visitor.post(f"gradio_api/{path}", {**body, "fn_index": numbers[name]})
+            assert answer.status_code == 404 and "join the queue" in answer.json()["detail"], (name, path)
     assert visitor.post("gradio_api/run/predict", {"data": [1.0], "fn_index": numbers["stop"]}).status_code == 200
     assert visitor.call("scene", ["find", 7])[0]

@@ -128,12 +128,12 @@ def test_a_request_carries_no_more_files_than_a_question(server):
     """A thousand empty files, fields, files by another name, half a request: a sentence, and nothing stays."""
     url, before = f"{server[1].local_url}gradio_api/upload", set(store().folder.rglob("*"))
     visitor = Visitor(server[1].local_url)
-    said = httpx.post(url, files=[("files", (f"{n}.png", b"")) for n in range(1000)])
-    assert said.status_code == 400 and "Maximum number of files is 4" in said.json()["detail"]
-    said = httpx.post(url, files={"files": ("a.png", b"a")}, data={"files": "b"})
-    assert said.status_code == 400 and "Maximum number of fields is 0" in said.json()["detail"]
-    said = httpx.post(url, content=b"x" * 10, headers={"Content-Type": "text/plain"})
-    assert said.status_code == 400 and "multipart/form-data" in said.json()["detail"]
+    answer = httpx.post(url, files=[("files", (f"{n}.png", b"")) for n in range(1000)])
+    assert answer.status_code == 400 and "Maximum number of files is 4" in answer.json()["detail"]
+    answer = httpx.post(url, files={"files": ("a.png", b"a")}, data={"files": "b"})
+    assert answer.status_code == 400 and "Maximum number of fields is 0" in answer.json()["detail"]
+    answer = httpx.post(url, content=b"x" * 10, headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 400 and "multipart/form-data" in answer.json()["detail"]
     half = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nhalf'
     assert httpx.post(url, content=half, headers={"Content-Type": "multipart/form-data; boundary=b"}).json() == []
     assert visitor.upload(b"x", "..").status_code == 400
@@ -209,8 +209,8 @@ def test_runs_stay_while_the_page_is_open_and_go_soon_after(server):
     tab = Tab(page.local_url, "scripted")
     until(lambda: tab.session in runner.listening)
     image = tab.file(hostile.written(new_scene("find", 7)[0][0], "PNG"))
-    ok, said = tab.press("Which?", image)
-    path = said[said.index("/inscape-run-") - 200 :].partition('"path":"')[2].partition('"')[0]
+    ok, answer = tab.press("Which?", image)
+    path = answer[answer.index("/inscape-run-") - 200 :].partition('"path":"')[2].partition('"')[0]
     assert ok and Path(path).exists() and path in store() and store()._files[path].owner == "127.0.0.1"
     tab.close()
     until(lambda: path not in store())
@@ -297,8 +297,8 @@ def test_a_tab_that_never_listens_holds_no_more_than_its_budget_and_gets_its_ans
         until(lambda: not queue.event_ids_to_events)
         assert 0 < queue.pending_messages_per_session[tab.session].size <= 60_000
         assert not page.app.state_holder[tab.session].config_values  # where Gradio would keep the value of the view
-        ok, said = tab._heard(f"gradio_api/queue/data?session_hash={tab.session}", '"state":"finished"')
-        assert ok and all(event in said for event in events)
+        ok, answer = tab._heard(f"gradio_api/queue/data?session_hash={tab.session}", '"state":"finished"')
+        assert ok and all(event in answer for event in events)
         tab.close()
     finally:
         page.close()

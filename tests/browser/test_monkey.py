@@ -71,8 +71,8 @@ def test_three_hundred_random_deeds(page, seed, caplog, capfd):
             pass
         done += 1
     page.wait_for_timeout(1500)
-    said = page.locator("body").inner_text()
-    assert "Traceback" not in said and '.py"' not in said and "undefined" not in said and "[object" not in said
+    text = page.locator("body").inner_text()
+    assert "Traceback" not in text and '.py"' not in text and "undefined" not in text and "[object" not in text
     out = capfd.readouterr()
     # a K beyond the slider's ends is refused by Gradio's own sentence, which it also logs
     ours = [

@@ -259,10 +259,10 @@ def test_an_earlier_run_stays_in_view_while_another_one_runs(two_runs):
     expect(page.locator(CHIPS)).to_have_count(3)
     page.locator(CHIPS).first.click()
     expect(page.locator(CARD)).to_have_count(8)
-    said = page.locator("[data-part='transcript']").inner_text()
+    text = page.locator("[data-part='transcript']").inner_text()
     page.wait_for_function("() => inscape.asked === null")
     expect(page.locator(CHIPS).last).to_contain_text("Monet, K 3: 3")
-    assert page.locator("[data-part='transcript']").inner_text() == said
+    assert page.locator("[data-part='transcript']").inner_text() == text
     page.locator(CHIPS).last.click()
     expect(page.locator(CARD)).to_have_count(3)
     expect(page.locator("#ins-run-view .ins-state")).to_have_text("Finished")
