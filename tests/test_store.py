@@ -174,7 +174,7 @@ def test_invented_sessions_make_room_before_one_whose_page_is_open(tmp_path):
         assert runs(history, "tab") == ["1"] and list(history._runs) == ["tab"]
     now[0] = 141
     history.expire()
-    assert not history._runs and not history._seen
+    assert not history._runs and not history._heard
     with (
         listening.open("a", "there"),
         listening.open("b", "there"),
