@@ -127,7 +127,7 @@ class Reasoner:
             return []
         events: list[list[Event]] = [[] for _ in range(rows)]
         for event in self._decode(prompts, chosen, hooks, record, attention):
-            events[event.row].append(event)
+            events[event.sequence].append(event)
         return [self.trace(*each[:2], **each[2]) for each in zip(events, questions, per_row, strict=True)]
 
     def settings(self, **given: object) -> Settings:
@@ -195,7 +195,7 @@ class Reasoner:
         with contextlib.closing(events):
             for event in events:
                 if isinstance(event, TokenEvent):
-                    event = dataclasses.replace(event, text=decoders[event.row].push(event.token_id))
+                    event = dataclasses.replace(event, text=decoders[event.sequence].push(event.token_id))
                 yield event
 
     def _layers(self, attention: Sequence[int] | bool) -> tuple[int, ...]:

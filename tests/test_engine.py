@@ -314,23 +314,23 @@ def test_events_tell_where_words_and_latents_attended(backbone):
         assert ids(events) == ids(plain)
         is_image = prompt.input_ids == IMAGE
         for event, other in zip(events[1:-1], plain[1:-1], strict=True):
-            assert other.look is None
+            assert other.attention is None
             if isinstance(event, TokenEvent) and event.kind == "close":
-                assert event.look is None  # no state produced it
+                assert event.attention is None  # no state produced it
                 continue
             # a latent's own place; for a token the place whose state produced it
             place = event.position if isinstance(event, LatentEvent) else event.position - 1
             whole = recorder.maps[0, place]
             wanted = whole[..., : len(is_image)][..., is_image]
-            torch.testing.assert_close(event.look.image.float(), wanted, atol=1e-6, rtol=1e-3)
-            torch.testing.assert_close(event.look.shares[..., 0], wanted.sum(-1))
-            torch.testing.assert_close(event.look.shares.sum(-1), torch.ones(2, 4))
-            torch.testing.assert_close(event.look.entropy, -torch.special.xlogy(whole, whole).sum(-1))
+            torch.testing.assert_close(event.attention.image.float(), wanted, atol=1e-6, rtol=1e-3)
+            torch.testing.assert_close(event.attention.shares[..., 0], wanted.sum(-1))
+            torch.testing.assert_close(event.attention.shares.sum(-1), torch.ones(2, 4))
+            torch.testing.assert_close(event.attention.entropy, -torch.special.xlogy(whole, whole).sum(-1))
     together = run(backbone, method, PROMPTS, settings * len(PROMPTS), attention=(0, 1))
-    last = [e for e in together if e.row == len(PROMPTS) - 1 and isinstance(e, LatentEvent)]
+    last = [e for e in together if e.sequence == len(PROMPTS) - 1 and isinstance(e, LatentEvent)]
     alone = [e for e in events if isinstance(e, LatentEvent)]
     for first, second in zip(last, alone, strict=True):
-        torch.testing.assert_close(first.look.shares, second.look.shares, atol=1e-5, rtol=0)
+        torch.testing.assert_close(first.attention.shares, second.attention.shares, atol=1e-5, rtol=0)
 
 
 def test_wrong_number_of_images(backbone):

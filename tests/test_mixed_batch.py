@@ -23,7 +23,7 @@ class Mixed(LatentMethod):
     def block(self, context: Context) -> Generator[Feed, torch.Tensor, None]:
         hidden, latents = context.hidden, context.num_latents
         if latents % 2 == 0:
-            yield Feed(hidden * torch.linspace(0.5, 2, latents)[:, None], grid=(2, latents // 2), ends=True)
+            yield Feed(hidden * torch.linspace(0.5, 2, latents)[:, None], grid=(2, latents // 2), final=True)
             return
         for _ in range(latents):
             hidden = yield Feed(hidden)
@@ -74,12 +74,12 @@ def test_attention_of_latents_fed_at_once_and_of_words_after_them_is_each_ones_o
             settings = [Settings(latents=4), Settings(latents=6)]
             sampler = scripted([1, OPEN, 3], [OPEN, 4, 5, 6])
             events = decode(backbone, method, prompts, settings, sampler=sampler, attention=range(2))
-            found.append([e for e in events if getattr(e, "look", None) and getattr(e, "kind", "") != "close"])
-        for a, b in zip(*(sorted(events, key=lambda e: (e.row, e.position)) for events in found), strict=True):
-            assert (type(a), a.row, a.position) == (type(b), b.row, b.position)
-            torch.testing.assert_close(a.look.image, b.look.image, atol=1e-3, rtol=0)
-            torch.testing.assert_close(a.look.shares, b.look.shares, atol=1e-5, rtol=0)
-            torch.testing.assert_close(a.look.entropy, b.look.entropy, atol=1e-4, rtol=0)
+            found.append([e for e in events if getattr(e, "attention", None) and getattr(e, "kind", "") != "close"])
+        for a, b in zip(*(sorted(events, key=lambda e: (e.sequence, e.position)) for events in found), strict=True):
+            assert (type(a), a.sequence, a.position) == (type(b), b.sequence, b.position)
+            torch.testing.assert_close(a.attention.image, b.attention.image, atol=1e-3, rtol=0)
+            torch.testing.assert_close(a.attention.shares, b.attention.shares, atol=1e-5, rtol=0)
+            torch.testing.assert_close(a.attention.entropy, b.attention.entropy, atol=1e-4, rtol=0)
 
 
 def test_events_of_a_block_fed_at_once_come_in_order(monkeypatch):

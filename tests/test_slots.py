@@ -48,7 +48,7 @@ def rows(method: LatentMethod) -> list[ForcedSequence]:
 def fed(method: LatentMethod, row: ForcedSequence, rule: str) -> list[Feed]:
     """What a row's coroutine feeds, whatever the states are."""
     pictures = [auxiliary_image_feed(BACKBONE, p, torch.zeros(int(p.grid_thw.prod()) // 4, 32), n)
-                for n, p in enumerate(row.pictures)]  # fmt: skip
+                for n, p in enumerate(row.auxiliary_images)]  # fmt: skip
     run = drive(method, *prompt_feeds(BACKBONE, [row.prompt]), Forced(method, row.segments, pictures), rule)
     feeds, states = [], None
     while True:

@@ -70,7 +70,7 @@ def picture(seed: int, rows: int, columns: int) -> AuxiliaryImage:
 FLOWS = [
     PLAIN,
     Flow(readers="latents"),
-    Flow(readers="latents", own=False),
+    Flow(readers="latents", within_image=False),
     Flow(readers="open+latents"),
 ]
 

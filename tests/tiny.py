@@ -117,7 +117,7 @@ def scripted(*rows: Sequence[int]):
 
 def of_row(events, row: int, kind: type | None = None) -> list:
     """The events of one row, of one kind if given."""
-    return [e for e in events if e.row == row and (kind is None or isinstance(e, kind))]
+    return [e for e in events if e.sequence == row and (kind is None or isinstance(e, kind))]
 
 
 def eager_attention(prompt: Prompt) -> tuple[torch.Tensor, ...]:

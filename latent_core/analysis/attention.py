@@ -1,4 +1,4 @@
-"""Where recorded attention goes: to the image, by segment, and how sharply.
+"""Measures of recorded attention: its share by segment, its map on the image, its entropy.
 
 Weights come from a `Recorder`: softmax rows over the slots of a run. Leading dimensions are free; they usually are
 layers and heads.
@@ -82,8 +82,8 @@ def with_mean(weights: torch.Tensor) -> torch.Tensor:
     return torch.cat([over_heads(weights)[:, None], weights], 1)
 
 
-def look(weights: torch.Tensor, slot_types: torch.Tensor, image: torch.Tensor | None = None) -> AttentionSummary:
-    """What is kept of one position's weights (layers, heads, S).
+def summarize(weights: torch.Tensor, slot_types: torch.Tensor, image: torch.Tensor | None = None) -> AttentionSummary:
+    """The summary of one position's weights (layers, heads, S) that events carry.
 
     image: the slots of image tokens, where they are known already; they stay the same throughout a run.
     """

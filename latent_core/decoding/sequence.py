@@ -4,8 +4,8 @@
 `Forced` knows them (training, replay) and feeds each stretch up to the next opening token in one forward. The block
 between them (`feed_block`), its interventions, its copies and its closing token (`closing`) are the same code.
 
-The coroutine holds no model. It yields requests (feed.py) and is sent their answers, so that whoever runs it may batch
-it with others, record it or count its forwards. docs/engine.md shows two blocks forward by forward.
+The coroutine holds no model. It yields requests (requests.py) and is sent their answers, so that whoever runs it may
+batch it with others, record it or count its forwards. docs/engine.md shows two blocks forward by forward.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -37,7 +37,7 @@ class Tokens:
     learn: bool = True
     """Whether these ids are labels."""
     observation: bool = False
-    """Whether they tell what a visual thought showed."""
+    """Whether they tell what a visual latent step showed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class TextSource(Protocol):
     remaining: int
     """Tokens that may still come."""
     samples: bool
-    """Whether the model chooses the words."""
+    """Whether the model chooses the tokens."""
 
     def write(self, first: Feed | torch.Tensor, blocks: int) -> Text:
         """Feeds `first` and then text until block number `blocks` opens.
@@ -141,15 +141,15 @@ class Forced:
         self,
         method: LatentMethod,
         segments: Sequence[Segment],
-        pictures: Sequence[Feed] = (),
+        auxiliary_images: Sequence[Feed] = (),
         markers: tuple[int, int] = (-1, -1),
     ) -> None:
-        """`pictures` are the feeds of the auxiliary images, in order; `markers` the ids around each."""
+        """`auxiliary_images` are their feeds, in order; `markers` the ids around each."""
         self.method = method
         self.markers = markers
         # iterators, because every call of `write` goes on where the one before it stopped
         self._segments = iter(segments)
-        self._pictures = iter(pictures)
+        self._auxiliary_images = iter(auxiliary_images)
 
     def write(self, first: Feed | torch.Tensor, blocks: int) -> Text:
         """See TextSource."""
@@ -166,10 +166,10 @@ class Forced:
                 case AuxiliaryImage():
                     # A feed's vectors come before its ids, so that an image starts a feed: its first marker ends the
                     # feed before it, its last one is the first id behind it.
-                    picture = next(self._pictures)
-                    before, behind = marker_slots(picture.block)
+                    image = next(self._auxiliary_images)
+                    before, behind = marker_slots(image.block)
                     yield extend(first, [*ids, self.markers[0]], [*stretches, before])
-                    first, ids, stretches = picture, [self.markers[1]], [behind]
+                    first, ids, stretches = image, [self.markers[1]], [behind]
                 case Block():
                     feed, controls = extend(first, ids, stretches), None
                     if not self.method.overwrites_start(segment.latents):
@@ -199,13 +199,13 @@ def opening(feed: Feed, method: LatentMethod, controls: torch.Tensor | None, blo
 
 
 def behind_opening(states: torch.Tensor, controls: torch.Tensor | None) -> torch.Tensor:
-    """What a block starts from, of the states of the feed that opened it: the opening token's (1, D), or those of its
-    control vectors (C, D)."""
+    """The states that a block starts from, of those of the feed that opened it: the opening token's (1, D), or those
+    of its control vectors (C, D)."""
     return states[-max(1, count(controls)) :]
 
 
 def count(vectors: torch.Tensor | None) -> int:
-    """Rows of a tensor that may be missing."""
+    """The number of vectors in a tensor that may be missing."""
     return 0 if vectors is None else len(vectors)
 
 

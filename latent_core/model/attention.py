@@ -78,9 +78,9 @@ class Flow:
     """latents: the image's own block's latents alone, so that whatever later text knows of it came through them.
     open+latents: its opening token too, whose state is latent 1 under `start_fed`; nobody but the block may then see
     that token."""
-    own: bool = True
+    within_image: bool = True
     """Whether an auxiliary image's tokens see each other (and themselves)."""
-    free_thoughts: bool = False
+    free_latents: bool = False
     """Whether auxiliary images, opening tokens and latents escape all rules, and an image with the opening token after
     it is fed without gradient, as in the pass of Monet's released code that generates the latents."""
 
@@ -102,8 +102,8 @@ def _directed(slot_types: torch.Tensor, queries: torch.Tensor, flow: Flow) -> tu
     elif flow.readers == "open+latents":
         allowed = allowed & ((key != OPEN) | (thinks & same))
     within = (key == AUX) & (query == AUX) & same
-    allowed = allowed | within if flow.own else allowed & ~within
-    free = (thinks | (query == OPEN) | (query == AUX) | (query == AUX_END)) & flow.free_thoughts
+    allowed = allowed | within if flow.within_image else allowed & ~within
+    free = (thinks | (query == OPEN) | (query == AUX) | (query == AUX_END)) & flow.free_latents
     return allowed, free
 
 

@@ -85,9 +85,9 @@ def roll_out(
     reasons: list[Reason] = ["stop"] * len(prompts)
     for event in events:
         if isinstance(event, (TokenEvent, LatentEvent)):
-            by_row[event.row].append(event)
+            by_row[event.sequence].append(event)
         elif hasattr(event, "reason"):
-            reasons[event.row] = event.reason
+            reasons[event.sequence] = event.reason
     return [
         _rollout(method, prompt, steps, watch, reason, texts)
         for prompt, steps, watch, reason in zip(prompts, by_row, watches, reasons, strict=True)

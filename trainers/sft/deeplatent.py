@@ -20,7 +20,7 @@ from PIL import Image
 
 from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block
-from latent_core.decoding.unroll import Features, Unrolled, look, splice
+from latent_core.decoding.unroll import Features, Unrolled, encode_sequences, splice
 from latent_core.example import Example, LatentStep, Step
 from latent_core.methods.deeplatent import SIDE, DeepLatent, squarest
 from latent_core.model.slot_types import AUX, CONTROL, LATENT, slot_class
@@ -101,13 +101,13 @@ class Distil(Stage):
         wanted, own = (), None
         if distils:
             with torch.no_grad():
-                seen = look(self.teacher, teacher)
+                seen = encode_sequences(self.teacher, teacher)
             wanted = self.targets(teacher, seen)
             own = Features(seen.prompts, []) if self.same_sight else None
         unrolled = self.unroll(
             rows,
             rules,
-            features=own or look(self.backbone, rows),
+            features=own or encode_sequences(self.backbone, rows),
             levels=levels(self.backbone, options.align_levels) if distils else (),
         )
         loss, metrics = mean_of_rows(self.backbone, unrolled, families)

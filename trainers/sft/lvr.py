@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Tokens
-from latent_core.decoding.unroll import Unrolled, look, splice
+from latent_core.decoding.unroll import Unrolled, encode_sequences, splice
 from latent_core.example import Box, Step
 from latent_core.methods.lvr import Distance, Lvr, distance
 from latent_core.model.slot_types import CLOSE, LATENT, OPEN, slot_class
@@ -155,7 +155,7 @@ class LvrStage(Stage):
 
     def run(self, rows: Sequence[ForcedSequence], slots: Sequence[Sequence[Sequence[int]]]) -> Unrolled:
         """One forward with the boxes' embeddings in the slots; `slots` are image tokens by row and block."""
-        features = look(self.backbone, rows)
+        features = encode_sequences(self.backbone, rows)
         given = [
             [self._inputs(seen[torch.tensor(block, device=seen.device)]) for block in blocks]
             for seen, blocks in zip(features.prompts, slots, strict=True)

@@ -19,7 +19,7 @@ import torch
 
 from latent_core.decoding.layout import ForcedSequence, Layout
 from latent_core.decoding.sequence import Block
-from latent_core.decoding.unroll import Features, Unrolled, look, splice, unroll
+from latent_core.decoding.unroll import Features, Unrolled, encode_sequences, splice, unroll
 from latent_core.example import Example
 from latent_core.model.attention import PLAIN, Flow
 from latent_core.model.slot_types import LATENT, slot_class
@@ -233,7 +233,7 @@ def weighted_cross_entropy(
 def flow(options: MonetStageOptions, *, latent_pass: bool = False) -> Flow:
     """Who may look at auxiliary images, in the pass that generates latents or in the one that takes the losses."""
     free = latent_pass and options.latent_pass_mask == "causal"
-    return Flow(options.aux_readers, options.aux_self, free_thoughts=free)
+    return Flow(options.aux_readers, options.aux_self, free_latents=free)
 
 
 def distil(
@@ -245,11 +245,11 @@ def distil(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, float]]:
     """What stages 2 and 3 share: cross-entropy, alignment with the teacher's states, the latents (N, D), metrics."""
     with torch.no_grad():
-        seen = look(stage.teacher, teacher)
+        seen = encode_sequences(stage.teacher, teacher)
     wanted = stage.targets(teacher, rules, seen)
     # the teacher's rows show all images that the student's do
-    shown = seen.pictures if any(row.pictures for row in rows) else []
-    own = Features(seen.prompts, shown) if stage.same_sight else look(stage.backbone, rows)
+    shown = seen.auxiliary_images if any(row.auxiliary_images for row in rows) else []
+    own = Features(seen.prompts, shown) if stage.same_sight else encode_sequences(stage.backbone, rows)
     spliced, latents = think(stage, rows, rules, own)
     loss, metrics = weighted_cross_entropy(stage, spliced, families)
     given = gather(spliced.levels, stage.aligned(spliced.layout))
@@ -261,7 +261,7 @@ def think(
     stage: Stage, rows: list[ForcedSequence], rules: list[Rule], features: Features | None = None
 ) -> tuple[Unrolled, torch.Tensor]:
     """Generates the latents, then one pass with them in their slots; also the latents (N, D), stacked."""
-    features, heads = features or look(stage.backbone, rows), [until_last_block(row) for row in rows]
+    features, heads = features or encode_sequences(stage.backbone, rows), [until_last_block(row) for row in rows]
     unrolled = stage.unroll(heads, rules, flow=flow(stage.options, latent_pass=True), features=features)
     stacked = torch.cat([block for blocks in unrolled.latents for block in blocks])
     spliced = splice(
