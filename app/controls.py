@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from latent_core.settings import Rule, Settings
+from latent_core.settings import FORMER_NAMES, Rule, Settings
 
 OWN_RULE = "own"
 """Stands for the checkpoint's own attention rule where a field needs a value."""
@@ -25,7 +25,7 @@ class Control:
     kind: Literal["choice", "whole", "fraction"]
     """One of `choices`, a whole number, any number."""
     choices: tuple[tuple[str, str], ...] = ()
-    """TextSpan and value of each."""
+    """Label and value of each."""
     default: str | int | None = None
     """What it begins with; None: what the checkpoint in view was taught with."""
     step: float | None = None
@@ -34,6 +34,8 @@ class Control:
     """Field of `Limits` that is the most that an instance gives."""
     called: str | None = None
     """What sentences call it, if not by its name."""
+    former: tuple[str, ...] = ()
+    """What programs may still call choices, beside their names of today."""
     folded: bool = True
     """Whether the page keeps it under “Sampling, limits, attention rule”."""
     program: bool = True
@@ -82,7 +84,14 @@ CONTROLS = (
     Control(name="max_new_tokens", label="Most tokens", kind="whole", limit="tokens"),
     Control(name="max_blocks", label="Most blocks", kind="whole", limit="blocks", default=_PLAIN.max_blocks),
     Control(name="seed", label="Seed", kind="whole", default=_PLAIN.seed),
-    Control(name="rule", label="Attention rule", kind="choice", choices=_RULES, default=OWN_RULE),
+    Control(
+        name="rule",
+        label="Attention rule",
+        kind="choice",
+        choices=_RULES,
+        former=tuple(FORMER_NAMES),
+        default=OWN_RULE,
+    ),
 )
 """In the order of the page."""
 

@@ -32,7 +32,9 @@ def program_field(control: Control, sampling: Sampling) -> gr.components.Compone
     """The invisible component by which /ask takes a setting: its name is the label, its value the default."""
     hidden = {"label": control.name, "visible": False}
     if control.kind == "choice":
-        return gr.Dropdown([value for _, value in control.choices], value=control.default, **hidden)
+        return gr.Dropdown(
+            [*(value for _, value in control.choices), *control.former], value=control.default, **hidden
+        )
     value = None if control.optional else control.default
     if value is None and not control.optional:
         value = getattr(sampling, control.name)

@@ -82,7 +82,7 @@ class MethodConfig:
     pad_token: str | None = None
     """Stands for a latent where only ids are written down (labels, published data); never fed."""
     convention: Convention = "start_fed"
-    rule: Rule = "everything"
+    rule: Rule = "causal"
     """The attention rule that the checkpoint was trained under."""
     latents: LatentRange = field(default_factory=LatentRange)
     options: dict[str, object] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import torch
 
-from latent_core.settings import check, short
+from latent_core.settings import FORMER_NAMES, check, short
 
 MOST_BYTES = 1_000_000
 """Of a report; those that ship have 10,000."""
@@ -91,6 +91,8 @@ def _convert(hint: object, value: object, where: str) -> object:
     if origin is Literal:
         if value in arguments:
             return value
+        if isinstance(value, str) and FORMER_NAMES.get(value) in arguments:
+            return FORMER_NAMES[value]
         known = [str(argument) for argument in arguments]
         raise ValueError(f"{where} is {short(value)}{nearest(str(value)[:80], known)}")
     if origin is tuple and isinstance(value, list):

@@ -8,8 +8,11 @@ Mode = Literal["latent", "text", "forced", "markers"]
 """latent: the model opens blocks itself. text: the opening token is banned. forced: one block is opened at the start
 of the response (off-policy). markers: blocks hold no latents (K = 0), only the opening and closing token."""
 
-Rule = Literal["everything", "no_image", "latents_only", "sealed"]
+Rule = Literal["causal", "no_image", "latents_only", "sealed"]
 """What text after a block may attend to, see attention.py."""
+
+FORMER_NAMES = {"everything": "causal"}
+"""What older traces, checkpoints, recipes and scripts call a rule, and what it is called now."""
 
 MAX_LATENTS = 576
 """A grid of 24 × 24; the published methods use at most 256."""
@@ -72,6 +75,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.rule, str):
+            object.__setattr__(self, "rule", FORMER_NAMES.get(self.rule, self.rule))
         for name in ("latents", "max_new_tokens", "max_blocks", "top_k", "seed"):
             object.__setattr__(self, name, plain(getattr(self, name), int))
         for name in ("temperature", "top_p", "repetition_penalty"):

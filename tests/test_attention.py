@@ -51,7 +51,7 @@ def reachable(seen: torch.Tensor, without: torch.Tensor) -> torch.Tensor:
 
 
 def test_everything_is_causal():
-    seen, _ = mask("everything")
+    seen, _ = mask("causal")
     assert torch.equal(seen, torch.ones_like(seen).tril())
 
 
@@ -86,7 +86,7 @@ def test_only_latents_lead_to_later_text(rule, carriers):
     assert not seen[late][:, ~allowed].any()
 
 
-def directed(flow: Flow, rule: str = "everything") -> tuple[torch.Tensor, torch.Tensor]:
+def directed(flow: Flow, rule: str = "causal") -> tuple[torch.Tensor, torch.Tensor]:
     """(S, S) mask and slot_types of a run whose two blocks each follow an auxiliary image of two tokens."""
     slot_types = [PROMPT, IMAGE, PROMPT]
     for block in range(2):
@@ -142,8 +142,8 @@ def test_free_latents_escape_and_text_does_not():
 
 
 def test_without_latents_everything_still_leaks():
-    """The disconnect: under `everything` and `no_image` there are paths around the latents."""
-    for rule in ("everything", "no_image"):
+    """The disconnect: under `causal` and `no_image` there are paths around the latents."""
+    for rule in ("causal", "no_image"):
         seen, slot_types = mask(rule)
         paths = reachable(seen, without=slot_types == LATENT)
         assert paths[-1][slot_types == IMAGE].any()
@@ -158,10 +158,10 @@ def test_sealed_copies_see_only_sealed_copies():
 
 
 def test_nobody_sees_padding_and_rows_keep_their_own_rule():
-    slot_types = torch.cat([sequence("everything"), sequence("latents_only")])
+    slot_types = torch.cat([sequence("causal"), sequence("latents_only")])
     slot_types[0, 5] = PAD
     slots = torch.tensor([[17], [17]])
-    seen = attend(slot_types, tables(["everything", "latents_only"]), slots)
+    seen = attend(slot_types, tables(["causal", "latents_only"]), slots)
     assert seen.shape == (2, 1, 18)
     assert seen[0, 0].tolist() == [True] * 5 + [False] + [True] * 12
     assert torch.equal(seen[1, 0], mask("latents_only")[0][17])

@@ -22,7 +22,7 @@ def test_states_of_a_prompt_equal_transformers(prompt):
     """All levels of a prompt, the ragged batch padded, against the plain model with its own positions and masks."""
     backbone = wrap(tiny_model())
     levels = range(backbone.num_layers + 1)
-    lockstep = SequenceBatch(backbone, backbone.new_cache(len(PROMPTS), 8), ["everything"] * len(PROMPTS))
+    lockstep = SequenceBatch(backbone, backbone.new_cache(len(PROMPTS), 8), ["causal"] * len(PROMPTS))
     _, found = lockstep.feed(prompt_feeds(backbone, PROMPTS), levels=levels)
     row, ids = PROMPTS.index(prompt), prompt.input_ids[None]
     images = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.grid_thw} if len(prompt.grid_thw) else {}
@@ -36,7 +36,7 @@ def test_states_of_a_prompt_equal_transformers(prompt):
 def test_lean_blocks_equal_transformers_blocks():
     """Decoding's own block against the published one that training runs, over a prompt and ten ragged forwards."""
     backbone = wrap(tiny_model())
-    rules = ["everything", "sealed", "no_image"]
+    rules = ["causal", "sealed", "no_image"]
     lean = SequenceBatch(backbone, backbone.new_cache(3, 8), rules)
     stock = SequenceBatch(backbone, GradientCache(backbone.num_layers, 3, backbone.device), rules)
     feeds = prompt_feeds(backbone, PROMPTS)

@@ -45,7 +45,7 @@ def test_a_block_takes_two_forwards_however_large(monkeypatch, latents):
     assert sizes == [prompt, 1, *block, 1, *block]
 
 
-@pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed"])
+@pytest.mark.parametrize("rule", ["causal", "latents_only", "sealed"])
 @pytest.mark.parametrize("blocks", [0, 1, 2, 5])
 def test_cached_decoding_equals_one_spliced_forward(blocks, rule):
     built = method()
@@ -99,7 +99,7 @@ def test_latents_stand_where_an_images_tokens_would():
     grid = [[s, s + i, s + j] for i in range(2) for j in range(3)]
     assert places[5:11] == grid and places[11:17] == grid  # sealed copies stand in the same places
     assert places[17] == [s + 3] * 3 and places[18] == [s + 4] * 3  # s + max(rows, columns)
-    straight = lay_out(BACKBONE, method(positions="text"), [row], ["everything"])
+    straight = lay_out(BACKBONE, method(positions="text"), [row], ["causal"])
     assert straight.positions[0, 0, len(prompt.input_ids) + 5 :].tolist() == [*range(s, s + 8)]
 
 

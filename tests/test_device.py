@@ -62,7 +62,7 @@ def jobs(reasoner: Reasoner, known: Trace) -> dict[str, Callable[[], object]]:
 
     return {
         "own rule": lambda: ask(attention=True),
-        "everything": lambda: ask(rule="everything"),
+        "causal": lambda: ask(rule="causal"),
         "sampled": lambda: ask(**SAMPLED),
         "zero": lambda: ask(intervene=interventions.zero()),
         "noise": lambda: ask(intervene=interventions.noise(0)),

@@ -257,7 +257,7 @@ def test_planned_rows_are_as_long_as_the_rows_that_are_trained(name, family):
     stage = recipe.spec.stage(model, Processor(tokenizer, build_image_processor()), recipe)
     example = glyphs.sample(family, 3, "train")
     (row,) = stage.collate([(example, Random(0))])["rows"]
-    layout = lay_out(stage.backbone, stage.method, [row], ["everything"])
+    layout = lay_out(stage.backbone, stage.method, [row], ["causal"])
     source = Source(model.config, tokenizer, "tiny")
     planned = length(example, recipe, source)
     overhead = length(dataclasses.replace(example, steps=(), answer=""), recipe, source).student

@@ -69,7 +69,7 @@ def mixed_settings(latents=(3, 5, 0, 7)):
     """Rows in different modes, of different lengths and rules."""
     return [
         Settings(mode="forced", rule="sealed", latents=latents[0], max_new_tokens=20),
-        Settings(mode="forced", rule="everything", latents=latents[1], max_new_tokens=11, temperature=0.8, seed=3),
+        Settings(mode="forced", rule="causal", latents=latents[1], max_new_tokens=11, temperature=0.8, seed=3),
         Settings(mode="markers", max_new_tokens=17, repetition_penalty=1.3),
         Settings(mode="latent", rule="latents_only", latents=latents[3], max_new_tokens=30, top_k=5, temperature=1.0),
     ]

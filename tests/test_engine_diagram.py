@@ -25,7 +25,7 @@ METHODS = {
     "DeepLatent": ("deeplatent", {"options": {"grid": "fixed"}}, 4, (2, 2)),
 }
 """Title of a table → method, its configuration, K and the grid."""
-RULES = ("sealed", "everything")
+RULES = ("sealed", "causal")
 
 
 def table(title: str, rule: str) -> list[dict[str, str]]:

@@ -33,7 +33,7 @@ SCRIPTS = ([1, OPEN, 3, OPEN, 4], [2, 2, 2, 2, 2, 2, 2, 2], [OPEN, 5, 6], [1, OP
 LATENTS = (6, 4, 3, 5, 8)
 
 
-@pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed"])
+@pytest.mark.parametrize("rule", ["causal", "latents_only", "sealed"])
 def test_batched_equals_single(monkeypatch, rule):
     monkeypatch.setitem(METHODS, "mixed", Mixed)
     backbone, method = wrap(tiny_model()), tiny_method("mixed", rule=rule)
@@ -68,7 +68,7 @@ def test_attention_of_latents_fed_at_once_and_of_words_after_them_is_each_ones_o
                 yield Feed(vector[None])
 
     monkeypatch.setitem(METHODS, "in turn", InTurn)
-    for rule in ("everything", "latents_only", "sealed"):
+    for rule in ("causal", "latents_only", "sealed"):
         found = []
         for method in (tiny_method("mixed", rule=rule), InTurn(tiny_method("mixed", rule=rule).config, TOKENS.get)):
             settings = [Settings(latents=4), Settings(latents=6)]

@@ -39,7 +39,7 @@ def method(known):
     return tiny_method("fading", options={"keep": 0.25})
 
 
-@pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed"])
+@pytest.mark.parametrize("rule", ["causal", "latents_only", "sealed"])
 def test_decoding_and_unrolling_agree(known, rule):
     backbone, prompts = wrap(tiny_model()), [tiny_prompt(0), tiny_prompt(1, text=9)]
     method = tiny_method("fading", rule=rule)

@@ -181,7 +181,7 @@ def test_nothing_but_latents_leads_from_the_prompt_to_the_answer(rule):
     torch.testing.assert_close(answer(0, 0), answer(1, 0), atol=1e-5, rtol=0)
     moved = (answer(0, 3) - answer(1, 3)).abs().max()
     assert moved < 1e-5 if rule == "sealed" else moved > 1e-3
-    monet = tiny_method(rule="everything")
+    monet = tiny_method(rule="causal")
     assert (answer(0, 0) - answer(1, 0)).abs().max() > 1e-3
 
 

@@ -93,7 +93,7 @@ def build(kind: type[Stage], *, detach_feedback: bool = True, **options) -> Stag
         open_token="latent_start",
         close_token="latent_end",
         pad_token="latent_pad",
-        rule="everything",
+        rule="causal",
         train_vision=False,
         detach_feedback=detach_feedback,
         mixture={"find": 1},
@@ -115,10 +115,10 @@ def test_mask_equals_the_reference(name):
         for ids, seen, step in zip(given, golden("mask", f"{name}.attention_mask"), steps, strict=True)
     ]
     backbone = wrap(Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER / "model"))
-    layout = lay_out(backbone, method("causal_one_block"), rows, ["everything"] * len(rows))
+    layout = lay_out(backbone, method("causal_one_block"), rows, ["causal"] * len(rows))
     slots = torch.arange(layout.slot_types.shape[1]).expand(len(rows), -1)
     flow = Flow() if name.endswith("visible") else Flow(readers="latents", within_image=False)
-    found = attend(layout.slot_types, tables(["everything"] * len(rows)), slots, flow)
+    found = attend(layout.slot_types, tables(["causal"] * len(rows)), slots, flow)
     padded = layout.slot_types == PAD
     found = found & ~padded[:, :, None]  # ours lets padding see padding, so that no row is empty
     assert torch.equal(found, golden("mask", name)[:, 0])
@@ -130,7 +130,7 @@ def test_stage_2_equals_the_reference(section, axis):
     expected = SECTIONS[section]["expected"]
     stage = build(AlignObservations, observation_factor=4.0, align_weight=2.0, align_axis=axis)
     rows, teacher = rows_of(section), rows_of(section, "teacher")
-    spliced, latents = think(stage, rows, ["everything"])
+    spliced, latents = think(stage, rows, ["causal"])
     layout = spliced.layout
     assert torch.equal(layout.positions[:, 0], golden(section, "position_ids"))
     labels = golden(section, "labels")
@@ -140,7 +140,7 @@ def test_stage_2_equals_the_reference(section, axis):
     torch.testing.assert_close(logits, golden(section, "logits"), **TOLERANCE)
     student = torch.stack([level[0, SECTIONS[section]["observation_positions"]] for level in spliced.levels])
     torch.testing.assert_close(student, golden(section, "student.states"), **TOLERANCE)
-    wanted = stage.targets(teacher, ["everything"])
+    wanted = stage.targets(teacher, ["causal"])
     torch.testing.assert_close(wanted[0], golden(section, "teacher.states"), **TOLERANCE)
 
     cross_entropy, _ = weighted_cross_entropy(stage, spliced, ["all"])
@@ -181,9 +181,9 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("section", ["stage2_one_step", "stage2_two_steps"])
 def test_stage_1_equals_the_reference(section):
     stage, about = build(WarmUp, observation_factor=2.0), SECTIONS[section]["teacher"]
-    result = stage(rows_of(section, "teacher"), ["everything"], ["all"])
+    result = stage(rows_of(section, "teacher"), ["causal"], ["all"])
     assert result["loss"].item() == pytest.approx(about["loss_ce_observation_factor_2"], abs=1e-4)
-    plain = build(WarmUp, observation_factor=1.0)(rows_of(section, "teacher"), ["everything"], ["all"])
+    plain = build(WarmUp, observation_factor=1.0)(rows_of(section, "teacher"), ["causal"], ["all"])
     assert plain["loss"].item() == pytest.approx(about["loss_ce"], abs=1e-4)
 
 
@@ -193,13 +193,13 @@ def test_stage_3_equals_the_reference(axis):
     expected = SECTIONS[section]["expected"]
     stage = build(AlignLatents, observation_factor=4.0, align_weight=2.0, align_axis=axis)
     rows, teacher = rows_of(section), rows_of(section, "target")
-    (wanted,) = stage.targets(teacher, ["everything"])
+    (wanted,) = stage.targets(teacher, ["causal"])
     torch.testing.assert_close(wanted, golden(section, "target.states"), **TOLERANCE)
-    spliced, latents = think(stage, rows, ["everything"])
+    spliced, latents = think(stage, rows, ["causal"])
     torch.testing.assert_close(latents, golden(section, "latents"), **TOLERANCE)
     student = torch.stack([level[0, SECTIONS[section]["latent_positions"]] for level in spliced.levels])
     torch.testing.assert_close(student, golden(section, "student.states"), **TOLERANCE)
-    result = stage(rows, ["everything"], ["all"], teacher)
+    result = stage(rows, ["causal"], ["all"], teacher)
     assert result["metrics"]["alignment"] == pytest.approx(expected[f"loss_align_{axis}_axis"], abs=1e-4)
     if axis == "token":
         assert result["loss"].item() == pytest.approx(expected["loss_total"], abs=1e-4)

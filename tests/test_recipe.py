@@ -86,14 +86,14 @@ def test_a_checkpoint_is_asked_and_decodes_as_its_recipe_says(tmp_path):
 )
 def test_a_stage_asks_under_the_recipes_system_prompt(name):
     more = ["valr.encoders=[]", "valr.weight=0"] if name == "glyph-valr" else []
-    recipe, _ = load_recipe(name, ["system=AttentionSummary twice.", *more])
+    recipe, _ = load_recipe(name, ["system=Look twice.", *more])
     tokenizer = build_tokenizer()
     model, processor = build_model(tokenizer), Processor(tokenizer, build_image_processor())
     processor = processor if recipe.method == "text" else add_tokens(model, processor, recipe.tokens())
     example = glyphs.sample("find", 3, "train")
     batch = recipe.spec.stage(model, processor, recipe).collate([(example, Random(0))])
     ids = batch["rows"][0].prompt.input_ids
-    wanted = processor(example.images, example.question, "AttentionSummary twice.").input_ids
+    wanted = processor(example.images, example.question, "Look twice.").input_ids
     assert ids[: len(wanted)].equal(wanted)
 
 
@@ -101,11 +101,11 @@ def test_reinforcement_samples_under_the_recipes_system_prompt(tmp_path):
     start = f"init={EMBEDDED / 'glyph-monet'}"
     recipe, _ = load_recipe("glyph-monet-rl", [start])
     stage = build_stage(recipe, tmp_path)
-    stage.recipe.system = "AttentionSummary twice."
+    stage.recipe.system = "Look twice."
     example = glyphs.sample("find", 3, "train")
-    wanted = stage.processor(example.images, example.question, "AttentionSummary twice.")
+    wanted = stage.processor(example.images, example.question, "Look twice.")
     assert stage.prompt(example).input_ids.equal(wanted.input_ids)
-    for field, value in (("system", "AttentionSummary twice."), ("convention", "start_overwritten")):
+    for field, value in (("system", "Look twice."), ("convention", "start_overwritten")):
         recipe, _ = load_recipe("glyph-monet-rl", [start, f"{field}={value}"])
         with pytest.raises(
             ValueError, match=f"^{field} is '{value}', but .*glyph-monet was taught with .*; set {field}"
@@ -163,11 +163,11 @@ def test_recipes_that_ship_say_how_long_answers_are(name, tokens):
         ("system={a: 1}", "^system is {'a': 1}; it must be text, or null"),
         ("stage=[monet3]", "^stage is \\['monet3'\\]; choose one of"),
         ("stage=null", "^stage is None; choose one of"),
-        ("rule=null", "^rule is None; choose one of everything"),
+        ("rule=null", "^rule is None; choose one of causal"),
         ("train_vision=1", "^train_vision is 1; it must be true or false"),
         ("latents_default=8.5", "^latents_default is 8.5; it must be a whole number"),
         ("latents_default=true", "^latents_default is True; it must be a whole number"),
-        ("everything_share=half", "^everything_share is 'half'; it must be a number"),
+        ("causal_share=half", "^causal_share is 'half'; it must be a number"),
         ("val_size=0", "^val_size is 0"),
         ("per_device_train_batch_size=0", "^per_device_train_batch_size is 0; at least 1 is needed"),
         ("per_device_train_batch_size=-4", "^per_device_train_batch_size is -4; at least 1 is needed"),
@@ -234,12 +234,12 @@ def test_numbers_may_be_written_with_an_exponent_everywhere():
     given = [
         "monet.align_weight=1e-1",
         "learning_rate=1e-3",
-        "everything_share=5E-1",
+        "causal_share=5E-1",
         "max_steps=1e3",
         "mixture.find=2e0",
     ]
     recipe, arguments = load_recipe("glyph-monet", given)
-    assert (recipe.stage_options.align_weight, recipe.everything_share, recipe.mixture["find"]) == (0.1, 0.5, 2.0)
+    assert (recipe.stage_options.align_weight, recipe.causal_share, recipe.mixture["find"]) == (0.1, 0.5, 2.0)
     assert (arguments.learning_rate, arguments.max_steps) == (1e-3, 1000)
 
 

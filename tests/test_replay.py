@@ -28,7 +28,7 @@ def example():
     return glyphs.sample("relate", 5, "val")
 
 
-@pytest.mark.parametrize("rule", ["everything", "no_image", "latents_only", "sealed"])
+@pytest.mark.parametrize("rule", ["causal", "no_image", "latents_only", "sealed"])
 @pytest.mark.parametrize("mode", ["latent", "markers", "text"])
 def test_last_level_is_what_the_run_recorded(reasoner, example, rule, mode):
     trace = reasoner.run(example.images, example.question, latents=3, rule=rule, mode=mode, max_new_tokens=40)
@@ -39,7 +39,7 @@ def test_last_level_is_what_the_run_recorded(reasoner, example, rule, mode):
         torch.testing.assert_close(state, step.hidden, atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed"])
+@pytest.mark.parametrize("rule", ["causal", "latents_only", "sealed"])
 def test_runs_whose_model_closes_its_blocks_itself(example, rule):
     reasoner = load("glyph-lvr")
     for latents in (4, 9):  # at 9 it need not close its blocks at all
@@ -77,7 +77,7 @@ def test_rollout_against_eager_attention():
     """R = Π (A + I) / 2 in numpy, from transformers' eager attention of another copy of the model."""
     prompt = tiny_prompt(1, grids=[(4, 4), (6, 4)], text=9)
     rollout = AttentionRollout(2)
-    splice(wrap(tiny_model()), tiny_method(), [ForcedSequence(prompt, ())], [[]], rule="everything", recorder=rollout)
+    splice(wrap(tiny_model()), tiny_method(), [ForcedSequence(prompt, ())], [[]], rule="causal", recorder=rollout)
     wanted = np.eye(len(prompt.input_ids))
     for layer in eager_attention(prompt):
         wanted = 0.5 * (layer[0].detach().numpy().mean(0) + np.eye(len(wanted))) @ wanted

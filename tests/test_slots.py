@@ -19,7 +19,7 @@ from tests.tiny import EOS, of_row, scripted, tiny_method, tiny_model, tiny_prom
 from tests.tiny import OPEN as OPEN_ID
 
 BACKBONE = wrap(tiny_model())
-RULES = ("everything", "no_image", "latents_only", "sealed")
+RULES = ("causal", "no_image", "latents_only", "sealed")
 WITH_LATENTS = [name for name in METHODS if tiny_method(name).has_latents]
 GRID = torch.tensor([[0] * 6, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]])
 

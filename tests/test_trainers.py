@@ -94,8 +94,8 @@ def test_a_wrong_field_is_named(overrides, words):
         (["data_seed=1180591620717411303424"], "^data_seed is 1180591620717411303424; it must be at most"),
         (["val_size=99999999999999999999"], "^val_size is 99999999999999999999; it must be a whole number"),
         (
-            ["everything_share=1" + 400 * "0"],
-            "^everything_share is a number of 80 digits or more; it",
+            ["causal_share=1" + 400 * "0"],
+            "^causal_share is a number of 80 digits or more; it",
         ),
         (["init=''"], "^init is empty; name a checkpoint"),
     ],
@@ -225,7 +225,7 @@ def test_every_position_that_samples_in_a_free_run_has_a_label(tmp_path):
         batch = stage.collate([(glyphs.sample(family, 3, "train"), Random(0))])
         layout = lay_out(stage.backbone, stage.method, batch["rows"], batch["rules"])
         ids, labels = layout.ids[0], layout.labels[0]
-        kinds = slot_class(layout.kinds[0])
+        kinds = slot_class(layout.slot_types[0])
         start = len(batch["rows"][0].prompt.input_ids)
         for slot in range(start - 1, len(ids) - 1):
             following = kinds[slot + 1]

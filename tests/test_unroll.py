@@ -37,7 +37,7 @@ ROWS = [
     ),
     ForcedSequence(tiny_prompt(3, grids=[(4, 4)], text=4), (Tokens((4, 5)),)),
 ]
-MIXED = ["sealed", "everything", "no_image", "latents_only"]
+MIXED = ["sealed", "causal", "no_image", "latents_only"]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def backbone() -> Backbone:
 
 
 @pytest.mark.parametrize("convention", ["start_fed", "start_overwritten"])
-@pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed", MIXED])
+@pytest.mark.parametrize("rule", ["causal", "latents_only", "sealed", MIXED])
 def test_ragged_batch_equals_single_rows_and_splice(backbone, convention, rule):
     """Different prompts, image counts, texts, numbers of blocks, K and rules together."""
     method = tiny_method(convention=convention)
@@ -76,7 +76,7 @@ FLOWS = [
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-@pytest.mark.parametrize("rule", ["everything", "latents_only", "sealed"])
+@pytest.mark.parametrize("rule", ["causal", "latents_only", "sealed"])
 def test_auxiliary_images_in_a_ragged_batch(backbone, flow, rule):
     """Rows with two, one and no auxiliary images, with and without blocks: alone, together and spliced they agree."""
     words = Tokens((5, 6))

@@ -14,9 +14,9 @@ from latent_core import glyphs
 from latent_core.config import Convention, LatentRange, MethodConfig, Sampling
 from latent_core.methods import build_method
 from latent_core.records import from_json
-from latent_core.settings import MAX_LATENTS, Rule, check, short
+from latent_core.settings import FORMER_NAMES, MAX_LATENTS, Rule, check, short
 from trainers.arguments import NAMES, build_arguments, read_arguments
-from trainers.data.formats import WITHOUT_REASONING
+from trainers.data.formats import FORMATS
 from trainers.options import CapOptions, DataOptions, check_types
 from trainers.refused import refuse_unused
 from trainers.stage import StageSpec
@@ -24,6 +24,8 @@ from trainers.stages import STAGES
 
 OBSERVATION_TAGS = "<observation>", "</observation>"
 RECIPES = Path(__file__).parent / "recipes"
+FORMER_FIELDS = {"everything_share": "causal_share"}
+"""What older recipes call a field, and what it is called now."""
 SHARED: dict[str, type] = {"data": DataOptions, "caps": CapOptions, "sampling": Sampling}
 """Fields that hold fields and are the same in every stage; which of `caps` is read differs."""
 
@@ -79,8 +81,8 @@ class Recipe:
     """What becomes of the opening token's embedding (latent stages), see latent_core/config.py."""
     rule: Rule = "latents_only"
     """Attention rule after a block (latent stages)."""
-    everything_share: float = 0.0
-    """Share of the batches trained under `everything` instead of `rule`, in 0…1."""
+    causal_share: float = 0.0
+    """Share of the batches trained under `causal` instead of `rule`, in 0…1."""
     detach_feedback: bool = False
     """No gradient from a latent's input to the state that it was."""
     val_size: int = 120
@@ -114,7 +116,7 @@ class Recipe:
             f"1 ≤ latents_min ≤ latents_max ≤ {MAX_LATENTS} must hold.",
         )
         check(
-            spec.questions or self.data.format not in WITHOUT_REASONING,
+            spec.questions or FORMATS[self.data.format].reasoning,
             f"data.format {self.data.format} has questions and answers alone; it serves stage "
             f"{', '.join(name for name, other in STAGES.items() if other.questions)}, not {self.stage}.",
         )
@@ -124,7 +126,7 @@ class Recipe:
             f"teacher is {self.teacher!r} in a {self.stage} stage; {taught} need one, others have none.",
         )
         check(self.val_size > 0, "val_size is 0; validation takes at least 1 sample; eval_strategy: no does without.")
-        check(0 <= self.everything_share <= 1, f"everything_share is {self.everything_share}; it is a share, 0 to 1.")
+        check(0 <= self.causal_share <= 1, f"causal_share is {self.causal_share}; it is a share, 0 to 1.")
 
     @property
     def spec(self) -> StageSpec:
@@ -215,6 +217,7 @@ def _read(text: bytes, what: str) -> object:
 
 def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
     """Fields → typed dataclasses; every unknown field is an error that names the nearest known one."""
+    values = renamed(values)
     ours = {item.name for item in fields(Recipe)} - {"training", "options"}
     nested = nested_fields()
     _check_names(values, ours | nested.keys() | NAMES, "the recipe")
@@ -249,6 +252,13 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
     arguments = build_arguments(defaults | given)
     _check_method(recipe)
     return recipe, arguments
+
+
+def renamed(values: dict[str, object]) -> dict[str, object]:
+    """The fields of a recipe of any version under their names of today, and so what they hold."""
+    values = {FORMER_FIELDS.get(name, name): value for name, value in values.items()}
+    rule = values.get("rule")
+    return values | ({"rule": FORMER_NAMES[rule]} if isinstance(rule, str) and rule in FORMER_NAMES else {})
 
 
 def nested_fields() -> dict[str, type]:

@@ -150,7 +150,7 @@ class Stage(nn.Module):
         """
         recipe = self.recipe
         latents = rng.choice(sizes) if sizes else rng.randint(recipe.latents_min, recipe.latents_max)
-        return latents, "everything" if rng.random() < recipe.everything_share else recipe.rule
+        return latents, "causal" if rng.random() < recipe.causal_share else recipe.rule
 
     def unroll(self, rows: Sequence[ForcedSequence], rules: Sequence[Rule], **options: object) -> Unrolled:
         """The rows with their latents generated on the way, with gradients; options as those of `unroll`."""

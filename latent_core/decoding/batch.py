@@ -128,10 +128,10 @@ class SequenceBatch:
         rotary = self._rotate(feeds, size)
         self.cache.begin(slot_types, counts)
         for number, feed_types in enumerate(types):
-            if not self._hides[number] and (self.rules[number] != "everything" or self.flow != PLAIN):
+            if not self._hides[number] and (self.rules[number] != "causal" or self.flow != PLAIN):
                 classes = set(map(slot_class, feed_types))
                 # a block that its model left without a closing token is followed by text under the rule all the same
-                ruled = self.rules[number] != "everything" and (CLOSE in classes or AFTER in classes)
+                ruled = self.rules[number] != "causal" and (CLOSE in classes or AFTER in classes)
                 self._hides[number] = ruled or (self.flow != PLAIN and AUX in classes)
         watch = None
         if recorder is not None and size > 1:  # of a single query nothing has to be chosen

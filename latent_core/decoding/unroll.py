@@ -212,7 +212,7 @@ def count_forwards(backbone: Backbone, method: LatentMethod, sequences: Sequence
                 sequence.segments,
                 [Feed(zeros(1), is_latent=False, slots=Slots((AUX,))) for _ in sequence.auxiliary_images],
             ),
-            "everything",
+            "causal",
         )
         for sequence in sequences
     ]
@@ -287,7 +287,7 @@ def splice(
         embeds = embeds.masked_scatter(is_vector, torch.cat(vectors).to(embeds.dtype))
     slots = torch.arange(length, device=backbone.device).expand(len(sequences), -1)
     # padding is on the right, where causality hides it
-    plain = all(r == "everything" for r in rules) and (flow == PLAIN or not features.auxiliary_images)
+    plain = all(r == "causal" for r in rules) and (flow == PLAIN or not features.auxiliary_images)
     mask = None if plain else attend(layout.slot_types, tables(rules, backbone.device), slots, flow)
     states, level_states = backbone(
         embeds, backbone.rotary(layout.positions), mask=mask, levels=levels, recorder=recorder

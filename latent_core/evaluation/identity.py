@@ -9,6 +9,7 @@ import torch
 from latent_core.example import Example
 from latent_core.reasoner import Reasoner
 from latent_core.records import to_json
+from latent_core.settings import FORMER_NAMES
 
 _INCIDENTAL = ("_name_or_path", "name_or_path", "transformers_version", "provenance")
 """Where something lies and who made it."""
@@ -25,7 +26,10 @@ def checkpoint_hash(reasoner: Reasoner) -> str:
         for name, tensor in part.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    for settings in (model.config.to_dict(), to_json(reasoner.config), processor.image_processor.to_dict()):
+    config = to_json(reasoner.config)
+    # hashes of measurements that stand must stay what they are
+    config["rule"] = {now: former for former, now in FORMER_NAMES.items()}.get(config["rule"], config["rule"])
+    for settings in (model.config.to_dict(), config, processor.image_processor.to_dict()):
         digest.update(json.dumps(_decisive(settings), sort_keys=True, default=str).encode())
     digest.update(f"{sorted(reasoner.backbone.eos_ids)}{processor.tokenizer.backend_tokenizer.to_str()}".encode())
     return digest.hexdigest()[:32]

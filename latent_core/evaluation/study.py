@@ -37,7 +37,7 @@ class Condition:
     family: str
     latents: int = 8
     mode: str = "latent"
-    rule: str = "everything"
+    rule: str = "causal"
     replace: str = ""
     """One of REPLACEMENTS, or empty."""
     wrong_image: bool = False
@@ -237,7 +237,7 @@ def conditions(reasoner: Reasoner, families: Sequence[str]) -> Iterator[Conditio
             yield Condition(family=family, latents=0, mode="text", wrong_image=True)
             continue
         default = config.latents.default
-        for rule in dict.fromkeys((config.rule, "everything")):
+        for rule in dict.fromkeys((config.rule, "causal")):
             base = Condition(family=family, latents=default, rule=rule)
             yield base
             for name in REPLACEMENTS:

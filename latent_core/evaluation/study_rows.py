@@ -12,6 +12,7 @@ from pathlib import Path
 from latent_core.analysis.statistics import Interval
 from latent_core.evaluation.study import Condition, Row, Study
 from latent_core.lines import append_line, read_lines
+from latent_core.settings import FORMER_NAMES
 
 MADE = "made_with"
 BOUNDS = {"accuracy": "interval", "changed": "changed_interval", "donor": "donor_interval"}
@@ -45,7 +46,8 @@ def row_to_json(row: Row) -> dict[str, object]:
 def row_from_json(values: dict) -> Row:
     """A Row from what `row_to_json` made of it; what it was made with may stand beside."""
     values = {name: value for name, value in values.items() if name != MADE}
-    values["condition"] = Condition(**values["condition"])
+    condition = values["condition"]
+    values["condition"] = Condition(**condition | {"rule": FORMER_NAMES.get(condition["rule"], condition["rule"])})
     for name, bounds in BOUNDS.items():
         edges = values.pop(bounds)
         if values[name] is not None:
@@ -85,5 +87,7 @@ def _finished(study: Study, todo: Sequence[Condition], path: Path) -> dict[Condi
 
 def _differences(made: object, wanted: dict[str, object]) -> list[str]:
     """What a row was made with that is not as wanted."""
-    given = made if isinstance(made, dict) else {}
+    given = dict(made) if isinstance(made, dict) else {}
+    if isinstance(settings := given.get("settings"), dict) and settings.get("rule") in FORMER_NAMES:
+        given["settings"] = settings | {"rule": FORMER_NAMES[settings["rule"]]}
     return [name for name in (*wanted, *(given.keys() - wanted.keys())) if given.get(name) != wanted.get(name)]

@@ -110,7 +110,7 @@ def _directed(slot_types: torch.Tensor, queries: torch.Tensor, flow: Flow) -> tu
 def attend(slot_types: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor, flow: Flow = PLAIN) -> torch.Tensor:
     """(B, Q, S) bool, True where a query may attend: to slots up to its own whose kind its rule and the flow allow.
 
-    `everything`      plain causal.
+    `causal`      plain causal.
     `no_image`        text behind the first block, closing tokens included, does not see images.
     `latents_only`    it sees latents, closing tokens and itself; nothing that has looked at the prompt or the image.
     `sealed`          as before, but in place of the latents (whose cached keys have seen the image) their sealed

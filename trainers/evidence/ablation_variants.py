@@ -1,7 +1,7 @@
 """The ablations: for each method the variants of one table, what they train, and what its paper says of them.
 
 Every variant of a table trains the same stages for the same steps, from the same start, and answers the same
-questions. All use the attention rule of the embedded checkpoints: under `everything` the answers hardly depend on the
+questions. All use the attention rule of the embedded checkpoints: under `causal` the answers hardly depend on the
 latents, so that no variant could show anything.
 """
 

@@ -50,13 +50,11 @@ def _latents(recipe: Recipe) -> str:
     if recipe.spec.reinforces:
         return f"{text} Attention rule: `{recipe.rule}`.\n\n"
     text += f" Attention rule: `{recipe.rule}`"
-    text += (
-        f", for {recipe.everything_share:.0%} of the batches `everything`.\n\n" if recipe.everything_share else ".\n\n"
-    )
+    text += f", for {recipe.causal_share:.0%} of the batches `causal`.\n\n" if recipe.causal_share else ".\n\n"
     if recipe.rule in ("latents_only", "sealed"):
         text += (
             "Text after a block sees nothing but latents and itself. That the answer depends on the latents then "
-            "holds by construction, because the other wires are cut; the rows under `everything` are the ones to "
+            "holds by construction, because the other wires are cut; the rows under `causal` are the ones to "
             "compare with published models.\n\n"
         )
     return text

@@ -93,7 +93,7 @@ def _accuracies(reports: dict[str, dict]) -> str:
         if latents is None:
             asked = {f"`{name}`": {"latents": 0, "mode": "text"}}
         else:
-            rules = dict.fromkeys((rule, "everything"))
+            rules = dict.fromkeys((rule, "causal"))
             asked = {f"`{name}`, K = {latents}, `{r}`": {"latents": latents, "rule": r} for r in rules}
         for label, fields in asked.items():
             found = (rows.get(Condition(family=family, **fields)) for family in families)
@@ -108,7 +108,7 @@ def _interventions(reports: dict[str, dict]) -> str:
     lines = []
     for name, report in reports.items():
         rows, own, latents = _rows(report), *_own(report)
-        for rule in dict.fromkeys((own, "everything")):
+        for rule in dict.fromkeys((own, "causal")):
             base = Condition(family="find", latents=latents, rule=rule)
             by = {what: rows[replace(base, replace=what)] for what in REPLACEMENTS}
             cells = [f"`{name}`", f"`{rule}`", percent(rows[base].accuracy), percent(by["donor"].donor)]
@@ -196,14 +196,14 @@ def _without_blocks(name: str, report: dict) -> str:
     lines = []
     for family in report["guessing"]:
         cells = [f"`{family}`"]
-        for asked in dict.fromkeys((rule, "everything")):
+        for asked in dict.fromkeys((rule, "causal")):
             for mode in ("latent", "text"):
                 row = rows[Condition(family=family, latents=latents, rule=asked, mode=mode)]
                 cells += [percent(row.accuracy), f"{row.tokens:.0f}"]
         lines.append(cells)
     header = [
         f"`{asked}`, {words}{what}"
-        for asked in dict.fromkeys((rule, "everything"))
+        for asked in dict.fromkeys((rule, "causal"))
         for words in ("with blocks", "words only")
         for what in ("", ": tokens")
     ]

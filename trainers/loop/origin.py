@@ -11,7 +11,7 @@ from latent_core.checkpoints.loading import find
 from latent_core.checkpoints.published import FINAL
 from latent_core.files import write_file
 from latent_core.settings import check
-from trainers.recipe import Recipe, nested_fields, recipes
+from trainers.recipe import Recipe, nested_fields, recipes, renamed
 
 RECIPE = "recipe.json"
 PARENTS = "parents.json"
@@ -138,7 +138,7 @@ def normal(run: dict[str, object]) -> dict[str, object]:
     """A recipe as any version has written it down, with those inner fields alone that are not at their
     defaults.
     """
-    found, nested = dict(run), nested_fields()
+    found, nested = renamed(run), nested_fields()
     for name in found.keys() & nested.keys():
         if isinstance(given := found[name], dict):
             defaults = _defaults(nested[name])

@@ -68,7 +68,7 @@ class Interleaved(Stage):
         return collate(self, items, framed_row, "images")
 
     def forward(self, rows: list[ForcedSequence], rules: list[Rule], families: list[str]) -> dict[str, object]:
-        spliced = splice(self.backbone, self.method, rows, [[] for _ in rows], rule="everything")
+        spliced = splice(self.backbone, self.method, rows, [[] for _ in rows], rule="causal")
         loss, metrics = mean_of_rows(self.backbone, spliced, families)
         return {"loss": loss, "metrics": metrics}
 
@@ -125,7 +125,7 @@ class Distil(Stage):
         """Per row (E, N, D), the teacher's states at the tokens of assistant images."""
         none: list[list[torch.Tensor]] = [[] for _ in teacher]
         aligned = levels(self.backbone, self.options.align_levels)
-        read = splice(self.teacher, self.method, teacher, none, rule="everything", levels=aligned, features=seen)
+        read = splice(self.teacher, self.method, teacher, none, rule="causal", levels=aligned, features=seen)
         return gather(read.levels, slot_class(read.layout.slot_types) == AUX)
 
     def scale_loss(self, rows: list[ForcedSequence], unrolled: Unrolled) -> torch.Tensor:

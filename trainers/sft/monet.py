@@ -83,7 +83,7 @@ class WarmUp(Stage):
         return collate(self, items, row, self.student)
 
     def forward(self, rows: list[ForcedSequence], rules: list[Rule], families: list[str]) -> dict[str, object]:
-        spliced = splice(self.backbone, self.method, rows, [[] for _ in rows], rule="everything")
+        spliced = splice(self.backbone, self.method, rows, [[] for _ in rows], rule="causal")
         loss, metrics = weighted_cross_entropy(self, spliced, families)
         return {"loss": loss, "metrics": metrics}
 
@@ -129,7 +129,7 @@ class AlignObservations(Stage):
             self.method,
             teacher,
             [[] for _ in teacher],
-            rule="everything",
+            rule="causal",
             levels=levels(self.backbone, self.options.align_levels),
             features=seen,
         )

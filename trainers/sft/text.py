@@ -24,6 +24,6 @@ class TextStage(Stage):
         return {"rows": rows, "families": families_of(items)}
 
     def forward(self, rows: list[ForcedSequence], families: list[str]) -> dict[str, torch.Tensor | dict[str, float]]:
-        spliced = splice(self.backbone, self.method, rows, [[] for _ in rows], rule="everything")
+        spliced = splice(self.backbone, self.method, rows, [[] for _ in rows], rule="causal")
         loss, metrics = self.cross_entropy(spliced, families)
         return {"loss": loss, "metrics": metrics}
