@@ -24,13 +24,13 @@ def test_states_of_a_prompt_equal_transformers(prompt):
     levels = range(backbone.num_layers + 1)
     batch = SequenceBatch(backbone, backbone.new_cache(len(PROMPTS), 8), ["causal"] * len(PROMPTS))
     _, found = batch.feed(prompt_feeds(backbone, PROMPTS), levels=levels)
-    row, ids = PROMPTS.index(prompt), prompt.input_ids[None]
+    sequence, ids = PROMPTS.index(prompt), prompt.input_ids[None]
     images = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.grid_thw} if len(prompt.grid_thw) else {}
     expected = tiny_model()(
         input_ids=ids, mm_token_type_ids=(ids == IMAGE).int(), output_hidden_states=True, **images
     ).hidden_states
     for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours[row, : ids.shape[1]], theirs[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours[sequence, : ids.shape[1]], theirs[0], atol=1e-5, rtol=0)
 
 
 def test_fast_layers_equal_transformers_layers():
