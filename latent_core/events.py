@@ -40,7 +40,7 @@ class StartEvent:
     """0-based number in the batch."""
     prompt_tokens: int
     images: tuple[torch.Tensor, ...]
-    """What the model saw, one uint8 (height, width, 3) per image."""
+    """The images as the model saw them, one uint8 (height, width, 3) each."""
     grids: tuple[tuple[int, int], ...]
     """(rows, columns) of merged image tokens, one per image, in the order of `image_states`."""
     levels: tuple[int, ...]

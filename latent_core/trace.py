@@ -93,7 +93,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trace:
-    """One finished or stopped run."""
+    """The trace of one finished or stopped run."""
 
     question: str
     system: str
@@ -144,7 +144,7 @@ class Trace:
 
     @property
     def images(self) -> tuple[torch.Tensor, ...]:
-        """What the model saw, one uint8 (H, W, 3) per image."""
+        """The images as the model saw them, one uint8 (H, W, 3) each."""
         return self.start.images
 
     @cached_property

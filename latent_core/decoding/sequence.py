@@ -23,7 +23,7 @@ from latent_core.settings import MAX_THOUGHT, Rule, Settings, check
 Run = Generator[Feed | Sample, torch.Tensor | int, Reason]
 """A sequence's coroutine: yields a Feed and receives its states, or yields a Sample and receives an id; returns why it
 ended."""
-Text = Generator[Feed | Sample, torch.Tensor | int, Context | Reason]
+TextRun = Generator[Feed | Sample, torch.Tensor | int, Context | Reason]
 """The part of it up to the next block, which starts from the Context returned; a Reason if the sequence ends there."""
 Intervention = Callable[[Feed], Feed]
 """Called with every feed of latents, and may replace its vectors."""
@@ -81,7 +81,7 @@ class TextSource(Protocol):
     samples: bool
     """Whether the model chooses the tokens."""
 
-    def write(self, first: Feed | torch.Tensor, blocks: int) -> Text:
+    def write(self, first: Feed | torch.Tensor, blocks: int) -> TextRun:
         """Feeds `first` and then text until block number `blocks` opens.
 
         `first` is what has to be fed before the text: the prompt, a closing token, or latents whose block the model
@@ -98,7 +98,7 @@ class Sampled:
         self.method, self.settings, self.eos_ids = method, settings, eos_ids
         self.remaining = settings.max_new_tokens
 
-    def write(self, first: Feed | torch.Tensor, blocks: int) -> Text:
+    def write(self, first: Feed | torch.Tensor, blocks: int) -> TextRun:
         """See TextSource."""
         method, settings = self.method, self.settings
         latents = 0 if settings.mode == "markers" else settings.latents
@@ -151,7 +151,7 @@ class Forced:
         self._segments = iter(segments)
         self._auxiliary_images = iter(auxiliary_images)
 
-    def write(self, first: Feed | torch.Tensor, blocks: int) -> Text:
+    def write(self, first: Feed | torch.Tensor, blocks: int) -> TextRun:
         """See TextSource."""
         states = None
         if isinstance(first, torch.Tensor):

@@ -91,7 +91,7 @@ PLAIN = Flow()
 
 
 def _directed(slot_types: torch.Tensor, queries: torch.Tensor, flow: Flow) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where `flow` allows a query (B, Q) to see a slot (B, S), and which queries (B, Q, 1) escape the rules."""
+    """(B, Q, S) bool where `flow` lets queries (B, Q) see slots (B, S), and (B, Q, 1) bool which escape the rules."""
     keys, queries = slot_types[:, None], queries[..., None]
     key, query = slot_class(keys), slot_class(queries)
     same = keys // CLASSES == queries // CLASSES  # of the block and the image with the same number

@@ -140,7 +140,7 @@ class Backbone(nn.Module, ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where embeddings live and feeds have to be."""
+        """The device of the embeddings, on which feeds have to be."""
 
     @property
     @abstractmethod

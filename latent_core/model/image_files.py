@@ -57,7 +57,7 @@ class ImageProblem(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFile:
-    """What a decoder needs of an image file."""
+    """An image file, cut to what a decoder needs."""
 
     data: bytes
     """The file without what does not make its first picture."""
@@ -98,7 +98,7 @@ def damaged(name: str, reason: str) -> ImageProblem:
 
 
 def orientation(exif: bytes, xmp: bytes = b"") -> int | None:
-    """What EXIF, or else XMP, says of how the picture is to be held; None where it says nothing that can be read."""
+    """The orientation in EXIF, or else in XMP; None where neither has one that can be read."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     value = None

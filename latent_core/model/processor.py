@@ -226,7 +226,7 @@ class Processor:
         return [self.turn_start_id, *self.encode(f"{role}\n{text}"), self.eos_id, *self.encode("\n")]
 
     def _pixels(self, image: Image.Image, fit: Fit) -> torch.Tensor:
-        """What the model sees of an image of any mode, unless it is that already: uint8 (H, W, 3)."""
+        """uint8 (H, W, 3): the image, of any mode, as the model sees it."""
         return torch.from_numpy(np.array(image if fit.has_fitted(image) else fit(load_image(image))))
 
     def _patchify(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -262,7 +262,7 @@ class Detokenizer:
         return self._utf8.decode(_token_bytes(token))
 
     def flush(self) -> str:
-        """What an unfinished character leaves behind at the end of the stream."""
+        """The text of a character left incomplete at the end of the stream: U+FFFD, or nothing."""
         return self._utf8.decode(b"", final=True)
 
 
