@@ -132,12 +132,12 @@ def test_what_a_trace_may_say_is_bounded(opened, change, words):
 def large() -> Trace:
     """As much as fits: 16,384 words and latents, 32 levels, 128 layers, 4,096 patches, images of noise."""
     word, latent = torch.randn(2), torch.randn(2)
-    look = AttentionSummary(
+    attention = AttentionSummary(
         image=torch.rand(128, 1, 4096).half(), shares=torch.rand(128, 1, 5), entropy=torch.rand(128, 1)
     )
     latents = [replace(LATENT, block=n // 512, index=n % 512, fed=latent, hidden=latent) for n in range(MAX_THOUGHT)]
     words = [replace(WORD, text=" wörter" * 2, hidden=word) for _ in range(MAX_TOKENS - 4)]
-    looking = [replace(WORD, hidden=word, look=look)] * 4
+    looking = [replace(WORD, hidden=word, attention=attention)] * 4
     return run(
         [*looking, *latents, *words],
         images=16,
