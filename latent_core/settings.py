@@ -18,7 +18,7 @@ MAX_LATENTS = 576
 """A grid of 24 × 24; the published methods use at most 256."""
 MAX_TOKENS = 8192
 """Generated tokens of a response; latents do not count."""
-MAX_THOUGHT = 8192
+MAX_RUN_LATENTS = 8192
 """Latents of a response in all blocks together; a block that might not fit does not open."""
 
 
@@ -64,7 +64,7 @@ class Settings:
     max_new_tokens: int = 128
     """Generated tokens, 1…8192. Latents do not count: a short answer may follow long blocks."""
     max_blocks: int = 8
-    """Blocks per response; then the opening token is banned, as it is where all latents might exceed MAX_THOUGHT.
+    """Blocks per response; then the opening token is banned, as it is where all latents might exceed MAX_RUN_LATENTS.
     0…64."""
     temperature: float = 0.0
     """0 is greedy."""
