@@ -58,7 +58,7 @@ def value(trace, companions):
 
 
 def chosen_states(trace):
-    """TextSpan' states and latents' vectors in order, markers left out."""
+    """Words' states and latents' vectors in order, markers left out."""
     kept = [(n, s) for n, s in enumerate(trace.steps) if getattr(s, "kind", "latent") in ("text", "latent")]
     return [n for n, _ in kept], np.stack([(s.fed if hasattr(s, "fed") else s.hidden).numpy() for _, s in kept])
 

@@ -62,7 +62,7 @@ def equal(answer: str | None, truth: str | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Wording:
     """An answer, or a part of one, that is not taken apart."""
 
     key: str
@@ -107,11 +107,11 @@ class Equation:
 class Choice:
     """The letter of an option and its words."""
 
-    letter: Text
+    letter: Wording
     words: "Form"
 
 
-Form = Text | Quantity | Many | Equation | Choice
+Form = Wording | Quantity | Many | Equation | Choice
 
 _LETTER = re.compile(r"[(\[]?([A-Za-z])[)\]]?")
 _OPTION = re.compile(
@@ -142,13 +142,13 @@ def _form(text: str, depth: int = 0) -> Form:
     if depth == 0 and (option := _OPTION.match(text)):
         text = plain(text[option.end() :])
     if letter := _LETTER.fullmatch(text):
-        return Text(letter.group(1).casefold())
+        return Wording(letter.group(1).casefold())
     if depth == 0 and (choice := _CHOICE.fullmatch(text)):
         letter = next(filter(None, choice.groups()[:4]))
-        return Choice(Text(letter.casefold()), _form(plain(choice.group(5)), 1))
+        return Choice(Wording(letter.casefold()), _form(plain(choice.group(5)), 1))
     if depth < DEEPEST and (form := _many(text, depth) or _equation(text, depth)):
         return form
-    return _quantity(text) or Text(_key(text))
+    return _quantity(text) or Wording(_key(text))
 
 
 def _many(text: str, depth: int) -> Form | None:
@@ -248,7 +248,7 @@ def _key(text: str) -> str:
 
 def _same(first: Form, second: Form) -> bool:
     match first, second:
-        case Text(), Text():
+        case Wording(), Wording():
             return first.key == second.key
         case Quantity(), Quantity():
             return first.unit == second.unit and (first.key == second.key or close(first.values, second.values))
@@ -289,7 +289,7 @@ def _same_zeros(first: Equation, second: Equation) -> bool:
 
 
 def _values(side: Form) -> Values | None:
-    if isinstance(side, Text):
+    if isinstance(side, Wording):
         return formulas.values(side.key)  # a letter
     return side.values if isinstance(side, Quantity) and not side.unit else None
 
@@ -297,7 +297,7 @@ def _values(side: Form) -> Values | None:
 def _says_more(more: Form, less: Form) -> bool:
     """Whether they are the same but for what only `more` says: an option's letter or words, an unknown, a unit."""
     match more, less:
-        case Choice(), Text() if more.letter == less:
+        case Choice(), Wording() if more.letter == less:
             return True
         case Choice(), Choice():
             return more.letter == less.letter and _says_more(more.words, less.words)
