@@ -122,7 +122,7 @@ def test_what_is_sent_is_json_of_moderate_size(value):
 HELD = """
 import sys
 from app import traces
-from app.companions import Companions
+from app.artifacts import Companions
 def most():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1])
