@@ -14,7 +14,7 @@ import torch
 
 from app.limits import OWN
 from latent_core.methods import METHODS
-from latent_core.settings import MAX_LATENTS, MAX_THOUGHT, MAX_TOKENS, check, short
+from latent_core.settings import MAX_LATENTS, MAX_RUN_LATENTS, MAX_TOKENS, check, short
 from latent_core.trace import Trace
 
 MOST_IMAGES = 16
@@ -83,7 +83,7 @@ def _counts(trace: Trace) -> Iterator[tuple[int, int, str]]:
     yield len(start.layers), MOST_DEEP, "layers of attention"
     yield summaries[0].image.shape[1] if summaries else 0, MOST_DEEP, "heads of attention"
     yield max(blocks, default=0), MAX_LATENTS, "latents in one block"
-    yield sum(blocks), MAX_THOUGHT, "latents"
+    yield sum(blocks), MAX_RUN_LATENTS, "latents"
     yield max(grids, default=0), MAX_LATENTS, "rows or columns in a grid of latents"
     yield len(trace.question), OWN.question, "letters in its question"
     yield len(trace.system), MOST_IN_SYSTEM, "letters in its system prompt"

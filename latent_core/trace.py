@@ -21,11 +21,11 @@ from latent_core import answers
 from latent_core.events import SEGMENTS, AttentionSummary, Event, FinishEvent, LatentEvent, StartEvent, TokenEvent
 from latent_core.files import write_file
 from latent_core.records import from_json, to_json
-from latent_core.settings import MAX_THOUGHT, MAX_TOKENS, Settings, short
+from latent_core.settings import MAX_RUN_LATENTS, MAX_TOKENS, Settings, short
 from latent_core.stored import Tensors, check_header, whole
 
 VERSION = 2
-MAX_STEPS = MAX_TOKENS + MAX_THOUGHT
+MAX_STEPS = MAX_TOKENS + MAX_RUN_LATENTS
 """Tokens and latents of a run that is read: what Settings allow."""
 MAX_HEADER = 512 * MAX_STEPS
 """Bytes of a file before its tensors; a step takes about 300, its text included."""

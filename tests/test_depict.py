@@ -1,4 +1,4 @@
-"""The decoder from latents to pictures, its training and its reading; what ships fits the checkpoints that ship."""
+"""The decoder from latents to auxiliary images, its training and use; what ships fits the checkpoints that ship."""
 
 import json
 
@@ -151,17 +151,17 @@ def test_measured_beside_the_bank_against_numpy(reasoner):
 @pytest.mark.parametrize(("checkpoint", "file"), BESIDE)
 def test_companions_that_ship_were_made_from_the_weights_that_ship(checkpoint, file):
     folder = EMBEDDED / checkpoint
-    wanted = json.loads((folder / "method.json").read_text())["provenance"]["fingerprint"]
+    fingerprint = json.loads((folder / "method.json").read_text())["provenance"]["fingerprint"]
     if file == FILE:
         assert Depicter.load(folder / file).width == 128
         for report in ("depict.json", "grounding.json"):
-            assert json.loads((folder / report).read_text())["fingerprint"] == wanted
+            assert json.loads((folder / report).read_text())["fingerprint"] == fingerprint
         with safe_open(folder / file, "pt") as stored:
-            assert json.loads(stored.metadata()["depict"])["fingerprint"] == wanted
+            assert json.loads(stored.metadata()["depict"])["fingerprint"] == fingerprint
     else:
-        assert Bank.load(folder / file).notes["fingerprint"] == wanted
+        assert Bank.load(folder / file).notes["fingerprint"] == fingerprint
 
 
 def test_companions_ship_with_the_checkpoints_that_are_said_to_have_them():
-    said = [(name, "bank.safetensors") for name in BANKED] + [(name, FILE) for name in PAINTED]
-    assert sorted(BESIDE) == sorted(said)
+    named_files = [(name, "bank.safetensors") for name in BANKED] + [(name, FILE) for name in PAINTED]
+    assert sorted(BESIDE) == sorted(named_files)

@@ -198,7 +198,7 @@ def test_long_thoughts_leave_room_for_the_answer(backbone, name, latents, room, 
 
 
 def test_latents_of_all_blocks_together_are_bounded(backbone, monkeypatch):
-    monkeypatch.setattr("latent_core.decoding.sequence.MAX_THOUGHT", 10)
+    monkeypatch.setattr("latent_core.decoding.sequence.MAX_RUN_LATENTS", 10)
     settings = Settings(latents=4, max_new_tokens=100)
     script = iter([OPEN, 1, OPEN, 2, OPEN, 3])
 

@@ -1,4 +1,4 @@
-"""Where latents look, against an independent count."""
+"""Grounding of latents, against an independent count."""
 
 import json
 import shutil

@@ -18,7 +18,7 @@ from latent_core.events import Reason
 from latent_core.methods.base import LatentMethod
 from latent_core.methods.requests import Context, Feed, Sample
 from latent_core.model.slots import Slots, closing_slots, join, latent_slots, marker_slots, opening_slots, text_slots
-from latent_core.settings import MAX_THOUGHT, Rule, Settings, check
+from latent_core.settings import MAX_RUN_LATENTS, Rule, Settings, check
 
 Run = Generator[Feed | Sample, torch.Tensor | int, Reason]
 """A sequence's coroutine: yields a Feed and receives its states, or yields a Sample and receives an id; returns why it
@@ -102,7 +102,7 @@ class Sampled:
         """See TextSource."""
         method, settings = self.method, self.settings
         latents = 0 if settings.mode == "markers" else settings.latents
-        most = min(settings.max_blocks, method.most_blocks, MAX_THOUGHT // max(1, latents))
+        most = min(settings.max_blocks, method.most_blocks, MAX_RUN_LATENTS // max(1, latents))
         may_open = method.has_latents and settings.mode != "text" and blocks < most
         force = method.open_id if may_open and settings.mode == "forced" and blocks == 0 else None
         # States in place of a feed mean that a block has just ended without a closing token. The next token may be
