@@ -95,7 +95,7 @@ def why_diverged(error: Diverged, name: str, arguments: TrainingArguments, run: 
     if error.steps == 0:
         likely = (
             "No step had been taken, so what it starts from, a row of the data or a weight of the loss is the cause. "
-            "AttentionSummary at them"
+            "Look at them"
         )
     left = f"The last finite checkpoint is kept: {folder}" if folder else "There is no checkpoint yet"
     return (
