@@ -90,7 +90,7 @@ class WarmUp(Stage):
 
 
 class AlignObservations(Stage):
-    """Monet's stage 2: states at observations, which see latents, aligned with those of a teacher that sees the image."""
+    """Monet's stage 2: the states at observations, aligned with those of a teacher that sees the images."""
 
     options: MonetStageOptions
     student: Part = "both"
