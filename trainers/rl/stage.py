@@ -180,7 +180,7 @@ class RlStage(Stage):
         return self.processor(example.images, example.question, self.recipe.system)
 
     def settings(self, seed: int) -> Settings:
-        """How a rollout is decoded."""
+        """The settings that rollouts are decoded with."""
         options = self.options
         return Settings(
             latents=self.recipe.latents_default,

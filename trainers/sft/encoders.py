@@ -36,7 +36,7 @@ class Encoder(Protocol):
     """E."""
 
     def prepare(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """What `features` takes, on the CPU."""
+        """The input of `features`, on the CPU."""
 
     def features(self, prepared: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], list[Grid]]:
         """Per image (P, E) row by row, and its grid (rows, columns)."""

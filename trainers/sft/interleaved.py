@@ -19,7 +19,7 @@ from trainers.sft.losses import exact, row_cross_entropy
 from trainers.stage import Item, Stage, families_of
 
 Part = Literal["images", "latents", "both"]
-"""What stands for a latent step in a sequence."""
+"""Form of latent steps in a sequence: auxiliary images, blocks, or each image before its block."""
 
 
 def collate(

@@ -168,7 +168,7 @@ class LvrStage(Stage):
         return torch.cat([embeddings, self.method.lvr_latent_end_emb[None].to(embeddings)])
 
     def pairs(self, unrolled: Unrolled) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the states before the slots feed, and what is in the slots, both (M, D)."""
+        """Predictions, fed from the states before the slots, and targets, the vectors in the slots, both (M, D)."""
         rows, slots = (slot_class(unrolled.layout.slot_types) == LATENT).nonzero(as_tuple=True)
         latents = [block for blocks in unrolled.latents for block in blocks]
         before = unrolled.states[rows, slots - 1]
