@@ -25,7 +25,7 @@ class Control:
     kind: Literal["choice", "whole", "fraction"]
     """One of `choices`, a whole number, any number."""
     choices: tuple[tuple[str, str], ...] = ()
-    """TextSpan and value of each."""
+    """Label and value of each."""
     default: str | int | None = None
     """What it begins with; None: what the checkpoint in view was taught with."""
     step: float | None = None

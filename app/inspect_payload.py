@@ -100,7 +100,7 @@ def inspection(
 
 
 def _is_shown(step: TokenEvent | LatentEvent) -> bool:
-    """TextSpan and latents; markers' states are those of the words and latents before them."""
+    """Words and latents; markers' states are those of the words and latents before them."""
     return isinstance(step, LatentEvent) or step.kind == "text"
 
 

@@ -25,7 +25,7 @@ from latent_core.settings import Settings
 from latent_core.trace import Trace
 
 LISTED = 16
-"""TextSpan and latents that a painted region lists."""
+"""Words and latents that a painted region lists."""
 DIFFERENCE = 2.0
 """Seconds for the difference of two texts."""
 

@@ -27,7 +27,7 @@ PATCH = 0.001
 PATCH_PIXELS = 28 * 28
 """Pixels of an image token."""
 WORDS = 1024
-"""TextSpan that a response is given time for; latents come on top."""
+"""Tokens that a response is given time for; latents come on top."""
 SHORTEST, LONGEST = 10, 120
 """Seconds asked for: visitors have a few minutes a day, and longer calls wait longer."""
 

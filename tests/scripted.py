@@ -16,7 +16,7 @@ from latent_core.trace import Source, Trace
 
 WIDTH, TOKENS, LEVELS, LAYERS = 8, 36, 3, (0, 1, 2)
 SCRIPT = (("I", " look", "."), (" It", " carries", " \\boxed{", "ring", "}", "."))
-"""TextSpan before the block and after it."""
+"""Words before the block and after it."""
 
 
 class ScriptedReasoner:

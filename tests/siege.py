@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from app.limits import PUBLIC
-from latent_core import tables
+from latent_core.evaluation import tables
 from tests.attacks import ATTACKS, Attack, connections, runs, traces, uploads  # noqa: F401, they list their attacks
 from tests.instance import KEEP_SECONDS, Instance
 from tests.soak import TOLERANCE, crowd

@@ -59,7 +59,7 @@ def test_16_bits_of_25_million_pixels_take_little_more_than_their_pixels(tmp_pat
     (tmp_path / "wide.png").write_bytes(deep_png(20).replace(wide, wider))
     script = """
 import sys
-from latent_core.images import ImageProblem, load_image
+from latent_core.model.images import ImageProblem, load_image
 load_image(sys.argv[1] + "/deep.png")
 try: load_image(sys.argv[1] + "/wide.png")
 except ImageProblem: print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])

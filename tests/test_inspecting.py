@@ -58,7 +58,7 @@ def value(trace, companions):
 
 
 def chosen_states(trace):
-    """TextSpan' states and latents' vectors in order, markers left out."""
+    """Words' states and latents' vectors in order, markers left out."""
     kept = [(n, s) for n, s in enumerate(trace.steps) if getattr(s, "kind", "latent") in ("text", "latent")]
     return [n for n, _ in kept], np.stack([(s.fed if hasattr(s, "fed") else s.hidden).numpy() for _, s in kept])
 
@@ -122,7 +122,7 @@ def test_what_is_sent_is_json_of_moderate_size(value):
 HELD = """
 import sys
 from app import traces
-from app.companions import Companions
+from app.artifacts import Companions
 def most():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1])

@@ -23,7 +23,7 @@ class Mixed(LatentMethod):
     def block(self, context: Context) -> Generator[Feed, torch.Tensor, None]:
         hidden, latents = context.hidden, context.num_latents
         if latents % 2 == 0:
-            yield Feed(hidden * torch.linspace(0.5, 2, latents)[:, None], grid=(2, latents // 2), ends=True)
+            yield Feed(hidden * torch.linspace(0.5, 2, latents)[:, None], grid=(2, latents // 2), final=True)
             return
         for _ in range(latents):
             hidden = yield Feed(hidden)

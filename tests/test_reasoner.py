@@ -26,7 +26,7 @@ CONFIG = MethodConfig(
     pad_token="<abs_vis_token_pad>",
     rule="latents_only",
     latents=LatentRange(default=3, min=0, max=12),
-    system="AttentionSummary closely.",
+    system="Look closely.",
     sampling=Sampling(max_new_tokens=48),
     world="glyphs",
 )
@@ -97,15 +97,15 @@ def test_a_scripted_run(reasoner, script):
 
 
 def test_a_trace_says_what_was_run(reasoner, script):
-    script("AttentionSummary[THINK] \\boxed{ring}")
+    script("Look[THINK] \\boxed{ring}")
     trace = reasoner.run(picture(0), QUESTION, seed=7)
-    assert (trace.text, trace.answer, trace.question) == ("AttentionSummary \\boxed{ring}", "ring", QUESTION)
+    assert (trace.text, trace.answer, trace.question) == ("Look \\boxed{ring}", "ring", QUESTION)
     assert trace.blocks[0].latents.shape == (3, 32)
     assert trace.settings == reasoner.settings(seed=7) and trace.settings.rule == "latents_only"
     assert trace.settings.max_new_tokens == 48
     assert (trace.source.checkpoint, trace.source.method, trace.source.world) == ("tiny", "monet", "glyphs")
     assert trace.source.dtype == "float32" and trace.source.versions["torch"] == torch.__version__
-    assert trace.system == "AttentionSummary closely."
+    assert trace.system == "Look closely."
 
 
 def test_a_trace_of_the_engine_survives_its_file(reasoner, tmp_path):

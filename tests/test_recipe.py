@@ -86,14 +86,14 @@ def test_a_checkpoint_is_asked_and_decodes_as_its_recipe_says(tmp_path):
 )
 def test_a_stage_asks_under_the_recipes_system_prompt(name):
     more = ["valr.encoders=[]", "valr.weight=0"] if name == "glyph-valr" else []
-    recipe, _ = load_recipe(name, ["system=AttentionSummary twice.", *more])
+    recipe, _ = load_recipe(name, ["system=Look twice.", *more])
     tokenizer = build_tokenizer()
     model, processor = build_model(tokenizer), Processor(tokenizer, build_image_processor())
     processor = processor if recipe.method == "text" else add_tokens(model, processor, recipe.tokens())
     example = glyphs.sample("find", 3, "train")
     batch = recipe.spec.stage(model, processor, recipe).collate([(example, Random(0))])
     ids = batch["rows"][0].prompt.input_ids
-    wanted = processor(example.images, example.question, "AttentionSummary twice.").input_ids
+    wanted = processor(example.images, example.question, "Look twice.").input_ids
     assert ids[: len(wanted)].equal(wanted)
 
 
@@ -101,11 +101,11 @@ def test_reinforcement_samples_under_the_recipes_system_prompt(tmp_path):
     start = f"init={EMBEDDED / 'glyph-monet'}"
     recipe, _ = load_recipe("glyph-monet-rl", [start])
     stage = build_stage(recipe, tmp_path)
-    stage.recipe.system = "AttentionSummary twice."
+    stage.recipe.system = "Look twice."
     example = glyphs.sample("find", 3, "train")
-    wanted = stage.processor(example.images, example.question, "AttentionSummary twice.")
+    wanted = stage.processor(example.images, example.question, "Look twice.")
     assert stage.prompt(example).input_ids.equal(wanted.input_ids)
-    for field, value in (("system", "AttentionSummary twice."), ("convention", "start_overwritten")):
+    for field, value in (("system", "Look twice."), ("convention", "start_overwritten")):
         recipe, _ = load_recipe("glyph-monet-rl", [start, f"{field}={value}"])
         with pytest.raises(
             ValueError, match=f"^{field} is '{value}', but .*glyph-monet was taught with .*; set {field}"

@@ -3,13 +3,12 @@
 import argparse
 import sys
 import threading
-from typing import get_args
 
 import yaml
 
 from latent_core.settings import check
+from trainers.data.formats import FORMATS
 from trainers.loop.stopping import Interrupted
-from trainers.options import DataFormat
 from trainers.planning.costs import GPUS
 from trainers.recipe import load_recipe, recipes
 
@@ -180,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--on-bad-row", choices=["error", "skip"], default="error")
     check.add_argument("--pixels", action="store_true", help="decode every image, too")
     for action in (write, check):
-        action.add_argument("--format", choices=get_args(DataFormat), default="monet", help="(default monet)")
+        action.add_argument("--format", choices=tuple(FORMATS), default="monet", help="(default monet)")
     glyphs = commands.add_parser("glyphs", help="rebuild the embedded checkpoints; goes on where it stopped")
     glyphs.add_argument("--n", type=int, default=500, help="samples per family in their studies (default 500)")
     return parser

@@ -5,16 +5,16 @@ from sys import float_info
 from typing import Literal, get_args, get_origin
 
 from latent_core.settings import check, short
-
-DataFormat = Literal["monet", "lvr", "virl", "thyme"]
+from trainers.data.formats import FORMATS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataOptions:
     """Rows of a published format instead of Glyphs."""
 
-    format: DataFormat = "monet"
-    """Monet-SFT-125K's, LVR's rows with boxes, or questions and answers alone: ViRL39K's and Thyme-RL's."""
+    format: str = "monet"
+    """A name in trainers.data.formats.FORMATS: monet, rows of Monet-SFT-125K; lvr, rows with boxes; virl and thyme,
+    questions and answers alone."""
     files: list[str] = field(default_factory=list)
     """JSON or Parquet files, one per subset."""
     root: str = ""
@@ -26,6 +26,7 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         check_types(self, "data")
+        check(self.format in FORMATS, f"data.format is {short(self.format)}; choose one of {', '.join(FORMATS)}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from latent_core.methods import build_method
 from latent_core.records import from_json
 from latent_core.settings import FORMER_NAMES, MAX_LATENTS, Rule, check, short
 from trainers.arguments import NAMES, build_arguments, read_arguments
-from trainers.data.formats import WITHOUT_REASONING
+from trainers.data.formats import FORMATS
 from trainers.options import CapOptions, DataOptions, check_types
 from trainers.refused import refuse_unused
 from trainers.stage import StageSpec
@@ -116,7 +116,7 @@ class Recipe:
             f"1 ≤ latents_min ≤ latents_max ≤ {MAX_LATENTS} must hold.",
         )
         check(
-            spec.questions or self.data.format not in WITHOUT_REASONING,
+            spec.questions or FORMATS[self.data.format].reasoning,
             f"data.format {self.data.format} has questions and answers alone; it serves stage "
             f"{', '.join(name for name, other in STAGES.items() if other.questions)}, not {self.stage}.",
         )

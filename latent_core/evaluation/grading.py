@@ -62,7 +62,7 @@ def equal(answer: str | None, truth: str | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class TextSpan:
+class Wording:
     """Anything that is not taken apart."""
 
     key: str
@@ -107,11 +107,11 @@ class Equation:
 class Choice:
     """The letter of an option and its words."""
 
-    letter: TextSpan
+    letter: Wording
     words: "Form"
 
 
-Form = TextSpan | Quantity | Many | Equation | Choice
+Form = Wording | Quantity | Many | Equation | Choice
 
 _LETTER = re.compile(r"[(\[]?([A-Za-z])[)\]]?")
 _OPTION = re.compile(
@@ -142,15 +142,15 @@ def _form(text: str, depth: int = 0) -> Form:
     if depth == 0 and (found := _OPTION.match(text)):
         text = plain(text[found.end() :])
     if found := _LETTER.fullmatch(text):
-        return TextSpan(found.group(1).casefold())
+        return Wording(found.group(1).casefold())
     if depth == 0 and (found := _CHOICE.fullmatch(text)):
         letter = next(filter(None, found.groups()[:4]))
-        return Choice(TextSpan(letter.casefold()), _form(plain(found.group(5)), 1))
+        return Choice(Wording(letter.casefold()), _form(plain(found.group(5)), 1))
     if depth < DEEPEST and (found := _many(text, depth)):
         return found
     if depth < DEEPEST and (found := _equation(text, depth)):
         return found
-    return _quantity(text) or TextSpan(_key(text))
+    return _quantity(text) or Wording(_key(text))
 
 
 def _many(text: str, depth: int) -> Form | None:
@@ -243,14 +243,14 @@ def _number(text: str) -> tuple[Values | None, int]:
 
 
 def _key(text: str) -> str:
-    """TextSpan as they are compared: without capitals, with one space between them and none around signs."""
+    """Words as they are compared: without capitals, with one space between them and none around signs."""
     text = _TIGHT.sub(r"\1", " ".join(text.casefold().split()))
     return re.sub(r"([_^])\{(\w+)\}", r"\1\2", text)
 
 
 def _same(first: Form, second: Form) -> bool:
     match first, second:
-        case TextSpan(), TextSpan():
+        case Wording(), Wording():
             return first.key == second.key
         case Quantity(), Quantity():
             return first.unit == second.unit and (first.key == second.key or close(first.values, second.values))
@@ -291,7 +291,7 @@ def _same_zeros(first: Equation, second: Equation) -> bool:
 
 
 def _values(side: Form) -> Values | None:
-    if isinstance(side, TextSpan):
+    if isinstance(side, Wording):
         return formulas.values(side.key)  # a letter
     return side.values if isinstance(side, Quantity) and not side.unit else None
 
@@ -299,7 +299,7 @@ def _values(side: Form) -> Values | None:
 def _says_more(more: Form, less: Form) -> bool:
     """Whether they are the same but for what only `more` says: an option's letter or words, an unknown, a unit."""
     match more, less:
-        case Choice(), TextSpan() if more.letter == less:
+        case Choice(), Wording() if more.letter == less:
             return True
         case Choice(), Choice():
             return more.letter == less.letter and _says_more(more.words, less.words)

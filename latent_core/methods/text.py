@@ -1,4 +1,4 @@
-"""TextSpan only: the same model without latents, the baseline of every comparison."""
+"""Text alone: the same model without latents, the baseline of every comparison."""
 
 from latent_core.methods.base import LatentMethod
 

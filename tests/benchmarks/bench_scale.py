@@ -30,7 +30,7 @@ SHAPES = {"glyph": None, "3b": "Qwen/Qwen2.5-VL-3B-Instruct", "7b": "Qwen/Qwen2.
 SIDE = 16
 """Merged tokens along each side of the image: 448 × 448 pixels of a published model."""
 WORDS = 48
-"""TextSpan of the question."""
+"""Words of the question."""
 COPIED = 1 << 28
 """Bytes of the buffer by which the device's memory is measured, more than caches hold."""
 

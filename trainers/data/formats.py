@@ -4,5 +4,3 @@ from trainers.data import lvr, monet, thyme, virl
 from trainers.data.rows import Format
 
 FORMATS: dict[str, Format] = {"monet": monet.FORMAT, "lvr": lvr.FORMAT, "virl": virl.FORMAT, "thyme": thyme.FORMAT}
-WITHOUT_REASONING = ("virl", "thyme")
-"""Formats of questions and answers alone."""

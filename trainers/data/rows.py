@@ -62,6 +62,8 @@ class Format:
     """Writes examples into a folder, as a dataset of this name; returns the file of rows."""
     images: Callable[[dict[str, object]], list[bytes]] | None = None
     """A row's images, where they lie within it; none: the row names their paths."""
+    reasoning: bool = True
+    """Whether rows have steps of reasoning, not questions and answers alone."""
     families: tuple[str, ...] = (*glyphs.FAMILIES, "list", "views")
     """Families of Glyphs of which the format can hold every sample."""
 

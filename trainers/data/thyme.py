@@ -68,4 +68,4 @@ def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], data
     return target / "train.parquet"
 
 
-FORMAT = Format(parse_row, to_example, write_rows, images)
+FORMAT = Format(parse_row, to_example, write_rows, images, reasoning=False)

@@ -100,4 +100,4 @@ def _row(dataset: str, example: Example, number: int, put: Callable[[Image.Image
     }
 
 
-FORMAT = Format(parse_row, to_example, write_rows)
+FORMAT = Format(parse_row, to_example, write_rows, reasoning=False)
