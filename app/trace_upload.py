@@ -14,7 +14,7 @@ import torch
 
 from app.limits import OWN
 from latent_core.methods import METHODS
-from latent_core.settings import MAX_LATENTS, MAX_THOUGHT, MAX_TOKENS, check, short
+from latent_core.settings import MAX_LATENTS, MAX_RUN_LATENTS, MAX_TOKENS, check, short
 from latent_core.trace import Trace
 
 MOST_IMAGES = 16
@@ -73,7 +73,7 @@ def open_trace(path: str) -> Trace:
 def _counts(trace: Trace) -> Iterator[tuple[int, int, str]]:
     """(how many there are, how many may be, of what)."""
     start, blocks = trace.start, [len(block.events) for block in trace.blocks]
-    looks = trace.attention.looks if trace.attention else ()
+    summaries = trace.attention.summaries if trace.attention else ()
     grids = [max(step.grid) for block in trace.blocks for step in block.events if step.grid]
     names = [trace.source.checkpoint, trace.source.world or "", trace.source.dtype, *trace.source.versions]
     yield len(trace.images), MOST_IMAGES, "images"
@@ -81,9 +81,9 @@ def _counts(trace: Trace) -> Iterator[tuple[int, int, str]]:
     yield start.image_states.shape[1], MOST_PATCHES, "image patches"
     yield len(start.levels), MOST_DEEP, "levels of image states"
     yield len(start.layers), MOST_DEEP, "layers of attention"
-    yield looks[0].image.shape[1] if looks else 0, MOST_DEEP, "heads of attention"
+    yield summaries[0].image.shape[1] if summaries else 0, MOST_DEEP, "heads of attention"
     yield max(blocks, default=0), MAX_LATENTS, "latents in one block"
-    yield sum(blocks), MAX_THOUGHT, "latents"
+    yield sum(blocks), MAX_RUN_LATENTS, "latents"
     yield max(grids, default=0), MAX_LATENTS, "rows or columns in a grid of latents"
     yield len(trace.question), OWN.question, "letters in its question"
     yield len(trace.system), MOST_IN_SYSTEM, "letters in its system prompt"

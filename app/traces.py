@@ -154,11 +154,11 @@ def region(
     value: dict[str, Any] = {"tokens": int(inside.sum()), "of": len(inside), "enrichment": None}
     recorded = trace.attention
     if recorded is not None:
-        if layer not in recorded.layers or not 0 <= head <= recorded.looks[0].image.shape[1]:
+        if layer not in recorded.layers or not 0 <= head <= recorded.summaries[0].image.shape[1]:
             raise ValueError(f"The run recorded no attention of layer {layer + 1}, head {head}.")
-        weights = torch.stack([over_heads(look.image.float()) for look in recorded.looks])  # (Q, E, N)
+        weights = torch.stack([over_heads(summary.image.float()) for summary in recorded.summaries])  # (Q, E, N)
         place = recorded.layers.index(layer)
-        chosen = torch.stack([look.image[place, head - 1] for look in recorded.looks]) if head else weights[:, place]
+        chosen = torch.stack([one.image[place, head - 1] for one in recorded.summaries]) if head else weights[:, place]
         for step, mass in zip(recorded.steps, regions.total(chosen, whole).tolist(), strict=True):
             if step in rows:
                 rows[step]["attention"] = round(mass, 4)

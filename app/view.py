@@ -132,7 +132,7 @@ def _token(event: TokenEvent, opened: int, after_block: bool) -> Item:
         text=event.text,
         block={"text": -1, "open": opened}.get(event.kind, opened - 1),
         vector=event.hidden,
-        attention=event.look,
+        attention=event.attention,
         logprob=event.logprob,
         p_open=event.p_open,
         forced=event.forced,
@@ -141,7 +141,7 @@ def _token(event: TokenEvent, opened: int, after_block: bool) -> Item:
 
 
 def _glow(view: View, event: LatentEvent) -> torch.Tensor | None:
-    glows = (looked_at(rule, view.start, event.fed, event.look) for rule in view.rules)
+    glows = (looked_at(rule, view.start, event.fed, event.attention) for rule in view.rules)
     return next((glow for glow in glows if glow is not None), None)
 
 
@@ -153,6 +153,6 @@ def _latent(event: LatentEvent, after_block: bool, glow: torch.Tensor | None) ->
         columns=event.grid[1] if event.grid else 0,
         vector=event.fed,
         glow=glow,
-        attention=event.look,
+        attention=event.attention,
         after_block=after_block,
     )

@@ -1,4 +1,4 @@
-"""Inscape's model library: load a checkpoint, stream its thoughts, keep, replay and test them.
+"""Inscape's model library: load a checkpoint, stream its text and latents, record, replay and test them.
 
     from latent_core import load
     trace = load("glyph-monet").run(image, question, latents=8)

@@ -1,7 +1,7 @@
 """The final answer of a response, as `\\boxed{…}` (Monet, DeepLatent) or `<answer>…</answer>` (LVR, VaLR).
 
 Takes the text of a run, which holds no token from inside a latent block: ids sampled there (as released runners do)
-must never reach the extraction. Whether two answers are equal says grading.py.
+must never reach the extraction. Whether two answers are equal is decided in grading.py.
 """
 
 import re
@@ -27,7 +27,7 @@ def extract(text: str) -> str | None:
 
 
 def find(text: str) -> Span | None:
-    """Where `text` has its last complete answer, within box or tags."""
+    """The span of the last complete answer in `text`, within box or tags."""
     spans = sorted(boxes(text) + tags(text), key=lambda span: span[1], reverse=True)
     best = None
     for start, end in spans:
@@ -42,10 +42,10 @@ def find(text: str) -> Span | None:
 
 def truth(text: str) -> str | None:
     """The true answer that a row of data gives: in a box, in tags or by itself. None where that says nothing."""
-    found = extract(text)
-    if found is None and not _MARKS.search(text) and not blank(text):
-        found = _content(text)
-    return found
+    answer = extract(text)
+    if answer is None and not _MARKS.search(text) and not blank(text):
+        answer = _content(text)
+    return answer
 
 
 def _content(text: str) -> str:
@@ -62,27 +62,27 @@ def _content(text: str) -> str:
 
 def boxes(text: str) -> list[Span]:
     """Contents of all `\\boxed{…}` whose braces balance; of nested ones the outermost."""
-    found: list[Span] = []
+    spans: list[Span] = []
     opened = []
     for brace in _BRACES.finditer(text):
         if brace.group() == "}":
             if opened and (opening := opened.pop()).group() != "{":
-                while found and found[-1][0] > opening.start():
-                    found.pop()
-                found.append((opening.end(), brace.start()))
+                while spans and spans[-1][0] > opening.start():
+                    spans.pop()
+                spans.append((opening.end(), brace.start()))
         elif brace.group() not in ("\\\\", "\\{", "\\}"):
             opened.append(brace)
-    return found
+    return spans
 
 
 def tags(text: str) -> list[Span]:
     """Contents of all `<answer>…</answer>`."""
-    found: list[Span] = []
+    spans: list[Span] = []
     begin = None
     for tag in _TAG.finditer(text):
         if not tag.group(1):
             begin = tag.end()
         elif begin is not None:
-            found.append((begin, tag.start()))
+            spans.append((begin, tag.start()))
             begin = None
-    return found
+    return spans

@@ -1,4 +1,4 @@
-"""Where the files that come with Inscape lie: the page, the embedded checkpoints, recorded traces, teachers."""
+"""The folder of the files that come with Inscape: the page, the embedded checkpoints, recorded traces, teachers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""method.json: what a checkpoint folder says about itself beyond the backbone's own config.json."""
+"""method.json, a checkpoint folder's file beside the backbone's own config.json: its fields and their defaults."""
 
 import json
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from latent_core.settings import MAX_LATENTS, Rule, Settings, check
 
 FORMAT_VERSION = 1
 MOST_SYSTEM = 20_000
-"""Characters of a system prompt."""
+"""Characters of a system prompt at most."""
 
 Convention = Literal["start_fed", "start_overwritten"]
 """start_fed: the opening token keeps its embedding, its output state is latent 1. start_overwritten: the state that
@@ -61,16 +61,16 @@ class PixelLimits:
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
-        given = [pixels for pixels in (self.min_pixels, self.max_pixels) if pixels is not None]
+        limits = [pixels for pixels in (self.min_pixels, self.max_pixels) if pixels is not None]
         check(
-            all(pixels > 0 for pixels in given) and given == sorted(given),
+            all(pixels > 0 for pixels in limits) and limits == sorted(limits),
             f"image: min_pixels {self.min_pixels}, max_pixels {self.max_pixels}; 0 < min ≤ max is needed.",
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MethodConfig:
-    """How a checkpoint thinks, asks and samples."""
+    """The content of method.json: method, control tokens, attention rule, K, prompt, sampling and image limits."""
 
     format_version: int = FORMAT_VERSION
     method: str
@@ -86,7 +86,7 @@ class MethodConfig:
     """The attention rule that the checkpoint was trained under."""
     latents: LatentRange = field(default_factory=LatentRange)
     options: dict[str, object] = field(default_factory=dict)
-    """What the method itself leaves open; its class says which."""
+    """The method's own options, as its class declares them."""
     system: str | None = None
     """System prompt; None is the chat template's own."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -116,7 +116,7 @@ class MethodConfig:
 
     @classmethod
     def read(cls, folder: Path) -> "MethodConfig":
-        """What method.json in a checkpoint's folder says. Raises ValueError for one that cannot be used."""
+        """The content of method.json in a checkpoint's folder. Raises ValueError for one that cannot be used."""
         try:
             return from_json(cls, json.loads((folder / "method.json").read_text()), "method.json")
         except (ValueError, RecursionError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What a run emits, in order: one StartEvent, any number of TokenEvent and LatentEvent, one FinishEvent.
+"""The events of a run, in order: one StartEvent, any number of TokenEvent and LatentEvent, one FinishEvent.
 
 Tensors are detached, on the CPU and float32 unless said otherwise, so that events cross process borders and hold no
 GPU memory.
@@ -18,7 +18,7 @@ Reason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionSummary:
-    """Where one position attended, reduced to what is shown; E recorded layers, H heads.
+    """The attention of one position, reduced to what is shown; E recorded layers, H heads.
 
     Takes 2 · E · H · (N + 12) bytes: 1.9 kB for 5 layers, 4 heads and 36 image tokens, 1.9 MB for 28 layers, 28 heads
     and 1,200 image tokens.
@@ -34,16 +34,17 @@ class AttentionSummary:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
 class StartEvent:
-    """The prompt has been read."""
+    """The first event: the prompt has been read."""
 
-    row: int = 0
+    sequence: int = 0
+    """0-based number in the batch."""
     prompt_tokens: int
     images: tuple[torch.Tensor, ...]
-    """What the model saw, one uint8 (height, width, 3) per image."""
+    """The images as the model saw them, one uint8 (height, width, 3) each."""
     grids: tuple[tuple[int, int], ...]
     """(rows, columns) of merged image tokens, one per image, in the order of `image_states`."""
     levels: tuple[int, ...]
-    """Which levels `image_states` holds: 0 is the merger's output, ℓ the state after block ℓ, the last normed."""
+    """Which levels `image_states` holds: 0 is the merger's output, ℓ the state after ℓ layers, the last normed."""
     image_states: torch.Tensor
     """(S, N, D) states of the image tokens, all images one after the other; S = 0 when recording is off."""
     layers: tuple[int, ...] = ()
@@ -54,9 +55,9 @@ class StartEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TokenEvent:
-    """A token entered the sequence."""
+    """A token of the response."""
 
-    row: int = 0
+    sequence: int = 0
     position: int
     """Slot in the sequence, prompt included."""
     token_id: int
@@ -71,17 +72,17 @@ class TokenEvent:
     """Probability of the opening token at this place, in 0…1; 0 for methods without one."""
     hidden: torch.Tensor | None = None
     """(D,) the state that produced this token, after the final norm; None when recording is off."""
-    look: AttentionSummary | None = None
+    attention: AttentionSummary | None = None
     """Where that state attended; None unless attention is recorded."""
     seconds: float
-    """Compute time since the previous event of this row; what its reader does in between does not count."""
+    """Compute time since the previous event of this sequence; what its reader does in between does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatentEvent:
-    """A continuous embedding was fed back."""
+    """A latent that was fed back."""
 
-    row: int = 0
+    sequence: int = 0
     position: int
     block: int
     """0-based number of the block in the run."""
@@ -91,7 +92,7 @@ class LatentEvent:
     """(D,) the vector that entered the model (after any intervention); None when recording is off."""
     hidden: torch.Tensor | None = None
     """(D,) the state that came back, after the final norm."""
-    look: AttentionSummary | None = None
+    attention: AttentionSummary | None = None
     """Where the latent attended, in a parallel block its last one; None unless attention is recorded."""
     grid: tuple[int, int] | None = None
     """(rows, columns) where the block is a parallel grid."""
@@ -100,9 +101,9 @@ class LatentEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FinishEvent:
-    """The run is over."""
+    """The last event: the run is over."""
 
-    row: int = 0
+    sequence: int = 0
     reason: Reason
     tokens: int
     """Generated tokens, markers included."""

@@ -1,4 +1,4 @@
-"""One question with its reasoning, in the form that every method's collator derives from."""
+"""An example: a question with its reasoning and answer, from which every method's collator makes its inputs."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,25 +13,25 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Step:
-    """One step of reasoning: words, then a visual thought, then what it showed."""
+    """One step of reasoning: text, then a latent step, then the observation that it allows."""
 
     text: str
-    """Said before the visual thought; may be empty."""
+    """Said before the latent step; may be empty."""
     observation: str
     """Said after it, and only possible because of it; may be empty."""
     image: Image.Image | None = None
-    """The auxiliary image that the thought stands for (Monet, DeepLatent)."""
+    """The auxiliary image that stands for the latent step (Monet, DeepLatent)."""
     region: Box | None = None
-    """Where on the question image the thought looks (LVR, grounding)."""
+    """The part of the question image that the latent step is about (LVR, grounding)."""
     image_index: int = 0
     """The question image that `region` lies on."""
     focus: tuple[Box, ...] = ()
-    """Where `region` spans several separate places, each of them; otherwise empty."""
+    """The separate parts of a `region` that spans several; otherwise empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextSpan:
-    """A stretch of what the assistant says."""
+    """A stretch of the response's text."""
 
     text: str
     role: Literal["text", "observation", "answer"]
@@ -39,7 +39,7 @@ class TextSpan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatentStep:
-    """The place of a visual thought."""
+    """The place of a latent step in a response."""
 
     step: Step
 
@@ -57,7 +57,7 @@ class Example:
     metadata: dict[str, object] = field(default_factory=dict)
     parts: tuple[TextSpan | LatentStep, ...] | None = None
     """The response word for word, where it is richer than one text and one observation per step (published data);
-    its thoughts are those of `steps`, in order. None: it follows from steps and answer."""
+    its latent steps are those of `steps`, in order. None: it follows from steps and answer."""
 
     def __post_init__(self) -> None:
         for step in self.steps:

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all: written beside the target, then renamed over it."""
+"""Atomic writing of files and folders: written beside the target, then renamed over it."""
 
 import os
 import shutil

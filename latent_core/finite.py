@@ -1,4 +1,4 @@
-"""Whether numbers are numbers: a training that diverged leaves weights that are nan or infinite."""
+"""A check of tensors for nan and infinity, which a training that diverged leaves in its weights."""
 
 import math
 from collections.abc import Iterable

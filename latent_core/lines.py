@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, which grow with a run: a line that a kill cut off is told from whole ones."""
+"""JSON Lines files, one object a line, which grow with a run; lines that a kill cut off are told from whole ones."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A loaded checkpoint that answers questions: images and words in, events or a trace out.
+"""A loaded checkpoint that answers questions: images and a question in, events or a trace out.
 
 Joins processor, engine and method; the engine knows no text and the processor no model.
 """
@@ -33,22 +33,22 @@ Images = Image.Image | Sequence[Image.Image]
 Intervention = Callable[[Feed], Feed]
 
 
-def _pictures(images: object) -> list[Image.Image]:
+def _image_list(images: object) -> list[Image.Image]:
     """The images of a question. Raises ValueError for what is no Pillow image, such as a path."""
     if isinstance(images, Image.Image):
         return [images]
     remedy = "give Pillow images: PIL.Image.open(path) of a file, PIL.Image.fromarray(values) of an array"
     several = isinstance(images, Iterable) and not isinstance(images, (str, bytes, Mapping))
     check(several and not hasattr(images, "__array__"), f"images is {short(images)}; {remedy}.")
-    pictures = list(images)
-    for number, picture in enumerate(pictures, start=1):
-        check(isinstance(picture, Image.Image), f"Image {number} is {short(picture)}; {remedy}.")
-    return pictures
+    listed = list(images)
+    for number, image in enumerate(listed, start=1):
+        check(isinstance(image, Image.Image), f"Image {number} is {short(image)}; {remedy}.")
+    return listed
 
 
 @cache
 def _versions() -> dict[str, str]:
-    """Read once: looking a package up takes as long as several tokens."""
+    """Versions by package, read once: looking a package up takes as long as several tokens."""
     return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "transformers")}}
 
 
@@ -68,7 +68,7 @@ class Reasoner:
 
     @property
     def fit(self) -> Fit:
-        """What makes of an image what the model sees; one that it has made already is left alone."""
+        """The resizing of an image to what the model sees; an image that it has made already is left alone."""
         return self.processor.fit
 
     def stream(
@@ -84,8 +84,8 @@ class Reasoner:
         """The events of one run as they happen; closing the iterator cancels the run.
 
         `settings` are fields of Settings; those left out, and `rule=None`, are the checkpoint's. Without `record`,
-        events hold no vectors. `attention` names the decoder layers, 0-based, of which events tell where words and
-        latents attended; True for all. Raises ValueError, before the first event, for what cannot be asked.
+        events hold no vectors. `attention` names the decoder layers, 0-based, whose attention at text and latents
+        the events hold; True for all. Raises ValueError, before the first event, for what cannot be asked.
         """
         chosen = self.settings(**settings)
         return self._decode([self.prompt(images, question)], [chosen], [intervene], record, attention)
@@ -114,32 +114,32 @@ class Reasoner:
         attention: Sequence[int] | bool = False,
         **settings: object,
     ) -> list[Trace]:
-        """Many runs in lockstep, each as it would be alone. A setting is one value for all or a list, one per row."""
-        for name, given, what in (("images", images, "an image or a list of images"), ("questions", questions, "one")):
-            many = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
-            check(many, f"{name} is {short(given)}; give a list with {what} for each row.")
-        rows = len(questions)
-        per_row = self._rows(settings | {"intervene": intervene, "images": list(images)}, rows)
-        hooks, pictures = ([row.pop(name) for row in per_row] for name in ("intervene", "images"))
-        chosen = [self.settings(**row) for row in per_row]
-        prompts = [self.prompt(*pair) for pair in zip(pictures, questions, strict=True)]
+        """Many runs in lockstep, each as it would be alone. A setting is one value for all or a list, one per run."""
+        for name, value, what in (("images", images, "an image or a list of images"), ("questions", questions, "one")):
+            many = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+            check(many, f"{name} is {short(value)}; give a list with {what} for each row.")
+        count = len(questions)
+        per_run = self._per_run(settings | {"intervene": intervene, "images": list(images)}, count)
+        hooks, images_per_run = ([values.pop(name) for values in per_run] for name in ("intervene", "images"))
+        chosen = [self.settings(**values) for values in per_run]
+        prompts = [self.prompt(*pair) for pair in zip(images_per_run, questions, strict=True)]
         if not prompts:
             return []
-        events: list[list[Event]] = [[] for _ in range(rows)]
+        events: list[list[Event]] = [[] for _ in range(count)]
         for event in self._decode(prompts, chosen, hooks, record, attention):
-            events[event.row].append(event)
-        return [self.trace(*each[:2], **each[2]) for each in zip(events, questions, per_row, strict=True)]
+            events[event.sequence].append(event)
+        return [self.trace(*each[:2], **each[2]) for each in zip(events, questions, per_run, strict=True)]
 
-    def settings(self, **given: object) -> Settings:
+    def settings(self, **values: object) -> Settings:
         """Settings with the checkpoint's defaults and attention rule filled in.
 
         Raises ValueError for unknown names, values out of range and a K that the checkpoint does not offer.
         """
-        known = Settings.__dataclass_fields__
-        for name in given:
-            check(name in known, f"Unknown setting {name!r}{nearest(name, known)}")
+        fields = Settings.__dataclass_fields__
+        for name in values:
+            check(name in fields, f"Unknown setting {name!r}{nearest(name, fields)}")
         defaults = dataclasses.asdict(self.config.sampling) | {"latents": self.config.latents.default}
-        settings = Settings(**{**defaults, **given})
+        settings = Settings(**{**defaults, **values})
         latents = self.config.latents
         check(
             latents.min <= settings.latents <= latents.max,
@@ -163,10 +163,10 @@ class Reasoner:
 
     def prompt(self, images: Images, question: str) -> Prompt:
         """The checkpoint's model inputs for a question. Raises ValueError for what cannot be asked."""
-        pictures = _pictures(images)
+        listed = _image_list(images)
         check(isinstance(question, str), f"The question is {short(question)}, which is not text; write one.")
-        check(bool(pictures), "There is no image; add the one that the question is about.")
-        check(len(pictures) <= MAX_IMAGES, f"{len(pictures)} images were given; ask about at most {MAX_IMAGES}.")
+        check(bool(listed), "There is no image; add the one that the question is about.")
+        check(len(listed) <= MAX_IMAGES, f"{len(listed)} images were given; ask about at most {MAX_IMAGES}.")
         check(bool(question.strip()), "The question is empty; write one.")
         check(
             len(question) <= MAX_QUESTION,
@@ -174,7 +174,7 @@ class Reasoner:
         )
         lone = [letter for letter in question if "\ud800" <= letter <= "\udfff"]
         check(not lone, "The question holds half a character (a lone surrogate), which is not text; delete it.")
-        return self.processor(pictures, question, self.config.system)
+        return self.processor(listed, question, self.config.system)
 
     def _decode(
         self,
@@ -195,32 +195,32 @@ class Reasoner:
         with contextlib.closing(events):
             for event in events:
                 if isinstance(event, TokenEvent):
-                    event = dataclasses.replace(event, text=decoders[event.row].push(event.token_id))
+                    event = dataclasses.replace(event, text=decoders[event.sequence].push(event.token_id))
                 yield event
 
     def _layers(self, attention: Sequence[int] | bool) -> tuple[int, ...]:
         """The decoder layers whose attention is recorded. Raises ValueError for what names none."""
-        blocks = range(self.num_layers)
+        all_layers = range(self.num_layers)
         if isinstance(attention, bool):
-            return tuple(blocks) if attention else ()
+            return tuple(all_layers) if attention else ()
         listed = isinstance(attention, Iterable) and not isinstance(attention, (str, bytes))
         check(listed, f"attention is {short(attention)}; give True, False or a list of numbers of blocks.")
         layers = tuple(plain(layer, int) for layer in attention)
         for layer in layers:
-            known = type(layer) is int and layer in blocks
-            check(known, f"attention names block {short(layer)}; {self.name} has blocks 0 to {len(blocks) - 1}.")
+            exists = type(layer) is int and layer in all_layers
+            check(exists, f"attention names block {short(layer)}; {self.name} has blocks 0 to {len(all_layers) - 1}.")
         return layers
 
     @staticmethod
-    def _rows(values: dict[str, object], rows: int) -> list[dict[str, object]]:
-        """One dictionary per row: lists are spread, everything else is repeated."""
+    def _per_run(values: dict[str, object], count: int) -> list[dict[str, object]]:
+        """One dictionary per run: lists are spread, everything else is repeated."""
         for name, value in values.items():
             if isinstance(value, (list, tuple)):
                 check(
-                    len(value) == rows,
-                    f"{name} has {counted(len(value), 'value')} for {counted(rows, 'question')}; give one for each.",
+                    len(value) == count,
+                    f"{name} has {counted(len(value), 'value')} for {counted(count, 'question')}; give one for each.",
                 )
         return [
-            {name: value[row] if isinstance(value, (list, tuple)) else value for name, value in values.items()}
-            for row in range(rows)
+            {name: value[number] if isinstance(value, (list, tuple)) else value for name, value in values.items()}
+            for number in range(count)
         ]

@@ -1,4 +1,4 @@
-"""JSON ↔ dataclasses, strictly: an unknown, missing or mistyped field is an error that names it."""
+"""Strict conversion of JSON and dataclasses: an unknown, missing or mistyped field is an error that names it."""
 
 import difflib
 import json
@@ -14,32 +14,32 @@ import torch
 from latent_core.settings import FORMER_NAMES, check, short
 
 MOST_BYTES = 1_000_000
-"""Of a report; those that ship have 10,000."""
+"""Of a report at most; those that ship have 10,000."""
 
 Record = TypeVar("Record")
 
 
-def from_json(cls: type[Record], data: object, where: str, given: Mapping[str, object] | None = None) -> Record:
-    """The dataclass `cls` of a JSON object; `given` fields come from elsewhere (tensors) and are not checked.
+def from_json(cls: type[Record], data: object, where: str, unchecked: Mapping[str, object] | None = None) -> Record:
+    """The dataclass `cls` of a JSON object; `unchecked` fields come from elsewhere (tensors).
 
     Raises ValueError that begins with `where`.
     """
-    given = given or {}
+    unchecked = unchecked or {}
     if not isinstance(data, dict):
         raise ValueError(f"{where} is {type(data).__name__}, not an object of named fields.")
-    known = {field.name: field for field in fields(cls) if field.name not in given}
+    expected = {field.name: field for field in fields(cls) if field.name not in unchecked}
     for name in data:
-        if name not in known:
-            raise ValueError(f"{where} has an unknown field {short(name)}{nearest(name, known)}")
-    missing = [name for name, field in known.items() if name not in data and _required(field)]
+        if name not in expected:
+            raise ValueError(f"{where} has an unknown field {short(name)}{nearest(name, expected)}")
+    missing = [name for name, field in expected.items() if name not in data and _required(field)]
     if missing:
         raise ValueError(f"{where} lacks the field {', '.join(missing)}.")
     hints = _hints(cls)
-    return cls(**{name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}, **given)
+    return cls(**{name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}, **unchecked)
 
 
 def checked_report(path: Path, check_report: Callable[[object], None]) -> dict[str, Any]:
-    """A report of measurements beside a checkpoint's weights, for readers that trust it.
+    """A report of measurements beside a checkpoint's weights, as its JSON object, for readers that trust it.
 
     check_report: raises ValueError with a clause. Raises ValueError for a report that cannot be used.
     """
@@ -62,11 +62,11 @@ def to_json(record: object) -> dict[str, object]:
     }
 
 
-def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
+def nearest(name: str, known_names: Mapping[str, object] | list[str]) -> str:
     """The end of a sentence about an unknown name: the nearest known one, and all of them."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known_names), n=1, cutoff=0.5)
     guess = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{guess} Known: {', '.join(known)}."
+    return f"{guess} Known: {', '.join(known_names)}."
 
 
 @cache  # they are worked out anew otherwise, for each of thousands of steps
@@ -93,8 +93,8 @@ def _convert(hint: object, value: object, where: str) -> object:
             return value
         if isinstance(value, str) and FORMER_NAMES.get(value) in arguments:
             return FORMER_NAMES[value]
-        known = [str(argument) for argument in arguments]
-        raise ValueError(f"{where} is {short(value)}{nearest(str(value)[:80], known)}")
+        choices = [str(argument) for argument in arguments]
+        raise ValueError(f"{where} is {short(value)}{nearest(str(value)[:80], choices)}")
     if origin is tuple and isinstance(value, list):
         inners = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(inners) == len(value):

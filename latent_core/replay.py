@@ -1,4 +1,4 @@
-"""The name under which scripts import latent_core.evaluation.replay."""
+"""An alias of latent_core.evaluation.replay, which scripts import by this name."""
 
 from latent_core.evaluation.replay import Replay, lens_by_layer, replay
 

@@ -1,4 +1,4 @@
-"""How one run is decoded. Checked where it is made, so that nothing downstream has to."""
+"""The settings of one run's decoding, checked where they are made, so that nothing downstream has to."""
 
 import numbers
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ MAX_LATENTS = 576
 """A grid of 24 × 24; the published methods use at most 256."""
 MAX_TOKENS = 8192
 """Generated tokens of a response; latents do not count."""
-MAX_THOUGHT = 8192
+MAX_RUN_LATENTS = 8192
 """Latents of a response in all blocks together; a block that might not fit does not open."""
 
 
@@ -43,8 +43,8 @@ def counted(number: int, noun: str) -> str:
 
 def plain(value: object, kind: type[int] | type[float]) -> object:
     """Numbers of other kinds, such as NumPy's, as Python's own; everything else as it is, truth values included."""
-    wanted = numbers.Integral if kind is int else numbers.Real
-    return value if type(value) in (int, float, bool) or not isinstance(value, wanted) else kind(value)
+    accepted = numbers.Integral if kind is int else numbers.Real
+    return value if type(value) in (int, float, bool) or not isinstance(value, accepted) else kind(value)
 
 
 def _within(value: object, kind: type, low: float, high: float) -> bool:
@@ -54,7 +54,7 @@ def _within(value: object, kind: type, low: float, high: float) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """One row's decoding. Two rows of one batch may differ in every field."""
+    """The settings of one sequence's decoding. Two sequences of one batch may differ in every field."""
 
     latents: int = 8
     """K, fed latents per block, or the most of them, 0…576."""
@@ -62,9 +62,9 @@ class Settings:
     rule: Rule | None = None
     """None: the checkpoint's own rule."""
     max_new_tokens: int = 128
-    """Generated tokens, 1…8192. Latents do not count: a short answer may take long thoughts."""
+    """Generated tokens, 1…8192. Latents do not count: a short answer may follow long blocks."""
     max_blocks: int = 8
-    """Blocks per response; then the opening token is banned, as it is where all latents might exceed MAX_THOUGHT.
+    """Blocks per response; then the opening token is banned, as it is where all latents might exceed MAX_RUN_LATENTS.
     0…64."""
     temperature: float = 0.0
     """0 is greedy."""

@@ -1,4 +1,4 @@
-"""One spelling of what can be written in several ways: LaTeX, markdown, full-width letters, quotes, punctuation."""
+"""One spelling of text that is written in several ways: LaTeX, markdown, full-width letters, quotes, punctuation."""
 
 import re
 import unicodedata
@@ -110,7 +110,7 @@ def _letters(text: str) -> str:
     if text.isascii() and "~" not in text and "\\" not in text and "{," not in text:
         return text
     text = _GROUPED.sub(",", text)
-    text = _SUPERSCRIPTS.sub(lambda found: f"^{{{found.group()}}}", text.translate(_SAME))
+    text = _SUPERSCRIPTS.sub(lambda match: f"^{{{match.group()}}}", text.translate(_SAME))
     text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)
     text = unicodedata.normalize("NFKC", text).translate(_SAME).replace("⁄", "/")
     return _UNSEEN.sub("", "".join(_digit(letter) for letter in text))
@@ -121,11 +121,11 @@ def _digit(letter: str) -> str:
 
 
 def _latex(text: str) -> str:
-    def sign(found: re.Match[str]) -> str:
-        name = found.group(1)
+    def sign(match: re.Match[str]) -> str:
+        name = match.group(1)
         if name not in _COMMANDS:
-            return found.group()
-        spaced = found.group().endswith((" ", "\n")) and not name.isalpha()
+            return match.group()
+        spaced = match.group().endswith((" ", "\n")) and not name.isalpha()
         return _COMMANDS[name] + (" " if spaced else "")
 
     text = re.sub(r"\s+", " ", _COMMAND.sub(sign, text))  # the patterns below take quadratic time on many spaces
@@ -146,8 +146,8 @@ def _trimmed(text: str) -> str:
 
 def _bare(text: str) -> str:
     """Without one pair of marks around the whole that does not occur within."""
-    if found := _TAGS.fullmatch(text):
-        return found.group(1)
+    if match := _TAGS.fullmatch(text):
+        return match.group(1)
     for left, right in _PAIRS:
         if text.startswith(left) and text.endswith(right) and len(text) >= len(left) + len(right):
             inside = text[len(left) : len(text) - len(right)]

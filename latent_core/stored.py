@@ -1,4 +1,4 @@
-"""What a trace's file holds beside its JSON, which anybody may have written: its header, its numbers, its tensors."""
+"""Checked reading of a trace file's header, whole numbers and tensors, for anybody may have written the file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +8,9 @@ import torch
 from latent_core.settings import short
 
 MAX_DIGITS = 20
-"""Of a whole number in it: 64 bits."""
+"""Of a whole number in a trace's JSON: 64 bits."""
 MOST_NAMED = 3
-"""Tensors that a sentence names."""
+"""Tensors that a sentence names at most."""
 
 
 class Tensors:

@@ -1,4 +1,4 @@
-"""A recorded run: collect it from events, save it, load it, replay it without a model.
+"""The trace of a run: collected from events, saved, loaded, and replayed without a model.
 
 One safetensors file: tensors by name, all else as JSON in the metadata entry `trace`. Nothing is pickled, and loading
 trusts nothing: whatever does not fit is a ValueError that names it.
@@ -21,11 +21,11 @@ from latent_core import answers
 from latent_core.events import SEGMENTS, AttentionSummary, Event, FinishEvent, LatentEvent, StartEvent, TokenEvent
 from latent_core.files import write_file
 from latent_core.records import from_json, to_json
-from latent_core.settings import MAX_THOUGHT, MAX_TOKENS, Settings, short
+from latent_core.settings import MAX_RUN_LATENTS, MAX_TOKENS, Settings, short
 from latent_core.stored import Tensors, check_header, whole
 
 VERSION = 2
-MAX_STEPS = MAX_TOKENS + MAX_THOUGHT
+MAX_STEPS = MAX_TOKENS + MAX_RUN_LATENTS
 """Tokens and latents of a run that is read: what Settings allow."""
 MAX_HEADER = 512 * MAX_STEPS
 """Bytes of a file before its tensors; a step takes about 300, its text included."""
@@ -34,6 +34,8 @@ PIECE = 1_000_000
 Step = TokenEvent | LatentEvent
 _STEPS: dict[str, type[Step]] = {"token": TokenEvent, "latent": LatentEvent}
 _VECTORS = {"token": ("hidden",), "latent": ("fed", "hidden")}
+_FILE_NAMES = {"sequence": "row", "attention": "look"}
+"""Fields of events whose names in files, older than these, stay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,28 +58,28 @@ class Attention:
     """Decoder layers, 0-based."""
     steps: tuple[int, ...]
     """(Q,) numbers in `Trace.steps`: a latent's own position, a token's the one whose state produced it."""
-    looks: tuple[AttentionSummary, ...]
+    summaries: tuple[AttentionSummary, ...]
     """(Q,) what each of them recorded. Where that is large, it is better read one by one."""
 
     @cached_property
     def image(self) -> torch.Tensor:
         """(Q, E, H, N) float16: the weights on the image tokens, in 0…1."""
-        return torch.stack([look.image for look in self.looks])
+        return torch.stack([summary.image for summary in self.summaries])
 
     @cached_property
     def shares(self) -> torch.Tensor:
         """(Q, E, H, 5) by segment, in the order of events.SEGMENTS."""
-        return torch.stack([look.shares for look in self.looks])
+        return torch.stack([summary.shares for summary in self.summaries])
 
     @cached_property
     def entropy(self) -> torch.Tensor:
         """(Q, E, H) over all slots, in nats."""
-        return torch.stack([look.entropy for look in self.looks])
+        return torch.stack([summary.entropy for summary in self.summaries])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What produced a run."""
+    """The source of a run: the checkpoint that produced it, and the versions of packages."""
 
     checkpoint: str
     """Name, folder or Hub id."""
@@ -91,7 +93,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trace:
-    """One finished or stopped run."""
+    """The trace of one finished or stopped run."""
 
     question: str
     system: str
@@ -107,7 +109,7 @@ class Trace:
     def collect(
         cls, events: Iterable[Event], *, question: str, system: str, settings: Settings, source: Source
     ) -> "Trace":
-        """The trace of one row's events. A stream that was stopped early ends as `cancelled`.
+        """The trace of one sequence's events. A stream that was stopped early ends as `cancelled`.
 
         Raises ValueError for a stream that ended before its StartEvent.
         """
@@ -131,7 +133,7 @@ class Trace:
             source=source,
             start=start,
             steps=tuple(steps),
-            finish=finish or _cancelled(start.row, steps),
+            finish=finish or _cancelled(start.sequence, steps),
         )
 
     def events(self) -> Iterator[Event]:
@@ -142,7 +144,7 @@ class Trace:
 
     @property
     def images(self) -> tuple[torch.Tensor, ...]:
-        """What the model saw, one uint8 (H, W, 3) per image."""
+        """The images as the model saw them, one uint8 (H, W, 3) each."""
         return self.start.images
 
     @cached_property
@@ -162,14 +164,14 @@ class Trace:
 
     @cached_property
     def attention(self) -> "Attention | None":
-        """Where words and latents attended; None where that was not recorded."""
-        looks = [(number, step.look) for number, step in enumerate(self.steps) if step.look is not None]
-        if not looks:
+        """The recorded attention of tokens and latents; None where there is none."""
+        recorded = [number for number, step in enumerate(self.steps) if step.attention is not None]
+        if not recorded:
             return None
         return Attention(
             layers=self.start.layers,
-            steps=tuple(number for number, _ in looks),
-            looks=tuple(look for _, look in looks),
+            steps=tuple(recorded),
+            summaries=tuple(self.steps[number].attention for number in recorded),
         )
 
     @cached_property
@@ -185,11 +187,11 @@ class Trace:
     def _block(self, latents: list[LatentEvent]) -> Block:
         width = self.start.image_states.shape[-1]
 
-        def rows(name: str) -> torch.Tensor:
+        def stacked(name: str) -> torch.Tensor:
             vectors = [getattr(latent, name) for latent in latents if getattr(latent, name) is not None]
             return torch.stack(vectors) if vectors else torch.empty(0, width)
 
-        return Block(latents=rows("fed"), hidden=rows("hidden"), events=tuple(latents))
+        return Block(latents=stacked("fed"), hidden=stacked("hidden"), events=tuple(latents))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one file, whole or not at all. Raises OSError with a plain sentence, for a full disk among others."""
@@ -197,10 +199,10 @@ class Trace:
         tensors |= {f"image.{number}": image for number, image in enumerate(self.images)}
         records, columns = _pack(self.steps)
         tensors |= {name: torch.stack(vectors) for name, vectors in columns.items()}
-        looks = [step.look for step in self.steps if step.look is not None]
-        if looks:
-            tensors["look.image"] = torch.stack([look.image for look in looks])
-            rest = [torch.cat([look.entropy[..., None], look.shares], -1) for look in looks]
+        summaries = [step.attention for step in self.steps if step.attention is not None]
+        if summaries:
+            tensors["look.image"] = torch.stack([summary.image for summary in summaries])
+            rest = [torch.cat([summary.entropy[..., None], summary.shares], -1) for summary in summaries]
             tensors["look.rest"] = torch.stack(rest)
         content = {
             "version": VERSION,
@@ -208,9 +210,9 @@ class Trace:
             "system": self.system,
             "settings": to_json(self.settings),
             "source": to_json(self.source),
-            "start": {name: value for name, value in to_json(self.start).items() if name != "images"},
+            "start": {name: value for name, value in _to_file(self.start).items() if name != "images"},
             "steps": records,
-            "finish": to_json(self.finish),
+            "finish": _to_file(self.finish),
         }
         compact = {name: _compact(tensor) for name, tensor in tensors.items()}
         write_file(path, save(compact, {"trace": json.dumps(content)}))
@@ -243,15 +245,20 @@ class Trace:
             if version != VERSION:
                 raise ValueError(f"its format version is {short(version)}; this program reads version {VERSION}.")
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        if "finish" in content:
+            content["finish"] = _from_file(content["finish"])
         parts = from_json(_File, content, "trace")
         if len(parts.steps) > MAX_STEPS:
             raise ValueError(f"it has {len(parts.steps):,} words and latents; a run has at most {MAX_STEPS:,}.")
         tensors = Tensors(stored)
         start = _start(parts.start, tensors)
         # a run that was stopped at once recorded attention nowhere
-        looks = _looks(start, tensors) if any(record.get("look") for record in parts.steps) else iter(())
-        steps = tuple(_unpack(record, f"steps[{number}]", tensors, looks) for number, record in enumerate(parts.steps))
-        if next(looks, None) is not None:
+        attended = any(record.get("look") for record in parts.steps)
+        summaries = _summaries(start, tensors) if attended else iter(())
+        steps = tuple(
+            _unpack(record, f"steps[{number}]", tensors, summaries) for number, record in enumerate(parts.steps)
+        )
+        if next(summaries, None) is not None:
             raise ValueError("it holds attention that belongs to no event.")
         tensors.check_all_used()
         if any(isinstance(step, LatentEvent) and not 0 <= step.block < len(steps) for step in steps):
@@ -281,6 +288,19 @@ class _File:
     finish: FinishEvent
 
 
+def _to_file(event: Event) -> dict[str, object]:
+    """JSON values of an event under their names in files."""
+    return {_FILE_NAMES.get(name, name): value for name, value in to_json(event).items()}
+
+
+def _from_file(record: object) -> object:
+    """A record of a file under the names of an event's fields; what is no record is left for `from_json` to refuse."""
+    if not isinstance(record, dict):
+        return record
+    fields = {stored: name for name, stored in _FILE_NAMES.items()}
+    return {fields.get(name, name): value for name, value in record.items()}
+
+
 def _pack(steps: Iterable[Step]) -> tuple[list[dict[str, object]], dict[str, list[torch.Tensor]]]:
     """JSON records, and per vector field the vectors; a record's `rows` says where its vectors lie in these stacks."""
     records, columns = [], {}
@@ -292,12 +312,14 @@ def _pack(steps: Iterable[Step]) -> tuple[list[dict[str, object]], dict[str, lis
                 stack = columns.setdefault(f"{kind}.{name}", [])
                 rows[name] = len(stack)
                 stack.append(vector)
-        looked = {"look": True} if step.look is not None else {}
-        records.append({"event": kind, "rows": rows, **to_json(replace(step, look=None)), **looked})
+        fields = _to_file(replace(step, attention=None))
+        if step.attention is not None:
+            fields["look"] = True
+        records.append({"event": kind, "rows": rows, **fields})
     return records, columns
 
 
-def _looks(start: StartEvent, tensors: Tensors) -> Iterator[AttentionSummary]:
+def _summaries(start: StartEvent, tensors: Tensors) -> Iterator[AttentionSummary]:
     """Recorded attention, in the order of the steps that have it."""
     if not start.layers:
         return
@@ -310,18 +332,18 @@ def _looks(start: StartEvent, tensors: Tensors) -> Iterator[AttentionSummary]:
         yield AttentionSummary(image=weights, entropy=other[..., 0], shares=other[..., 1:])
 
 
-def _unpack(record: dict[str, object], where: str, tensors: Tensors, looks: Iterator[AttentionSummary]) -> Step:
+def _unpack(record: dict[str, object], where: str, tensors: Tensors, summaries: Iterator[AttentionSummary]) -> Step:
     values = dict(record)
-    kind, rows, looked = values.pop("event", None), values.pop("rows", None), values.pop("look", False)
-    known = isinstance(kind, str) and kind in _STEPS
-    if not known or not isinstance(rows, dict) or not rows.keys() <= set(_VECTORS[kind]):
+    kind, rows, attended = values.pop("event", None), values.pop("rows", None), values.pop("look", False)
+    is_step = isinstance(kind, str) and kind in _STEPS
+    if not is_step or not isinstance(rows, dict) or not rows.keys() <= set(_VECTORS[kind]):
         raise ValueError(f"{where} is neither a token nor a latent.")
     vectors = {name: tensors.row(f"{kind}.{name}", index) for name, index in rows.items()}
-    if looked:
-        vectors["look"] = next(looks, None)
-        if vectors["look"] is None:
+    if attended:
+        vectors["attention"] = next(summaries, None)
+        if vectors["attention"] is None:
             raise ValueError(f"{where} has no recorded attention.")
-    return from_json(_STEPS[kind], values, where, vectors)
+    return from_json(_STEPS[kind], _from_file(values), where, vectors)
 
 
 def _start(record: dict[str, object], tensors: Tensors) -> StartEvent:
@@ -329,7 +351,7 @@ def _start(record: dict[str, object], tensors: Tensors) -> StartEvent:
     count = len(grids) if isinstance(grids, list) else 0
     images = tuple(tensors.take(f"image.{number}", 3, torch.uint8) for number in range(count))
     states = tensors.take("image_states", 3, torch.float32)
-    start = from_json(StartEvent, record, "start", {"images": images, "image_states": states})
+    start = from_json(StartEvent, _from_file(record), "start", {"images": images, "image_states": states})
     if any(image.shape[-1] != 3 or image.numel() == 0 for image in images):
         raise ValueError("its images are not (height, width, 3).")
     if len(states) != len(start.levels):
@@ -352,11 +374,11 @@ def _compact(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _cancelled(row: int, steps: list[Step]) -> FinishEvent:
+def _cancelled(sequence: int, steps: list[Step]) -> FinishEvent:
     tokens = [step for step in steps if isinstance(step, TokenEvent)]
     latents = [step for step in steps if isinstance(step, LatentEvent)]
     return FinishEvent(
-        row=row,
+        sequence=sequence,
         reason="cancelled",
         tokens=len(tokens),
         latents=len(latents),

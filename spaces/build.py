@@ -76,7 +76,7 @@ WEB = (
 
 Not pydantic: what a Space adds to Gradio (`mcp`) wants an older one than the tests run with."""
 BENEATH = ("scipy", "numba", "llvmlite", "pynndescent")
-"""What the layouts stand on: other versions draw other pictures."""
+"""What the layouts depend on: other versions lay points out elsewhere."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,10 +128,10 @@ def requirements() -> str:
     """The tested versions of what the page imports; for PyTorch a range up to it, for ZeroGPU takes only some."""
     ranges, pins = wanted(), tested()
     lines = ["# Written by `make space`. gradio, spaces and huggingface_hub come with the Space."]
-    for name, given in ranges.items():
+    for name, requirement in ranges.items():
         if name == "torch":
             (pin,) = pins[name]
-            lines.append(f"{given},<={pin.partition('==')[2]}")
+            lines.append(f"{requirement},<={pin.partition('==')[2]}")
         elif name not in PROVIDED:
             lines += pins[name]
     beneath, web = (line for name in BENEATH for line in pins[name]), locked()
@@ -140,31 +140,31 @@ def requirements() -> str:
 
 def wanted() -> dict[str, str]:
     """Package → its line in the SECTIONS of requirements.txt."""
-    section, found = "", {}
+    section, requirements = "", {}
     for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("# "):
             section = line[2:]
         elif line and section in SECTIONS:
-            found[_name(line)] = line
-    return found
+            requirements[_name(line)] = line
+    return requirements
 
 
 def tested() -> dict[str, list[str]]:
     """Package → its lines in constraints.txt, one per range of Python versions."""
-    found: dict[str, list[str]] = {}
+    pins: dict[str, list[str]] = {}
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
-            found.setdefault(_name(line), []).append(line)
-    return found
+            pins.setdefault(_name(line), []).append(line)
+    return pins
 
 
 def locked() -> dict[str, list[str]]:
     """Package → its lines in web.lock, one per range of Python versions, without the hashes."""
-    found: dict[str, list[str]] = {}
+    pins: dict[str, list[str]] = {}
     for line in LOCK.read_text(encoding="utf-8").splitlines():
         if line[0] not in " #":
-            found.setdefault(_name(line), []).append(line.rstrip(" \\"))
-    return found
+            pins.setdefault(_name(line), []).append(line.rstrip(" \\"))
+    return pins
 
 
 def _name(requirement: str) -> str:

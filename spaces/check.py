@@ -1,4 +1,4 @@
-"""Starts a Space's tree as a Space would, in a fresh environment, and asks it a question in a headless browser.
+"""A check of a Space's tree: it starts as a Space would, in a fresh environment, and answers in a headless browser.
 
 The environment is made from the tree's two lists of requirements and what every Gradio Space brings, by this
 interpreter's version of Python and pip as it is configured here: where that finds PyTorch's CPU build, the CPU build
@@ -68,8 +68,8 @@ def install(tree: Path, environment: Path) -> Path:
     version = sdk_version(tree)
     brought = [package.format(gradio=version) for package in BROUGHT]
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]
-    for given in ([str(tree / "pre-requirements.txt")], [str(tree / "requirements.txt"), *brought]):
-        done = subprocess.run([*command, *given], stderr=subprocess.PIPE, text=True)
+    for arguments in ([str(tree / "pre-requirements.txt")], [str(tree / "requirements.txt"), *brought]):
+        done = subprocess.run([*command, *arguments], stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise RuntimeError(f"pip could not install its requirements: {_last_line(done.stderr)}")
     return python
@@ -87,8 +87,10 @@ def start(python: Path, tree: Path, log: Path) -> Iterator[tuple[subprocess.Pope
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "HF_"))}
-    given = {
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "HF_"))
+    }
+    chosen = {
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),
         "HF_HUB_OFFLINE": "1",
@@ -97,7 +99,7 @@ def start(python: Path, tree: Path, log: Path) -> Iterator[tuple[subprocess.Pope
     }
     with log.open("w") as output:
         process = subprocess.Popen(
-            [str(python), "app.py"], cwd=tree, env={**kept, **given}, stdout=output, stderr=subprocess.STDOUT
+            [str(python), "app.py"], cwd=tree, env={**inherited, **chosen}, stdout=output, stderr=subprocess.STDOUT
         )
         try:
             yield process, f"http://127.0.0.1:{port}/"
@@ -140,15 +142,15 @@ def ask(url: str) -> str:
             page.wait_for_selector("#ins-well img")
             page.click("#ins-run")
             answer = page.wait_for_selector(".ins-big", timeout=ANSWERED * 1000).inner_text()
-            told = page.inner_text(".ins-answer")
+            text = page.inner_text(".ins-answer")
         except BrowserError as problem:
             raise RuntimeError(f"the page did not answer: {_last_line(str(problem))}") from problem
         finally:
             browser.close()
     if faults:
         raise RuntimeError(f"the page is at fault: {'; '.join(faults[:3])}")
-    if "truth of the scene" not in told:
-        raise RuntimeError(f"the page answered {answer!r} and did not tell the scene's truth: {told!r}")
+    if "truth of the scene" not in text:
+        raise RuntimeError(f"the page answered {answer!r} and did not tell the scene's truth: {text!r}")
     return answer
 
 

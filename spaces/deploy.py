@@ -1,4 +1,4 @@
-"""`make space-deploy REPO=user/name`: the tree in build/space as a Space of the Hub, and a look until it runs.
+"""`make space-deploy REPO=user/name`: the upload of build/space as a Space of the Hub, and the wait until it runs.
 
 The token is the one that `hf auth login` keeps or HF_TOKEN holds; it is never printed. What goes wrong is told in one
 sentence.
@@ -68,14 +68,14 @@ def deploy(api: HfApi, repo: str, tree: Path, *, private: bool, minutes: float, 
     """Publishes `tree` and waits until it runs; its address. Raises RuntimeError with a sentence and its remedy."""
     if get_token() is None:
         raise RuntimeError("There is no token for the Hub: run `hf auth login`, or set HF_TOKEN.")
-    with told(api, "The token", repo):
+    with as_runtime_errors(api, "The token", repo):
         user = api.whoami()["name"]
-    with told(api, f"{user}'s token", repo):
+    with as_runtime_errors(api, f"{user}'s token", repo):
         prepare(api, repo, private=private)
     print(f"Uploading to {repo} …", flush=True)
     commit = upload(api, user, repo, tree)
     remedy = "The upload is complete; run the same command again to look at the build once more."
-    with told(api, f"{user}'s token", repo, remedy=remedy):
+    with as_runtime_errors(api, f"{user}'s token", repo, remedy=remedy):
         return wait(api, repo, commit.oid, minutes=minutes, poll=poll)
 
 
@@ -97,7 +97,7 @@ def prepare(api: HfApi, repo: str, *, private: bool) -> None:
 def upload(api: HfApi, user: str, repo: str, tree: Path) -> CommitInfo:
     """Makes the Space hold exactly the tree, in one commit."""
     again = "Nothing was published; run the same command again, it sends only what has not arrived."
-    with told(api, f"{user}'s token", repo, remedy=again):
+    with as_runtime_errors(api, f"{user}'s token", repo, remedy=again):
         try:
             return api.upload_folder(
                 repo_id=repo,
@@ -123,7 +123,7 @@ def wait(api: HfApi, repo: str, commit: str, *, minutes: float, poll: float) -> 
     while time.monotonic() < end:
         raw = api.get_space_runtime(repo).raw
         stage = raw["stage"]
-        current = raw.get("sha") in (None, commit)  # otherwise it tells of what was there before
+        current = raw.get("sha") in (None, commit)  # otherwise it is about the commit before
         if stage != shown:
             print(f"  {stage.lower().replace('_', ' ')}", flush=True)
             shown = stage
@@ -142,25 +142,26 @@ def wait(api: HfApi, repo: str, commit: str, *, minutes: float, poll: float) -> 
 
 
 @contextmanager
-def told(api: HfApi, token: str, repo: str, *, remedy: str = "Try again later.") -> Iterator[None]:
-    """What the Hub or the network refuses becomes a RuntimeError with a sentence."""
+def as_runtime_errors(api: HfApi, token: str, repo: str, *, remedy: str = "Try again later.") -> Iterator[None]:
+    """A context in which what the Hub or the network refuses becomes a RuntimeError with a sentence."""
     try:
         yield
     except HfHubHTTPError as problem:
         status = problem.response.status_code
-        said = _plain(problem.server_message or problem.response.reason_phrase)
+        reason = _plain(problem.server_message or problem.response.reason_phrase)
         if status == 401:
             raise RuntimeError(
-                f"{token} was refused by the Hub (401: {said}): make one that may write at "
+                f"{token} was refused by the Hub (401: {reason}): make one that may write at "
                 f"{api.endpoint}/settings/tokens, then run `hf auth login` or set HF_TOKEN."
             ) from problem
         if status in (402, 403):
             raise RuntimeError(
-                f"{token} may not write the Space {repo} ({status}: {said}): use one that may, or a name of your own."
+                f"{token} may not write the Space {repo} ({status}: {reason}): use one that may, or a name of "
+                "your own."
             ) from problem
         if status == 409:
-            raise RuntimeError(f"{repo} exists already (409: {said}): choose another name.") from problem
-        raise RuntimeError(f"The Hub failed to serve {repo} ({status}: {said}). {remedy}") from problem
+            raise RuntimeError(f"{repo} exists already (409: {reason}): choose another name.") from problem
+        raise RuntimeError(f"The Hub failed to serve {repo} ({status}: {reason}). {remedy}") from problem
     except HTTPError as problem:  # no answer at all
         raise RuntimeError(
             f"{api.endpoint} did not answer ({type(problem).__name__}: {_plain(problem)}). {remedy}"

@@ -26,15 +26,15 @@ def main(arguments: list[str] | None = None) -> int:
         print("There is no uv here: pip install uv.", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        wanted, found = Path(folder) / "wanted.in", Path(folder) / "web.lock"
-        wanted.write_text("\n".join(LOCKED) + "\n", encoding="utf-8")
+        packages, compiled = Path(folder) / "wanted.in", Path(folder) / "web.lock"
+        packages.write_text("\n".join(LOCKED) + "\n", encoding="utf-8")
         command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", OLDEST, "--generate-hashes"]
-        command += ["--no-emit-index-url", "--no-annotate", "--no-header", "--output-file", str(found)]
-        done = subprocess.run([*command, "--constraint", str(ROOT / "constraints.txt"), str(wanted)])
+        command += ["--no-emit-index-url", "--no-annotate", "--no-header", "--output-file", str(compiled)]
+        done = subprocess.run([*command, "--constraint", str(ROOT / "constraints.txt"), str(packages)])
         if done.returncode:
             print("uv found no versions that fit together; it says above why.", file=sys.stderr)
             return 1
-        LOCK.write_text(HEAD + found.read_text(encoding="utf-8"), encoding="utf-8")
+        LOCK.write_text(HEAD + compiled.read_text(encoding="utf-8"), encoding="utf-8")
     count = sum(line[0] not in " #" for line in LOCK.read_text(encoding="utf-8").splitlines())
     print(f"{LOCK.relative_to(ROOT)}: {count} packages")
     return 0

@@ -89,8 +89,8 @@ def chosen() -> list[str]:
     """The published checkpoints to offer, by the names that their runs carry."""
     from latent_core.checkpoints.published import full_name
 
-    given = os.environ.get("INSCAPE_CHECKPOINTS")
-    return [full_name(name) for name in (PUBLISHED if given is None else given.split())]
+    names = os.environ.get("INSCAPE_CHECKPOINTS")
+    return [full_name(name) for name in (PUBLISHED if names is None else names.split())]
 
 
 def load(name: str) -> "Reasoner":

@@ -100,14 +100,16 @@ def token_event(text: str, draw: torch.Generator, *, kind: str = "text", p_open:
         logprob=-0.5,
         p_open=p_open,
         hidden=torch.randn(WIDTH, generator=draw),
-        look=None if kind == "close" else look(draw),
+        attention=None if kind == "close" else look(draw),
         seconds=0.01,
     )
 
 
 def latent_event(index: int, draw: torch.Generator, *, block: int = 0) -> LatentEvent:
     vector = torch.randn(WIDTH, generator=draw)
-    return LatentEvent(position=60, block=block, index=index, fed=vector, hidden=vector, look=look(draw), seconds=0.01)
+    return LatentEvent(
+        position=60, block=block, index=index, fed=vector, hidden=vector, attention=look(draw), seconds=0.01
+    )
 
 
 def look(draw: torch.Generator) -> AttentionSummary:

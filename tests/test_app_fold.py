@@ -174,7 +174,7 @@ def test_without_recorded_attention_a_latent_glows_by_similarity(empty, draw):
     rules = LookRule("attention", 1, 0), LookRule("similarity", 1, 0)
     start = dataclasses.replace(start_event([Image.new("RGB", (8, 8))], draw), layers=())
     view = fold(dataclasses.replace(empty, measured=rules), start)
-    view = fold(view, dataclasses.replace(latent_event(0, draw), look=None))
+    view = fold(view, dataclasses.replace(latent_event(0, draw), attention=None))
     expected = nearest_patch(view.items[0].vector[None], start.image_states[[1]], centred=False)[0, 0]
     torch.testing.assert_close(view.items[0].glow, expected)
 

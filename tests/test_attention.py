@@ -99,7 +99,7 @@ def directed(flow: Flow, rule: str = "causal") -> tuple[torch.Tensor, torch.Tens
 @pytest.mark.parametrize("readers", ["latents", "open+latents"])
 @pytest.mark.parametrize("own", [True, False])
 def test_only_its_own_block_reads_an_auxiliary_image(readers, own):
-    seen, slot_types = directed(Flow(readers=readers, own=own))
+    seen, slot_types = directed(Flow(readers=readers, within_image=own))
     classes = slot_class(slot_types)
     for number in range(2):
         image = slot_types == numbered(AUX, number)
@@ -133,8 +133,8 @@ def test_what_text_knows_of_an_auxiliary_image_came_through_latents(readers):
         assert reachable(seen, without=classes == PAD)[text][:, classes == AUX].any()
 
 
-def test_free_thoughts_escape_and_text_does_not():
-    seen, slot_types = directed(Flow(readers="latents", own=False, free_thoughts=True))
+def test_free_latents_escape_and_text_does_not():
+    seen, slot_types = directed(Flow(readers="latents", within_image=False, free_latents=True))
     classes = slot_class(slot_types)
     free = torch.isin(classes, torch.tensor([AUX, AUX_END, OPEN, LATENT]))
     assert torch.equal(seen[free], torch.ones_like(seen).tril()[free])

@@ -22,35 +22,35 @@ def test_states_of_a_prompt_equal_transformers(prompt):
     """All levels of a prompt, the ragged batch padded, against the plain model with its own positions and masks."""
     backbone = wrap(tiny_model())
     levels = range(backbone.num_layers + 1)
-    lockstep = SequenceBatch(backbone, backbone.new_cache(len(PROMPTS), 8), ["causal"] * len(PROMPTS))
-    _, found = lockstep.feed(prompt_feeds(backbone, PROMPTS), levels=levels)
-    row, ids = PROMPTS.index(prompt), prompt.input_ids[None]
+    batch = SequenceBatch(backbone, backbone.new_cache(len(PROMPTS), 8), ["causal"] * len(PROMPTS))
+    _, found = batch.feed(prompt_feeds(backbone, PROMPTS), levels=levels)
+    sequence, ids = PROMPTS.index(prompt), prompt.input_ids[None]
     images = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.grid_thw} if len(prompt.grid_thw) else {}
     expected = tiny_model()(
         input_ids=ids, mm_token_type_ids=(ids == IMAGE).int(), output_hidden_states=True, **images
     ).hidden_states
     for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours[row, : ids.shape[1]], theirs[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours[sequence, : ids.shape[1]], theirs[0], atol=1e-5, rtol=0)
 
 
-def test_lean_blocks_equal_transformers_blocks():
-    """Decoding's own block against the published one that training runs, over a prompt and ten ragged forwards."""
+def test_fast_layers_equal_transformers_layers():
+    """Decoding's own layer against the published one that training runs, over a prompt and ten ragged forwards."""
     backbone = wrap(tiny_model())
     rules = ["causal", "sealed", "no_image"]
-    lean = SequenceBatch(backbone, backbone.new_cache(3, 8), rules)
-    stock = SequenceBatch(backbone, GradientCache(backbone.num_layers, 3, backbone.device), rules)
+    fast_batch = SequenceBatch(backbone, backbone.new_cache(3, 8), rules)
+    stock_batch = SequenceBatch(backbone, GradientCache(backbone.num_layers, 3, backbone.device), rules)
     feeds = prompt_feeds(backbone, PROMPTS)
     words = [Feed(then=(token,), slots=text_slots(1, 0)) for token in range(10)]
     for feed in [feeds, *([word] * 3 for word in words)]:
         with torch.no_grad():
-            fast, _ = lean.feed(feed)
-        slow, _ = stock.feed(feed)
-        for row, one in enumerate(feed):
-            torch.testing.assert_close(fast[row, : one.size], slow[row, : one.size], atol=1e-5, rtol=0)
+            fast, _ = fast_batch.feed(feed)
+        stock, _ = stock_batch.feed(feed)
+        for n, one in enumerate(feed):
+            torch.testing.assert_close(fast[n, : one.size], stock[n, : one.size], atol=1e-5, rtol=0)
 
 
-def test_hooks_on_blocks_are_called_while_decoding():
-    """A researcher's hook turns the lean block off, for that model and as long as it is there."""
+def test_hooks_on_layers_are_called_while_decoding():
+    """A researcher's hook turns the fast layer off, for that model and as long as it is there."""
     backbone, calls = wrap(tiny_model()), []
     clean = list(decode(backbone, tiny_method("text"), PROMPTS[:1], [Settings(max_new_tokens=4)]))
     attention = backbone.layers[1].self_attn

@@ -1,4 +1,4 @@
-"""The layers hold: spaces -> app -> latent_core <- trainers, gradio in the app alone, files short enough to read."""
+"""The order of imports: spaces -> app -> latent_core <- trainers, gradio in the app alone; files short enough."""
 
 import ast
 from collections.abc import Container, Iterator

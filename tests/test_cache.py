@@ -1,4 +1,4 @@
-"""The caches: rows at their own offsets, growth, compaction, and gradients that survive later feeds."""
+"""The caches: sequences at their own offsets, growth, compaction, and gradients that survive later feeds."""
 
 import torch
 
@@ -9,8 +9,8 @@ from latent_core.model.slot_types import PAD, TEXT
 def feed(cache, values, counts):
     """Feeds values (B, N) as one-head, one-wide keys; returns all keys in view (B, S)."""
     slot_types = torch.full(values.shape, TEXT)
-    for row, count in enumerate(counts):
-        slot_types[row, count:] = PAD
+    for sequence, count in enumerate(counts):
+        slot_types[sequence, count:] = PAD
     cache.begin(slot_types, counts)
     keys, same = cache.update(values[:, None, :, None], values[:, None, :, None], 0)
     assert torch.equal(keys, same)

@@ -1,4 +1,4 @@
-"""What a browser is sent instead of tensors, against numpy and by hand; and how much each of the ways may lose."""
+"""Compact forms of tensors for a browser, against numpy and by hand; and how much each of the ways may lose."""
 
 import numpy as np
 import pytest

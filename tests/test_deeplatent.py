@@ -14,7 +14,7 @@ from latent_core.methods.deeplatent import SIDE, DeepLatent, Modulation, centres
 from latent_core.model.backbones import wrap
 from latent_core.model.qwen2_5_vl import Qwen2_5_VL
 from latent_core.settings import Settings
-from tests.tiny import CLOSE, EOS, OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import CLOSE, EOS, OPEN, of_sequence, scripted, tiny_method, tiny_model, tiny_prompt
 
 BACKBONE = wrap(tiny_model())
 
@@ -52,7 +52,7 @@ def test_cached_decoding_equals_one_spliced_forward(blocks, rule):
     built.config = type(built.config)(**{**_fields(built.config), "rule": rule})
     script = [1, *[OPEN, 2] * blocks]
     events = run(built, script)
-    latents = of_row(events, 0, LatentEvent)
+    latents = of_sequence(events, 0, LatentEvent)
     found = [[e for e in latents if e.block == number] for number in range(blocks)]
     segments = [Tokens((1,))]
     for block in found:
@@ -63,7 +63,7 @@ def test_cached_decoding_equals_one_spliced_forward(blocks, rule):
     with torch.no_grad():
         spliced = splice(BACKBONE, built, [row], [[torch.stack([e.fed for e in block]) for block in found]])
     states, _ = spliced.learned()
-    sampled = [e for e in of_row(events, 0, TokenEvent) if not e.forced]
+    sampled = [e for e in of_sequence(events, 0, TokenEvent) if not e.forced]
     torch.testing.assert_close(torch.stack([e.hidden for e in sampled]), states, atol=2e-5, rtol=0)
 
 
@@ -106,7 +106,7 @@ def test_latents_stand_where_an_images_tokens_would():
 def test_inference_is_deterministic_and_training_draws_noise():
     built, first = method(), None
     for _ in range(2):
-        fed = torch.stack([e.fed for e in of_row(run(built, [OPEN]), 0, LatentEvent)])
+        fed = torch.stack([e.fed for e in of_sequence(run(built, [OPEN]), 0, LatentEvent)])
         assert first is None or torch.equal(first, fed)
         first = fed
     rows = [ForcedSequence(tiny_prompt(), (Block(4, grid=(2, 2)), Tokens((1,))))]
@@ -232,7 +232,7 @@ def test_every_image_has_a_frame_of_its_own():
 
 def test_a_prompt_without_images_still_thinks():
     events = run(method(), [OPEN, 1], Settings(latents=4), tiny_prompt(grids=[]))
-    assert all(e.fed.isfinite().all() for e in of_row(events, 0, LatentEvent)) and events[-1].latents > 0
+    assert all(e.fed.isfinite().all() for e in of_sequence(events, 0, LatentEvent)) and events[-1].latents > 0
 
 
 @pytest.mark.parametrize(
@@ -278,10 +278,10 @@ def test_the_scale_head_says_the_grid_and_k_caps_it():
     built.scale.weight.data.zero_()
     built.scale.bias.data.zero_()
     built.scale.bias.data[[2, SIDE + 4]] = 1  # class c means c + 1
-    fed = of_row(run(built, [OPEN, CLOSE]), 0, LatentEvent)
+    fed = of_sequence(run(built, [OPEN, CLOSE]), 0, LatentEvent)
     assert fed[0].grid == (3, 5) and len(fed) == 15
-    assert of_row(run(built, [OPEN], Settings(latents=8)), 0, LatentEvent)[0].grid == fit((3, 5), 8)
-    assert not of_row(run(built, [OPEN], Settings(mode="markers")), 0, LatentEvent)
+    assert of_sequence(run(built, [OPEN], Settings(latents=8)), 0, LatentEvent)[0].grid == fit((3, 5), 8)
+    assert not of_sequence(run(built, [OPEN], Settings(mode="markers")), 0, LatentEvent)
 
 
 def test_options_that_cannot_be():

@@ -11,7 +11,7 @@ from PIL import Image
 from latent_core import glyphs
 from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import AuxiliaryImage, Block, Tokens
-from latent_core.decoding.unroll import look, splice
+from latent_core.decoding.unroll import encode_sequences, splice
 from latent_core.example import Example, Step
 from latent_core.model.backbones import wrap
 from latent_core.model.processor import Processor
@@ -67,9 +67,9 @@ def test_an_assistant_image_in_place_of_latents_is_aligned_at_every_level():
     student = ForcedSequence(tiny_prompt(), (Tokens((1, 2)), block, Tokens((3,)), block, Tokens((4,))))
     levels = range(backbone.num_layers + 1)
     with torch.no_grad():
-        features = look(backbone, [teacher])
+        features = encode_sequences(backbone, [teacher])
         read = splice(backbone, method, [teacher], [[]], levels=levels, features=features)
-        made = splice(backbone, method, [student], [features.pictures], levels=levels)
+        made = splice(backbone, method, [student], [features.auxiliary_images], levels=levels)
     wanted = gather(read.levels, slot_class(read.layout.slot_types) == AUX)
     given = gather(made.levels, slot_class(made.layout.slot_types) == LATENT)
     assert wanted[0].shape == (len(levels), 12, 32)
@@ -124,7 +124,7 @@ def test_grids_are_those_of_the_assistant_images():
     fixed = stage("method_options={width: 128, grid: fixed}", "latents_min=12", "latents_max=12")
     given = batch(fixed)
     assert {s.grid for row in given["rows"] for s in row.segments if isinstance(s, Block)} == {(3, 4)}
-    shown = {tuple(p.grid_thw[0].tolist()) for row in given["teacher"] for p in row.pictures}
+    shown = {tuple(p.grid_thw[0].tolist()) for row in given["teacher"] for p in row.auxiliary_images}
     assert shown == {(1, 6, 8)}
     assert "scale" not in fixed(**given)["metrics"]
 
@@ -204,7 +204,7 @@ def test_ablations_leave_out_what_they_say():
 def test_stage_one_is_next_token_prediction_with_the_images_in_place():
     built = stage(kind=Interleaved)
     given = batch(built)
-    assert [len(row.pictures) for row in given["rows"]] == [1, 2, 1]
+    assert [len(row.auxiliary_images) for row in given["rows"]] == [1, 2, 1]
     out = built(**given)
     out["loss"].backward()
     assert set(out["metrics"]) == {f"accuracy_{family}" for family in FAMILIES}

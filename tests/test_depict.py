@@ -1,4 +1,4 @@
-"""The decoder from latents to pictures, its training and its reading; what ships fits the checkpoints that ship."""
+"""The decoder from latents to auxiliary images, its training and use; what ships fits the checkpoints that ship."""
 
 import json
 
@@ -79,29 +79,29 @@ def test_training_finds_what_is_in_the_vectors():
     vectors = torch.zeros(400, MOST, 8)
     vectors[:, :3] = torch.randn(400, 3, 8, generator=draw)
     vectors[:, 1, 0] = 4 * level
-    there = (torch.arange(MOST) < 3).expand(400, -1)
-    pictures = level[:, None, None, None].expand(-1, 3, SIDE, SIDE)
-    decoder = train_depicter(vectors, there, pictures, steps=60, seed=0)
-    some = type("Some", (), {"latents": vectors, "there": there, "pictures": pictures})
-    assert _explained(decoder, some, pictures.mean(0)) > 0.8
-    some.there = there & (torch.arange(MOST) == 1)
-    assert _explained(decoder, some, pictures.mean(0)) > 0.8
-    some.there = there & (torch.arange(MOST) == 0)
-    assert _explained(decoder, some, pictures.mean(0)) < 0.2
+    mask = (torch.arange(MOST) < 3).expand(400, -1)
+    images = level[:, None, None, None].expand(-1, 3, SIDE, SIDE)
+    decoder = train_depicter(vectors, mask, images, steps=60, seed=0)
+    some = type("Some", (), {"latents": vectors, "mask": mask, "images": images})
+    assert _explained(decoder, some, images.mean(0)) > 0.8
+    some.mask = mask & (torch.arange(MOST) == 1)
+    assert _explained(decoder, some, images.mean(0)) > 0.8
+    some.mask = mask & (torch.arange(MOST) == 0)
+    assert _explained(decoder, some, images.mean(0)) < 0.2
 
 
 def test_blocks_are_paired_with_their_steps(reasoner):
     examples = [glyphs.sample(family, 3, "val") for family in ("find", "relate")]
     found = thoughts(reasoner, examples, [4, 2], batch=2)
     assert found.family == ("find", "relate", "relate") and found.sample == (0, 1, 1)
-    assert found.there.sum(1).tolist() == [4, 2, 2]
+    assert found.mask.sum(1).tolist() == [4, 2, 2]
     trace = reasoner.run(examples[1].images, examples[1].question, latents=2)
     torch.testing.assert_close(found.latents[2, :2], trace.blocks[1].latents, atol=1e-4, rtol=1e-3)
     opened = [n for n, step in enumerate(trace.steps) if isinstance(step, TokenEvent) and step.kind == "open"]
     before = [step for step in trace.steps[: opened[0]] if isinstance(step, TokenEvent)]
-    torch.testing.assert_close(found.words[1, 0], before[-1].hidden, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found.text_states[1, 0], before[-1].hidden, atol=1e-4, rtol=1e-3)
     picture = examples[1].steps[1].image.convert("RGB").resize((SIDE, SIDE))
-    assert np.array_equal((found.pictures[2] * 255).round().permute(1, 2, 0).numpy(), np.asarray(picture))
+    assert np.array_equal((found.images[2] * 255).round().permute(1, 2, 0).numpy(), np.asarray(picture))
 
 
 def test_truth_and_rates():
@@ -151,17 +151,17 @@ def test_measured_beside_the_bank_against_numpy(reasoner):
 @pytest.mark.parametrize(("checkpoint", "file"), BESIDE)
 def test_companions_that_ship_were_made_from_the_weights_that_ship(checkpoint, file):
     folder = EMBEDDED / checkpoint
-    wanted = json.loads((folder / "method.json").read_text())["provenance"]["fingerprint"]
+    fingerprint = json.loads((folder / "method.json").read_text())["provenance"]["fingerprint"]
     if file == FILE:
         assert Depicter.load(folder / file).width == 128
         for report in ("depict.json", "grounding.json"):
-            assert json.loads((folder / report).read_text())["fingerprint"] == wanted
+            assert json.loads((folder / report).read_text())["fingerprint"] == fingerprint
         with safe_open(folder / file, "pt") as stored:
-            assert json.loads(stored.metadata()["depict"])["fingerprint"] == wanted
+            assert json.loads(stored.metadata()["depict"])["fingerprint"] == fingerprint
     else:
-        assert Bank.load(folder / file).notes["fingerprint"] == wanted
+        assert Bank.load(folder / file).notes["fingerprint"] == fingerprint
 
 
 def test_companions_ship_with_the_checkpoints_that_are_said_to_have_them():
-    said = [(name, "bank.safetensors") for name in BANKED] + [(name, FILE) for name in PAINTED]
-    assert sorted(BESIDE) == sorted(said)
+    named_files = [(name, "bank.safetensors") for name in BANKED] + [(name, FILE) for name in PAINTED]
+    assert sorted(BESIDE) == sorted(named_files)

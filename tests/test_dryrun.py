@@ -186,7 +186,7 @@ def test_caps_reach_the_rows_of_student_and_teacher(tmp_path):
     side = stage.processor.token_side
 
     def tokens(row) -> list[int]:
-        grids = [*row.prompt.grid_thw, *(picture.grid_thw[0] for picture in row.pictures)]
+        grids = [*row.prompt.grid_thw, *(picture.grid_thw[0] for picture in row.auxiliary_images)]
         return [int(grid.prod()) // stage.backbone.merge_size**2 for grid in grids]
 
     full = sum(image.width * image.height for image in (*big, *(step.image for step in example.steps))) / side**2

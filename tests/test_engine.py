@@ -17,7 +17,7 @@ from tests.tiny import (
     OPEN,
     PAD_LATENT,
     eager_attention,
-    of_row,
+    of_sequence,
     scripted,
     tiny_method,
     tiny_model,
@@ -41,12 +41,12 @@ def run(backbone, method, prompts, settings, **keywords):
     return list(decode(backbone, method, prompts, settings, **keywords))
 
 
-def ids(events, row=0):
-    return [event.token_id for event in of_row(events, row, TokenEvent)]
+def ids(events, sequence=0):
+    return [event.token_id for event in of_sequence(events, sequence, TokenEvent)]
 
 
-def fed(events, row=0):
-    return torch.stack([event.fed for event in of_row(events, row, LatentEvent)])
+def fed(events, sequence=0):
+    return torch.stack([event.fed for event in of_sequence(events, sequence, LatentEvent)])
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -81,9 +81,9 @@ def test_batched_equals_single(backbone, convention):
     script = [[1, 2, 3], [OPEN, 4, 5, OPEN, 6, 7], [OPEN, 8, OPEN, 9], [10, OPEN, 11, OPEN, 12, 13, 14]]
     for sampler in (None, script):
         together = run(backbone, method, PROMPTS, settings, sampler=sampler and scripted(*script))
-        for row, (prompt, setting) in enumerate(zip(PROMPTS, settings, strict=True)):
-            alone = run(backbone, method, [prompt], [setting], sampler=sampler and scripted(script[row]))
-            batch = of_row(together, row)
+        for sequence, (prompt, setting) in enumerate(zip(PROMPTS, settings, strict=True)):
+            alone = run(backbone, method, [prompt], [setting], sampler=sampler and scripted(script[sequence]))
+            batch = of_sequence(together, sequence)
             assert [type(e) for e in batch] == [type(e) for e in alone]
             for a, b in zip(batch, alone, strict=True):
                 if isinstance(a, StartEvent):
@@ -114,7 +114,7 @@ def test_events_of_a_block(backbone):
         *(("L", 2), ("L", 3), ("L", 4)),
         *(("T", 5), ("T", 6), ("T", 7)),
     ]
-    tokens = of_row(events, 0, TokenEvent)
+    tokens = of_sequence(events, 0, TokenEvent)
     assert [(e.token_id, e.kind, e.forced) for e in tokens] == [
         (7, "text", False),
         (OPEN, "open", False),
@@ -122,7 +122,7 @@ def test_events_of_a_block(backbone):
         (8, "text", False),
         (EOS, "text", False),
     ]
-    latents = of_row(events, 0, LatentEvent)
+    latents = of_sequence(events, 0, LatentEvent)
     assert torch.equal(latents[1].fed, latents[0].hidden) and torch.equal(tokens[2].hidden, latents[2].hidden)
     assert (finish.reason, finish.tokens, finish.latents, finish.blocks) == ("stop", 5, 3, 1)
     assert finish.max_p_open == pytest.approx(max(e.p_open for e in tokens))
@@ -134,7 +134,7 @@ def test_overwritten_start_shares_the_opening_tokens_place(backbone):
     events = run(backbone, method, PROMPTS[:1], [Settings(latents=3)], sampler=scripted([7, OPEN, 8]))
     prompt = len(PROMPTS[0].input_ids)
     opened = next(e for e in events if isinstance(e, TokenEvent) and e.kind == "open")
-    latents = of_row(events, 0, LatentEvent)
+    latents = of_sequence(events, 0, LatentEvent)
     assert [e.position - prompt for e in latents] == [1, 2, 3] and opened.position == latents[0].position
     assert torch.equal(latents[0].fed, opened.hidden)
 
@@ -146,19 +146,19 @@ def test_modes(backbone):
         mode: run(backbone, method, PROMPTS[:1], [Settings(mode=mode, latents=2)], sampler=None)
         for mode in ("forced", "text")
     }
-    first = of_row(greedy["forced"], 0, TokenEvent)[0]
+    first = of_sequence(greedy["forced"], 0, TokenEvent)[0]
     assert (
         first.kind == "open" and first.forced and first.p_open == pytest.approx(2.718281828**first.logprob, rel=1e-4)
     )
-    assert OPEN not in ids(greedy["text"]) and of_row(greedy["text"], 0, FinishEvent)[0].max_p_open == 0
+    assert OPEN not in ids(greedy["text"]) and of_sequence(greedy["text"], 0, FinishEvent)[0].max_p_open == 0
     markers = run(backbone, method, PROMPTS[:1], [Settings(mode="markers")], sampler=scripted(script))
-    assert ids(markers) == [1, OPEN, CLOSE, 2, EOS] and not of_row(markers, 0, LatentEvent)
+    assert ids(markers) == [1, OPEN, CLOSE, 2, EOS] and not of_sequence(markers, 0, LatentEvent)
 
 
 def test_bans_what_only_the_runtime_writes(backbone):
     seen = []
 
-    def look(row, logits):
+    def look(sequence, logits):
         seen.append(logits)
         return OPEN if len(seen) < 3 else EOS
 
@@ -198,11 +198,11 @@ def test_long_thoughts_leave_room_for_the_answer(backbone, name, latents, room, 
 
 
 def test_latents_of_all_blocks_together_are_bounded(backbone, monkeypatch):
-    monkeypatch.setattr("latent_core.decoding.sequence.MAX_THOUGHT", 10)
+    monkeypatch.setattr("latent_core.decoding.sequence.MAX_RUN_LATENTS", 10)
     settings = Settings(latents=4, max_new_tokens=100)
     script = iter([OPEN, 1, OPEN, 2, OPEN, 3])
 
-    def say(row, logits):
+    def say(sequence, logits):
         token = next(script, EOS)
         return 5 if logits[token].isinf() else token
 
@@ -214,19 +214,21 @@ def test_end_of_sequence_cannot_end_a_block(backbone):
     """Nothing is sampled inside a block: a model that wants to stop at every step still thinks to the end."""
     asked = []
 
-    def script(row, logits):
-        asked.append(row)
+    def script(sequence, logits):
+        asked.append(sequence)
         return OPEN if len(asked) == 1 else EOS
 
     events = run(backbone, tiny_method(), PROMPTS[:1], [Settings(latents=6)], sampler=script)
-    assert len(of_row(events, 0, LatentEvent)) == 6 and len(asked) == 2
+    assert len(of_sequence(events, 0, LatentEvent)) == 6 and len(asked) == 2
 
 
 def test_without_recording_no_vector_leaves(backbone):
     settings = [Settings(mode="forced", latents=3, max_new_tokens=9)]
     events = run(backbone, tiny_method(), PROMPTS[:1], settings, record=False)
     assert events[0].image_states.shape == (0, 6, 32)
-    assert all(e.hidden is None for e in events[1:-1]) and all(e.fed is None for e in of_row(events, 0, LatentEvent))
+    assert all(e.hidden is None for e in events[1:-1]) and all(
+        e.fed is None for e in of_sequence(events, 0, LatentEvent)
+    )
     recorded = run(backbone, tiny_method(), PROMPTS[:1], settings)
     assert ids(events) == ids(recorded)
 
@@ -314,23 +316,23 @@ def test_events_tell_where_words_and_latents_attended(backbone):
         assert ids(events) == ids(plain)
         is_image = prompt.input_ids == IMAGE
         for event, other in zip(events[1:-1], plain[1:-1], strict=True):
-            assert other.look is None
+            assert other.attention is None
             if isinstance(event, TokenEvent) and event.kind == "close":
-                assert event.look is None  # no state produced it
+                assert event.attention is None  # no state produced it
                 continue
             # a latent's own place; for a token the place whose state produced it
             place = event.position if isinstance(event, LatentEvent) else event.position - 1
             whole = recorder.maps[0, place]
             wanted = whole[..., : len(is_image)][..., is_image]
-            torch.testing.assert_close(event.look.image.float(), wanted, atol=1e-6, rtol=1e-3)
-            torch.testing.assert_close(event.look.shares[..., 0], wanted.sum(-1))
-            torch.testing.assert_close(event.look.shares.sum(-1), torch.ones(2, 4))
-            torch.testing.assert_close(event.look.entropy, -torch.special.xlogy(whole, whole).sum(-1))
+            torch.testing.assert_close(event.attention.image.float(), wanted, atol=1e-6, rtol=1e-3)
+            torch.testing.assert_close(event.attention.shares[..., 0], wanted.sum(-1))
+            torch.testing.assert_close(event.attention.shares.sum(-1), torch.ones(2, 4))
+            torch.testing.assert_close(event.attention.entropy, -torch.special.xlogy(whole, whole).sum(-1))
     together = run(backbone, method, PROMPTS, settings * len(PROMPTS), attention=(0, 1))
-    last = [e for e in together if e.row == len(PROMPTS) - 1 and isinstance(e, LatentEvent)]
+    last = [e for e in together if e.sequence == len(PROMPTS) - 1 and isinstance(e, LatentEvent)]
     alone = [e for e in events if isinstance(e, LatentEvent)]
     for first, second in zip(last, alone, strict=True):
-        torch.testing.assert_close(first.look.shares, second.look.shares, atol=1e-5, rtol=0)
+        torch.testing.assert_close(first.attention.shares, second.attention.shares, atol=1e-5, rtol=0)
 
 
 def test_wrong_number_of_images(backbone):

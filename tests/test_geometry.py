@@ -29,8 +29,8 @@ def test_instance_similarity_is_the_mean_over_pairs():
     latents = torch.randn(5, 3, 8, generator=torch.Generator().manual_seed(1)) + 1
     for t in range(3):
         matrix = cosine_similarity(latents[:, t].numpy())
-        wanted = matrix[np.triu_indices(5, 1)].mean()
-        assert geometry.instance_similarity(latents)[t].item() == pytest.approx(wanted, abs=1e-5)
+        expected = matrix[np.triu_indices(5, 1)].mean()
+        assert geometry.instance_similarity(latents)[t].item() == pytest.approx(expected, abs=1e-5)
     same = latents[:1].expand(4, -1, -1)
     assert torch.allclose(geometry.instance_similarity(same), torch.ones(3), atol=1e-5)
     with pytest.raises(ValueError, match="at least 2"):
@@ -58,17 +58,17 @@ def test_ranks_of_a_line_and_of_one_point():
 
 
 def test_norm_ratio(vectors):
-    wanted = np.linalg.norm(vectors.numpy(), axis=1) / np.linalg.norm(vectors.numpy()[:5], axis=1).mean()
-    assert np.allclose(geometry.norm_ratio(vectors, vectors[:5]), wanted, atol=1e-5)
+    expected = np.linalg.norm(vectors.numpy(), axis=1) / np.linalg.norm(vectors.numpy()[:5], axis=1).mean()
+    assert np.allclose(geometry.norm_ratio(vectors, vectors[:5]), expected, atol=1e-5)
     with pytest.raises(ValueError, match="zero"):
         geometry.norm_ratio(vectors, torch.zeros(2, 12))
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_principal_axes_are_scikit_learns(vectors, count):
-    axes, wanted = geometry.principal_axes(vectors, count), PCA(count).fit(vectors.numpy())
-    assert np.allclose(axes.explained, wanted.explained_variance_ratio_, atol=1e-5)
-    mine, theirs = axes.place(vectors).numpy(), wanted.transform(vectors.numpy())
+    axes, expected = geometry.principal_axes(vectors, count), PCA(count).fit(vectors.numpy())
+    assert np.allclose(axes.explained, expected.explained_variance_ratio_, atol=1e-5)
+    mine, theirs = axes.place(vectors).numpy(), expected.transform(vectors.numpy())
     assert np.allclose(np.abs(mine), np.abs(theirs), atol=1e-3)
     assert (axes.directions.gather(1, axes.directions.abs().argmax(1, keepdim=True)) > 0).all()
     with pytest.raises(ValueError, match="principal axes"):
@@ -120,9 +120,9 @@ def test_the_lens_ranks_tokens_without_the_control_tokens():
 def test_neighbours_are_scipys(vectors, centred):
     queries = vectors[:3] + 0.1
     middle = vectors.mean(0) if centred else torch.zeros(12)
-    wanted = 1 - cdist((queries - middle).numpy(), (vectors - middle).numpy(), "cosine")
+    expected = 1 - cdist((queries - middle).numpy(), (vectors - middle).numpy(), "cosine")
     values, rows = lens.neighbours(queries, vectors, centred=centred)
-    assert np.allclose(values, -np.sort(-wanted, axis=1)[:, :5], atol=1e-5)
-    assert rows.tolist() == np.argsort(-wanted, axis=1)[:, :5].tolist()
+    assert np.allclose(values, -np.sort(-expected, axis=1)[:, :5], atol=1e-5)
+    assert rows.tolist() == np.argsort(-expected, axis=1)[:, :5].tolist()
     with pytest.raises(ValueError, match="bank"):
         lens.neighbours(queries, vectors[:, :3], centred=centred)

@@ -166,8 +166,8 @@ def _verdicts(pairs: list[tuple[str, str]]) -> list[bool]:
 
 def test_verdicts_are_the_same_in_a_thread_and_in_another_process():
     pairs = [pair for each in (*EQUAL.values(), *UNEQUAL.values()) for pair in each]
-    wanted, found = _verdicts(pairs), []
-    thread = threading.Thread(target=lambda: found.extend(_verdicts(pairs)))
+    expected, verdicts = _verdicts(pairs), []
+    thread = threading.Thread(target=lambda: verdicts.extend(_verdicts(pairs)))
     thread.start()
     thread.join()
-    assert found == wanted
+    assert verdicts == expected

@@ -1,4 +1,4 @@
-"""Where latents look, against an independent count."""
+"""Grounding of latents, against an independent count."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def test_attention_is_counted_as_by_hand(reasoner, examples, hits):
         found = hits[LookRule("attention", 3, head)]
         for i, example in enumerate(examples):
             trace = reasoner.run(example.images, example.question, latents=K, attention=[3])
-            seen = [step.look.image[0].float() for step in trace.steps if hasattr(step, "fed")][:K]
+            seen = [step.attention.image[0].float() for step in trace.steps if hasattr(step, "fed")][:K]
             for t, weights in enumerate(seen):
                 token = int((weights.mean(0) if head < 0 else weights[head]).argmax())
                 assert found["latents"][i, t] == inside(token, example.steps[0].region)

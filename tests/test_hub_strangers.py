@@ -1,4 +1,4 @@
-"""What answers in the Hub's place (sign-in pages, proxies) is told from it; and processors as they lie there today."""
+"""Answers in the Hub's place (sign-in pages, proxies) are told from its own; processors as they lie there today."""
 
 import json
 from pathlib import Path

@@ -105,7 +105,7 @@ def test_matrices_norms_and_shares(trace, value):
     shares = value["shares"]
     np.testing.assert_allclose(np.array(shares["shares"]).sum(-1), 1, atol=4e-3)
     step = trace.steps[shares["of"][5]]
-    np.testing.assert_allclose(shares["shares"][5][2], step.look.shares[2].mean(0), atol=1e-3)
+    np.testing.assert_allclose(shares["shares"][5][2], step.attention.shares[2].mean(0), atol=1e-3)
     assert len(shares["layers"]) == 5 and len(value["depict"]) == 2 and len(value["depict"][0]["each"]) == 8
 
 
@@ -150,7 +150,7 @@ def test_a_long_run_of_16_bits_opens_inspects_and_compares_within_200_mb(tmp_pat
 
 def test_attention_of_sixteen_latents_takes_less_than_2_mb(trace):
     """In memory, in the file and in what the browser is sent; the bound of a 7B model is that of the docstring."""
-    latents = [s.look for block in trace.blocks for s in block.events]
+    latents = [s.attention for block in trace.blocks for s in block.events]
     kept = sum(t.numel() * t.element_size() for look in latents for t in (look.image, look.shares, look.entropy))
     assert len(latents) == 16 and kept == 16 * 2 * 5 * 4 * (36 + 12) < 2e6
     assert RELATE.stat().st_size < 2e6

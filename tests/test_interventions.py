@@ -10,7 +10,7 @@ from latent_core.decoding.engine import decode
 from latent_core.events import LatentEvent, TokenEvent
 from latent_core.model.backbones import wrap
 from latent_core.settings import Settings
-from tests.tiny import OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import OPEN, of_sequence, scripted, tiny_method, tiny_model, tiny_prompt
 
 BACKBONE = wrap(tiny_model())
 SCRIPT = [1, OPEN, 2, OPEN, 3, 4]
@@ -30,20 +30,20 @@ def run(*hooks, latents=4, seed=0):
     )
 
 
-def blocks(events, row=0):
-    latents = of_row(events, row, LatentEvent)
+def blocks(events, sequence=0):
+    latents = of_sequence(events, sequence, LatentEvent)
     return [
         SimpleNamespace(latents=torch.stack([e.fed for e in latents if e.block == block]))
         for block in sorted({e.block for e in latents})
     ]
 
 
-def fed(events, row=0):
-    return torch.cat([block.latents for block in blocks(events, row)])
+def fed(events, sequence=0):
+    return torch.cat([block.latents for block in blocks(events, sequence)])
 
 
-def last_state(events, row=0):
-    return of_row(events, row, TokenEvent)[-1].hidden
+def last_state(events, sequence=0):
+    return of_sequence(events, sequence, TokenEvent)[-1].hidden
 
 
 CLEAN = run()

@@ -15,7 +15,7 @@ from latent_core.example import Step
 from latent_core.model.processor import Processor
 from latent_core.model.slot_types import LATENT, slot_class
 from latent_core.settings import Settings
-from tests.tiny import of_row, scripted
+from tests.tiny import of_sequence, scripted
 from trainers.recipe import load_recipe
 from trainers.sft.lvr import LvrStage, box_slots, step_slots
 from trainers.tiny_model import build_image_processor, build_model, build_tokenizer
@@ -112,7 +112,7 @@ def test_decoding_feeds_exactly_what_training_compares(head, rule):
     ids = [5, built.method.open_id, built.method.close_id, 6, 7, built.processor.eos_id]
     settings = [Settings(latents=3, max_new_tokens=len(ids) + 3)]
     events = list(decode(built.backbone, built.method, [prompt], settings, sampler=scripted(ids)))
-    fed = torch.stack([event.fed for event in of_row(events, 0, LatentEvent)])
+    fed = torch.stack([event.fed for event in of_sequence(events, 0, LatentEvent)])
     row = ForcedSequence(prompt, (Tokens((5,)), Block(3, learn_close=True), Tokens((6, 7))))
     with torch.no_grad():
         unrolled = splice(built.backbone, built.method, [row], [[fed]])

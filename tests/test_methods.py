@@ -15,7 +15,7 @@ from latent_core.model.backbones import wrap
 from latent_core.model.slot_types import PROMPT
 from latent_core.model.slots import Slots
 from latent_core.settings import Settings
-from tests.tiny import CLOSE, EOS, OPEN, TOKENS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import CLOSE, EOS, OPEN, TOKENS, of_sequence, scripted, tiny_method, tiny_model, tiny_prompt
 
 BACKBONE = wrap(tiny_model())
 WITH_LATENTS = [name for name in METHODS if tiny_method(name).has_latents]
@@ -39,8 +39,8 @@ def test_a_method_without_latents_never_opens():
     method = tiny_method("text")
     for mode in ("latent", "forced", "markers"):
         events = list(decode(BACKBONE, method, [tiny_prompt()], [Settings(mode=mode, max_new_tokens=12)]))
-        assert not of_row(events, 0, LatentEvent) and events[-1].blocks == 0
-        assert all(e.p_open == 0 and not e.forced for e in of_row(events, 0, TokenEvent))
+        assert not of_sequence(events, 0, LatentEvent) and events[-1].blocks == 0
+        assert all(e.p_open == 0 and not e.forced for e in of_sequence(events, 0, TokenEvent))
 
 
 @pytest.mark.parametrize("name", WITH_LATENTS)
@@ -69,7 +69,7 @@ def test_what_was_decoded_unrolls_and_splices_to_the_same_states(name, rule):
         if method.samples_close and rule != "sealed":  # it closes the first block, and goes on in the second
             script, learns, closed = [1, 2, OPEN, CLOSE, 3, OPEN, 4, 5], True, False
         events = list(decode(BACKBONE, method, [prompt], [Settings(latents=4)], sampler=scripted(script)))
-        held = [[e for e in of_row(events, 0, LatentEvent) if e.block == number] for number in range(2)]
+        held = [[e for e in of_sequence(events, 0, LatentEvent) if e.block == number] for number in range(2)]
         first = Block(len(held[0]), grid=held[0][0].grid, learn_close=learns)
         second = Block(len(held[1]), grid=held[1][0].grid, closed=closed)
         rows = [ForcedSequence(prompt, (Tokens((1, 2)), first, Tokens((3,)), second, Tokens((4, 5, EOS))))]
@@ -77,11 +77,11 @@ def test_what_was_decoded_unrolls_and_splices_to_the_same_states(name, rule):
             unrolled = unroll(BACKBONE, method, rows)
             spliced = splice(BACKBONE, method, rows, unrolled.latents)
         torch.testing.assert_close(spliced.states, unrolled.states, atol=1e-5, rtol=0)
-        fed = torch.stack([e.fed for e in of_row(events, 0, LatentEvent)])
+        fed = torch.stack([e.fed for e in of_sequence(events, 0, LatentEvent)])
         torch.testing.assert_close(torch.cat(unrolled.latents[0]), fed, atol=2e-5, rtol=0)
         # every sampled token was decoded from the very state that training gives its label
         states, labels = unrolled.learned()
-        chosen = [e for e in of_row(events, 0, TokenEvent) if not e.forced]
+        chosen = [e for e in of_sequence(events, 0, TokenEvent) if not e.forced]
         assert labels.tolist() == [e.token_id for e in chosen]
         torch.testing.assert_close(states, torch.stack([e.hidden for e in chosen]), atol=1e-5, rtol=0)
         logprobs = BACKBONE.logits(states).log_softmax(-1).gather(1, labels[:, None])[:, 0]
@@ -104,7 +104,7 @@ def test_a_row_of_a_batch_gets_what_it_gets_alone(name, rule):
     for row, script in enumerate(scripts):
         alone = list(decode(BACKBONE, method, [prompts[row]], [settings[row]], sampler=scripted(script)))
         steps, segments = [], []
-        for first, second in zip(of_row(alone, 0), of_row(together, row), strict=True):
+        for first, second in zip(of_sequence(alone, 0), of_sequence(together, row), strict=True):
             assert type(first) is type(second)
             if isinstance(first, (TokenEvent, LatentEvent)):
                 steps.append(first)
@@ -151,8 +151,8 @@ def test_a_run_may_end_anywhere(name, convention):
         settings = [Settings(mode="forced", latents=4, max_new_tokens=room)]
         *steps, finish = decode(BACKBONE, method, [tiny_prompt()], settings, sampler=scripted([OPEN, CLOSE, 3, 4]))
         assert finish.tokens <= room
-        assert finish.tokens == len(of_row(steps, 0, TokenEvent)) and finish.latents == len(
-            of_row(steps, 0, LatentEvent)
+        assert finish.tokens == len(of_sequence(steps, 0, TokenEvent)) and finish.latents == len(
+            of_sequence(steps, 0, LatentEvent)
         )
         if room < 3:
             assert finish.reason == "length"

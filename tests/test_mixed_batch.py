@@ -12,7 +12,7 @@ from latent_core.methods import METHODS, LatentMethod
 from latent_core.methods.requests import Context, Feed
 from latent_core.model.backbones import wrap
 from latent_core.settings import Settings
-from tests.tiny import OPEN, TOKENS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import OPEN, TOKENS, of_sequence, scripted, tiny_method, tiny_model, tiny_prompt
 
 
 class Mixed(LatentMethod):
@@ -41,10 +41,12 @@ def test_batched_equals_single(monkeypatch, rule):
     settings = [Settings(latents=k) for k in LATENTS]
     hooks = [None, None, zero(), only([(0, 2)], zero()), only([(0, 3)], zero())]
     together = list(decode(backbone, method, prompts, settings, sampler=scripted(*SCRIPTS), intervene=hooks))
-    for row, script in enumerate(SCRIPTS):
-        sampler, hook = scripted(script), [hooks[row]]
-        alone = list(decode(backbone, method, [prompts[row]], [settings[row]], sampler=sampler, intervene=hook))
-        first, second = of_row(alone, 0), of_row(together, row)
+    for sequence, script in enumerate(SCRIPTS):
+        sampler, hook = scripted(script), [hooks[sequence]]
+        alone = list(
+            decode(backbone, method, [prompts[sequence]], [settings[sequence]], sampler=sampler, intervene=hook)
+        )
+        first, second = of_sequence(alone, 0), of_sequence(together, sequence)
         assert [type(e) for e in first] == [type(e) for e in second]
         for a, b in zip(first, second, strict=True):
             if isinstance(a, (LatentEvent, TokenEvent)):
@@ -53,7 +55,7 @@ def test_batched_equals_single(monkeypatch, rule):
             if isinstance(a, LatentEvent):
                 assert (a.block, a.index, a.grid) == (b.block, b.index, b.grid)
                 torch.testing.assert_close(a.fed, b.fed, atol=2e-5, rtol=0)
-    only_one = [bool(e.fed.any()) for e in of_row(together, 4, LatentEvent)]
+    only_one = [bool(e.fed.any()) for e in of_sequence(together, 4, LatentEvent)]
     assert only_one == [n != 3 for n in range(8)]
 
 
@@ -74,12 +76,12 @@ def test_attention_of_latents_fed_at_once_and_of_words_after_them_is_each_ones_o
             settings = [Settings(latents=4), Settings(latents=6)]
             sampler = scripted([1, OPEN, 3], [OPEN, 4, 5, 6])
             events = decode(backbone, method, prompts, settings, sampler=sampler, attention=range(2))
-            found.append([e for e in events if getattr(e, "look", None) and getattr(e, "kind", "") != "close"])
-        for a, b in zip(*(sorted(events, key=lambda e: (e.row, e.position)) for events in found), strict=True):
-            assert (type(a), a.row, a.position) == (type(b), b.row, b.position)
-            torch.testing.assert_close(a.look.image, b.look.image, atol=1e-3, rtol=0)
-            torch.testing.assert_close(a.look.shares, b.look.shares, atol=1e-5, rtol=0)
-            torch.testing.assert_close(a.look.entropy, b.look.entropy, atol=1e-4, rtol=0)
+            found.append([e for e in events if getattr(e, "attention", None) and getattr(e, "kind", "") != "close"])
+        for a, b in zip(*(sorted(events, key=lambda e: (e.sequence, e.position)) for events in found), strict=True):
+            assert (type(a), a.sequence, a.position) == (type(b), b.sequence, b.position)
+            torch.testing.assert_close(a.attention.image, b.attention.image, atol=1e-3, rtol=0)
+            torch.testing.assert_close(a.attention.shares, b.attention.shares, atol=1e-5, rtol=0)
+            torch.testing.assert_close(a.attention.entropy, b.attention.entropy, atol=1e-4, rtol=0)
 
 
 def test_events_of_a_block_fed_at_once_come_in_order(monkeypatch):

@@ -7,7 +7,7 @@ import torch
 
 from latent_core import glyphs
 from latent_core.decoding.sequence import Block
-from latent_core.decoding.unroll import look, splice
+from latent_core.decoding.unroll import encode_sequences, splice
 from latent_core.model.processor import Processor
 from latent_core.model.slot_types import AUX, LATENT, slot_class
 from tests.test_parity_monet_training import build, rows_of
@@ -219,7 +219,7 @@ def test_every_option_does_something(options, change, world):
 def test_student_of_stage_3_never_sees_an_auxiliary_image(world):
     stage = stage_of(AlignLatents, world)
     batch = stage.collate([(glyphs.sample("find", 3, "train"), Random(0))])
-    assert not batch["rows"][0].pictures and batch["teacher"][0].pictures
+    assert not batch["rows"][0].auxiliary_images and batch["teacher"][0].auxiliary_images
     spliced, _ = think(stage, batch["rows"], batch["rules"])
     assert not (slot_class(spliced.layout.slot_types) == AUX).any()
 
@@ -241,7 +241,9 @@ def test_a_shared_vision_tower_looks_once_and_learns_the_same(kind, world, monke
     assert stage.same_sight
     batch = stage.collate([(glyphs.sample(family, 3, "train"), Random(0)) for family in ("find", "relate")])
     seen, found = [], []
-    monkeypatch.setattr("trainers.sft.monet.look", lambda *given: seen.append(given) or look(*given))
+    monkeypatch.setattr(
+        "trainers.sft.monet.encode_sequences", lambda *given: seen.append(given) or encode_sequences(*given)
+    )
     for shared, looks in ((True, 1), (False, 2)):
         stage.same_sight = shared
         found.append(vector(gradients(stage, stage(**batch)["loss"])))

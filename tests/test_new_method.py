@@ -21,7 +21,7 @@ from latent_core.methods import METHODS
 from latent_core.model.backbones import wrap
 from latent_core.settings import Settings
 from tests.fading import RECIPE, ROOT, SPEC, Fading
-from tests.tiny import EOS, OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import EOS, OPEN, of_sequence, scripted, tiny_method, tiny_model, tiny_prompt
 from trainers.__main__ import main
 from trainers.loop.launch import train
 from trainers.recipe import load_recipe
@@ -52,9 +52,9 @@ def test_decoding_and_unrolling_agree(known, rule):
         rows = [ForcedSequence(prompt, (Tokens((1,)), Block(k), Tokens((3,)), Block(k), Tokens((4, EOS))))]
         with torch.no_grad():
             unrolled = unroll(backbone, method, rows)
-        fed = torch.stack([event.fed for event in of_row(alone, 0, LatentEvent)])
+        fed = torch.stack([event.fed for event in of_sequence(alone, 0, LatentEvent)])
         torch.testing.assert_close(torch.cat(unrolled.latents[0]), fed, atol=1e-5, rtol=0)
-        other = torch.stack([event.fed for event in of_row(together, row, LatentEvent)])
+        other = torch.stack([event.fed for event in of_sequence(together, row, LatentEvent)])
         torch.testing.assert_close(other, fed, atol=1e-5, rtol=0)
 
 

@@ -21,7 +21,7 @@ from app.limits import OWN
 from app.payload import payload
 from app.trace_upload import open_trace
 from latent_core.events import AttentionSummary, FinishEvent, LatentEvent, StartEvent, TokenEvent
-from latent_core.settings import MAX_LATENTS, MAX_THOUGHT, MAX_TOKENS, Settings
+from latent_core.settings import MAX_LATENTS, MAX_RUN_LATENTS, MAX_TOKENS, Settings
 from latent_core.trace import MAX_STEPS, Source, Trace
 
 RELATE = RECORDED / "relate_glyph-monet.safetensors"
@@ -86,7 +86,7 @@ def run(steps, *, images=1, side=8, grid=(2, 2), levels=(0, 1), layers=(), width
 
 def test_the_longest_run_of_ones_own_page_opens(opened):
     """All tokens and latents that settings allow, on four images of 8,192 patches each."""
-    latents = [replace(LATENT, block=n // 128, index=n % 128) for n in range(MAX_THOUGHT)]
+    latents = [replace(LATENT, block=n // 128, index=n % 128) for n in range(MAX_RUN_LATENTS)]
     trace = opened(run([*[WORD] * MAX_TOKENS, *latents], images=OWN.images, grid=(64, 128), levels=tuple(range(29))))
     assert len(trace.steps) == MAX_STEPS and len(trace.blocks) == 64
 
@@ -98,7 +98,7 @@ def test_the_longest_run_of_ones_own_page_opens(opened):
         ({"steps": [replace(WORD, text=" a" * 500)] * 33}, "16,500 words in its response; 16,384"),
         ({"steps": [replace(WORD, text="x" * 1000)] * 501}, "501,000 letters in its response"),
         ({"steps": [replace(LATENT, index=n) for n in range(MAX_LATENTS + 1)]}, "577 latents in one block; 576"),
-        ({"steps": [replace(LATENT, block=n // 512) for n in range(MAX_THOUGHT + 1)]}, "8,193 latents; 8,192"),
+        ({"steps": [replace(LATENT, block=n // 512) for n in range(MAX_RUN_LATENTS + 1)]}, "8,193 latents; 8,192"),
         ({"steps": [replace(LATENT, grid=(1, 10**6))]}, "1,000,000 rows or columns"),
         ({"images": 17}, "17 images; 16"),
         ({"grid": (1000, 1000)}, "1,000,000 image patches"),
@@ -132,12 +132,14 @@ def test_what_a_trace_may_say_is_bounded(opened, change, words):
 def large() -> Trace:
     """As much as fits: 16,384 words and latents, 32 levels, 128 layers, 4,096 patches, images of noise."""
     word, latent = torch.randn(2), torch.randn(2)
-    look = AttentionSummary(
+    attention = AttentionSummary(
         image=torch.rand(128, 1, 4096).half(), shares=torch.rand(128, 1, 5), entropy=torch.rand(128, 1)
     )
-    latents = [replace(LATENT, block=n // 512, index=n % 512, fed=latent, hidden=latent) for n in range(MAX_THOUGHT)]
+    latents = [
+        replace(LATENT, block=n // 512, index=n % 512, fed=latent, hidden=latent) for n in range(MAX_RUN_LATENTS)
+    ]
     words = [replace(WORD, text=" wörter" * 2, hidden=word) for _ in range(MAX_TOKENS - 4)]
-    looking = [replace(WORD, hidden=word, look=look)] * 4
+    looking = [replace(WORD, hidden=word, attention=attention)] * 4
     return run(
         [*looking, *latents, *words],
         images=16,
@@ -155,7 +157,7 @@ def test_what_a_large_trace_is_answered_with_has_its_limit(opened, tmp_path):
     sent = payload(view, 1, label="")
     assert size(sent) < ANSWER and len(sent["images"]) == 16
     assert "of its 16,384 words and latents lack some" in sent["maps"]["left"] and len(sent["maps"]["levels"]) == 1
-    glows = [replace(item, glow=torch.rand(4096)) for item in view.items[:MAX_THOUGHT]]
+    glows = [replace(item, glow=torch.rand(4096)) for item in view.items[:MAX_RUN_LATENTS]]
     assert size(payload(replace(view, items=tuple(glows), finish=None), 1, label="")) < UPDATE
     path = str(tmp_path / "run.safetensors")
     value = traces.figures(path, Artifacts(("glyph-monet",)), run="", name="", own=True)

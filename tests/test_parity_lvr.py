@@ -19,7 +19,7 @@ from latent_core.model.backbone import Backbone
 from latent_core.model.backbones import wrap
 from latent_core.model.processor import Prompt
 from latent_core.settings import Settings
-from tests.tiny import of_row
+from tests.tiny import of_sequence
 from trainers.sft.lvr import LvrStage, box_slots, mode_switch, reconstruction
 
 FOLDER = Path(__file__).parent / "fixtures" / "lvr_seed0"
@@ -78,9 +78,9 @@ def run(backbone, method, section, prompts, latents, sampler=None, room=40):
 
 def check(events, row, section):
     """Latents, and the words after the block with their logits, as far as the reference went."""
-    fed = torch.stack([event.fed for event in of_row(events, row, LatentEvent)])
+    fed = torch.stack([event.fed for event in of_sequence(events, row, LatentEvent)])
     torch.testing.assert_close(fed, golden(section, "latents"), **TOLERANCE)
-    words = [e for e in of_row(events, row, TokenEvent) if e.kind == "text"]
+    words = [e for e in of_sequence(events, row, TokenEvent) if e.kind == "text"]
     steps = golden(section, "latent_steps").tolist()
     wanted = golden(section, "sequence")[-len(golden(section, "step_logits")) :].tolist()
     after = [n for n in range(len(wanted)) if n > 0 and n not in steps[:-1] and n >= steps[0]]
@@ -96,7 +96,7 @@ def test_fixed_steps(backbone, section, latents):
     for word, step in zip(words, after, strict=False):
         logits = backbone.logits(word.hidden)
         torch.testing.assert_close(logits, golden(section, "step_logits")[step], **TOLERANCE)
-    assert [e.kind for e in of_row(events, 0, TokenEvent)][:2] == ["open", "text"]  # nobody closes
+    assert [e.kind for e in of_sequence(events, 0, TokenEvent)][:2] == ["open", "text"]  # nobody closes
 
 
 def test_two_blocks(backbone):
@@ -106,7 +106,7 @@ def test_two_blocks(backbone):
     sampler = opens_and_then_greedy({at - 4 + 1: TOKENS["lvr_start"]})
     ids = golden(section, "input_ids")
     events = run(backbone, lvr(), section, [prompt(ids[:-1], "main")], [4], sampler)
-    latents = of_row(events, 0, LatentEvent)
+    latents = of_sequence(events, 0, LatentEvent)
     assert [(e.block, e.index) for e in latents] == [(b, t) for b in range(2) for t in range(4)]
     torch.testing.assert_close(torch.stack([e.fed for e in latents]), golden(section, "latents"), **TOLERANCE)
 
@@ -127,7 +127,7 @@ def test_latent_end(backbone, kind):
     method.lvr_latent_end_emb.data.copy_(golden(section, "lvr_latent_end_emb"))
     ids = golden(section, "input_ids")
     events = run(backbone, method.eval(), section, [prompt(ids[:-1], "main")], [facts["cap"]])
-    assert len(of_row(events, 0, LatentEvent)) == facts["latents_fed"]
+    assert len(of_sequence(events, 0, LatentEvent)) == facts["latents_fed"]
     check(events, 0, section)
 
 
@@ -149,7 +149,7 @@ def test_mode_switch_ends_where_the_closing_token_would_be_said(backbone):
         return list(decode(backbone, method, [prompt(ids[:-1], "main")], settings, sampler=sampler)), asked
 
     events, asked = run_with(3)
-    latents, words = of_row(events, 0, LatentEvent), of_row(events, 0, TokenEvent)
+    latents, words = of_sequence(events, 0, LatentEvent), of_sequence(events, 0, TokenEvent)
     assert len(latents) == 3 and [w.kind for w in words][:3] == ["open", "close", "text"]
     assert [w.kind for w in words].count("close") == 1 and events[-1].tokens == 16
     torch.testing.assert_close(
@@ -157,15 +157,15 @@ def test_mode_switch_ends_where_the_closing_token_would_be_said(backbone):
     )
     assert torch.isinf(asked[0][TOKENS["lvr_end"]]) and torch.isfinite(asked[1][TOKENS["lvr_end"]])
     events, _ = run_with(None)
-    assert len(of_row(events, 0, LatentEvent)) == 8
-    assert [w.kind for w in of_row(events, 0, TokenEvent)][:2] == ["open", "text"]
+    assert len(of_sequence(events, 0, LatentEvent)) == 8
+    assert [w.kind for w in of_sequence(events, 0, TokenEvent)][:2] == ["open", "text"]
 
 
 def test_a_sampled_closing_token_is_told_as_one(backbone):
     ids = golden("decode_steps4", "input_ids")
     sampler = opens_and_then_greedy({1: TOKENS["lvr_end"]})
     events = run(backbone, lvr(), "decode_steps4", [prompt(ids[:-1], "main")], [4], sampler, room=12)
-    words = of_row(events, 0, TokenEvent)
+    words = of_sequence(events, 0, TokenEvent)
     assert [w.kind for w in words[:3]] == ["open", "close", "text"] and not words[1].forced
     assert words[1].token_id == TOKENS["lvr_end"] and words[1].logprob < 0
 

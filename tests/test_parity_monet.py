@@ -19,7 +19,7 @@ from latent_core.model.backbone import Backbone
 from latent_core.model.backbones import wrap
 from latent_core.model.processor import Prompt
 from latent_core.settings import Settings
-from tests.tiny import IMAGE, OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import IMAGE, OPEN, of_sequence, scripted, tiny_method, tiny_model, tiny_prompt
 
 FOLDER = Path(__file__).parent / "fixtures" / "monet_seed0"
 CASE = json.loads((FOLDER / "case.json").read_text())
@@ -98,9 +98,9 @@ def test_decoded_equal_the_reference(backbone, section):
     settings = Settings(latents=latents, max_new_tokens=128)
     # the row's own end-of-turn id ends the run, one slot before the row does
     events = list(decode(backbone, monet, [this.prompt], [settings], sampler=scripted(script)))
-    fed = torch.stack([event.fed for event in of_row(events, 0, LatentEvent)])
+    fed = torch.stack([event.fed for event in of_sequence(events, 0, LatentEvent)])
     torch.testing.assert_close(fed, golden(section, "latents"), **TOLERANCE)
-    for event in of_row(events, 0, TokenEvent):
+    for event in of_sequence(events, 0, TokenEvent):
         logits = backbone.logits(event.hidden)
         torch.testing.assert_close(logits, golden(section, "logits")[event.position - 1], **TOLERANCE)
 
@@ -154,9 +154,9 @@ def test_equal_to_plain_transformers(convention):
         )
     )
     torch.testing.assert_close(
-        torch.stack([e.fed for e in of_row(events, 0, LatentEvent)]), torch.stack(fed), atol=1e-5, rtol=0
+        torch.stack([e.fed for e in of_sequence(events, 0, LatentEvent)]), torch.stack(fed), atol=1e-5, rtol=0
     )
-    states = torch.stack([e.hidden for e in of_row(events, 0, TokenEvent)[-3:]])
+    states = torch.stack([e.hidden for e in of_sequence(events, 0, TokenEvent)[-3:]])
     torch.testing.assert_close(model.lm_head(states), torch.stack(expected), atol=1e-5, rtol=0)
 
 

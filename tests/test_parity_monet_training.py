@@ -117,7 +117,7 @@ def test_mask_equals_the_reference(name):
     backbone = wrap(Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER / "model"))
     layout = lay_out(backbone, method("causal_one_block"), rows, ["causal"] * len(rows))
     slots = torch.arange(layout.slot_types.shape[1]).expand(len(rows), -1)
-    flow = Flow() if name.endswith("visible") else Flow(readers="latents", own=False)
+    flow = Flow() if name.endswith("visible") else Flow(readers="latents", within_image=False)
     found = attend(layout.slot_types, tables(["causal"] * len(rows)), slots, flow)
     padded = layout.slot_types == PAD
     found = found & ~padded[:, :, None]  # ours lets padding see padding, so that no row is empty

@@ -1,4 +1,4 @@
-"""Where a model runs, in which precision, and why: no GPU needed to know."""
+"""The choice of a device and a precision, and why: no GPU needed to know."""
 
 import pytest
 import torch

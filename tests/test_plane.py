@@ -1,4 +1,4 @@
-"""Where vectors lie on a laid-out plane, against umap-learn and scikit-learn."""
+"""Layouts of vectors on a plane, against umap-learn and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -38,11 +38,11 @@ def test_weights_are_umaps(bank):
 
     distances, _ = torch.cdist(NEW.double(), BANK.double()).topk(NEIGHBOURS, largest=False)
     sigmas, rhos = smooth_knn_dist(distances.numpy().astype(np.float32), float(NEIGHBOURS), local_connectivity=1.0)
-    wanted = np.exp(-np.maximum(0, distances.numpy() - rhos[:, None]) / sigmas[:, None])
-    found = neighbour_weights(distances)
-    np.testing.assert_allclose(found.numpy(), wanted, atol=2e-3)
-    np.testing.assert_allclose(found[:, 1:].sum(1).numpy(), np.log2(NEIGHBOURS), atol=1e-6)
-    assert torch.equal(found[:, 0], torch.ones(5, dtype=torch.float64))
+    expected = np.exp(-np.maximum(0, distances.numpy() - rhos[:, None]) / sigmas[:, None])
+    actual = neighbour_weights(distances)
+    np.testing.assert_allclose(actual.numpy(), expected, atol=2e-3)
+    np.testing.assert_allclose(actual[:, 1:].sum(1).numpy(), np.log2(NEIGHBOURS), atol=1e-6)
+    assert torch.equal(actual[:, 0], torch.ones(5, dtype=torch.float64))
 
 
 def test_equal_neighbours_weigh_the_same():
@@ -59,13 +59,13 @@ def test_a_new_vector_lies_among_its_neighbours(bank):
 
 def test_principal_axes_are_scikit_learns(bank):
     for scaled in (False, True):
-        seen = bank.vectors.numpy()
-        seen = normalize(seen) if scaled else seen
+        background = bank.vectors.numpy()
+        background = normalize(background) if scaled else background
         new = normalize(NEW.numpy()) if scaled else NEW.numpy()
-        wanted = PCA(3).fit(seen).transform(new)
-        found = bank.axes(scaled=scaled).place(bank.seen(NEW, scaled=scaled)).numpy()
-        signs = np.sign((found * wanted).sum(0))
-        np.testing.assert_allclose(found, wanted * signs, atol=1e-4)
+        expected = PCA(3).fit(background).transform(new)
+        actual = bank.axes(scaled=scaled).place(bank.seen(NEW, scaled=scaled)).numpy()
+        signs = np.sign((actual * expected).sum(0))
+        np.testing.assert_allclose(actual, expected * signs, atol=1e-4)
 
 
 def test_bank_comes_back_from_its_file(bank, tmp_path):

@@ -72,7 +72,7 @@ def same(first, second, tolerance=0.0):
     for a, b in pairs:
         assert type(a) is type(b)
         for field in fields(a):
-            if "seconds" in field.name or field.name == "row":
+            if "seconds" in field.name or field.name == "sequence":
                 continue
             x, y = getattr(a, field.name), getattr(b, field.name)
             if isinstance(x, torch.Tensor):

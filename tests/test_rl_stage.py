@@ -209,7 +209,7 @@ def test_sampled_responses_are_kept_as_traces(tmp_path):
             trace = Trace.load(folder / line["file"])
             assert trace.question == line["question"] and trace.answer == line["answer"]
             assert trace.source.checkpoint == "glyph-monet-rl" and trace.settings.temperature == 1.5
-            assert trace.blocks[0].latents.shape[0] == 8 and trace.blocks[0].events[0].look is not None
+            assert trace.blocks[0].latents.shape[0] == 8 and trace.blocks[0].events[0].attention is not None
             assert view_of(trace).text
 
 

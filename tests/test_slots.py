@@ -15,7 +15,7 @@ from latent_core.model.backbones import wrap
 from latent_core.model.slot_types import AFTER, CLOSE, CONTROL, LATENT, OPEN, SEALED, TEXT
 from latent_core.model.slots import Slots, axes, closing_slots, join, latent_slots, opening_slots, text_slots
 from latent_core.settings import Settings
-from tests.tiny import EOS, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import EOS, of_sequence, scripted, tiny_method, tiny_model, tiny_prompt
 from tests.tiny import OPEN as OPEN_ID
 
 BACKBONE = wrap(tiny_model())
@@ -24,12 +24,12 @@ WITH_LATENTS = [name for name in METHODS if tiny_method(name).has_latents]
 GRID = torch.tensor([[0] * 6, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]])
 
 
-def picture(seed: int, rows: int, columns: int) -> AuxiliaryImage:
+def auxiliary_image(seed: int, rows: int, columns: int) -> AuxiliaryImage:
     pixels = torch.randn(rows * columns, 3 * 2 * 4**2, generator=torch.Generator().manual_seed(seed))
     return AuxiliaryImage(pixels, torch.tensor([[1, rows, columns]]))
 
 
-def rows(method: LatentMethod) -> list[ForcedSequence]:
+def sequences(method: LatentMethod) -> list[ForcedSequence]:
     """Text, images and blocks in all orders: side by side, empty, without an end."""
     grid = (2, 3) if method.num_latents_is_maximum else None
     block, words = Block(6, grid=grid), Tokens((5, 6))
@@ -38,18 +38,24 @@ def rows(method: LatentMethod) -> list[ForcedSequence]:
             tiny_prompt(0), (Tokens((1, 2, 3)), block, words, Block(1, grid=(1, 1) if grid else None), words)
         ),
         ForcedSequence(tiny_prompt(1, grids=[(4, 4), (6, 4)]), (block, Block(0), block, Tokens((EOS,)))),
-        ForcedSequence(tiny_prompt(2, grids=[]), (picture(0, 4, 6), block, words, picture(1, 4, 4), block, words)),
-        ForcedSequence(tiny_prompt(3), (words, picture(2, 6, 4))),
+        ForcedSequence(
+            tiny_prompt(2, grids=[]), (auxiliary_image(0, 4, 6), block, words, auxiliary_image(1, 4, 4), block, words)
+        ),
+        ForcedSequence(tiny_prompt(3), (words, auxiliary_image(2, 6, 4))),
         ForcedSequence(tiny_prompt(4), (Tokens((1,)), Block(6, closed=False, grid=grid), words, block)),
         ForcedSequence(tiny_prompt(5), (Tokens((1,)), Block(6, closed=False, grid=grid), block, Tokens(()), words)),
     ]
 
 
-def fed(method: LatentMethod, row: ForcedSequence, rule: str) -> list[Feed]:
-    """What a row's coroutine feeds, whatever the states are."""
-    pictures = [auxiliary_image_feed(BACKBONE, p, torch.zeros(int(p.grid_thw.prod()) // 4, 32), n)
-                for n, p in enumerate(row.pictures)]  # fmt: skip
-    run = drive(method, *prompt_feeds(BACKBONE, [row.prompt]), Forced(method, row.segments, pictures), rule)
+def fed(method: LatentMethod, sequence: ForcedSequence, rule: str) -> list[Feed]:
+    """What a sequence's coroutine feeds, whatever the states are."""
+    image_feeds = [
+        auxiliary_image_feed(BACKBONE, image, torch.zeros(int(image.grid_thw.prod()) // 4, 32), number)
+        for number, image in enumerate(sequence.auxiliary_images)
+    ]
+    run = drive(
+        method, *prompt_feeds(BACKBONE, [sequence.prompt]), Forced(method, sequence.segments, image_feeds), rule
+    )
     feeds, states = [], None
     while True:
         try:
@@ -65,10 +71,10 @@ def fed(method: LatentMethod, row: ForcedSequence, rule: str) -> list[Feed]:
 @torch.no_grad()
 def test_what_is_fed_is_what_is_laid_out(name, rule, convention):
     method = tiny_method(name, convention=convention)
-    examples = rows(method)
+    examples = sequences(method)
     layout = lay_out(BACKBONE, method, examples, [rule] * len(examples))
-    for number, row in enumerate(examples):
-        feeds = fed(method, row, rule)
+    for number, sequence in enumerate(examples):
+        feeds = fed(method, sequence, rule)
         assert all(len(feed.slots) == feed.size for feed in feeds)
         whole = join(*(feed.slots for feed in feeds))
         length = len(whole)
@@ -79,7 +85,7 @@ def test_what_is_fed_is_what_is_laid_out(name, rule, convention):
         for feed in feeds:
             vectors, controls = (0 if part is None else len(part) for part in (feed.embeds, feed.tail))
             ids += [*[-1] * vectors, *feed.then, *[-1] * controls]
-        prompt = len(row.prompt.input_ids)
+        prompt = len(sequence.prompt.input_ids)
         known = layout.ids[number, prompt:length].tolist()
         assert [-1 if i in BACKBONE.marker_ids else i for i in known] == ids[prompt:]
 
@@ -88,9 +94,9 @@ def test_what_is_fed_is_what_is_laid_out(name, rule, convention):
 @torch.no_grad()
 def test_a_block_without_an_end_has_neither_closing_token_nor_copies(rule):
     method, tokens = tiny_method("lvr"), (Tokens((1,)), Block(3, closed=False), Tokens((4, 5)), Block(2), Tokens((6,)))
-    row = ForcedSequence(tiny_prompt(), tokens)
-    unrolled = unroll(BACKBONE, method, [row], rule=rule)
-    spliced = splice(BACKBONE, method, [row], unrolled.latents, rule=rule)
+    sequence = ForcedSequence(tiny_prompt(), tokens)
+    unrolled = unroll(BACKBONE, method, [sequence], rule=rule)
+    spliced = splice(BACKBONE, method, [sequence], unrolled.latents, rule=rule)
     torch.testing.assert_close(spliced.states, unrolled.states, atol=1e-5, rtol=0)
 
 
@@ -99,12 +105,14 @@ def test_a_block_without_an_end_has_neither_closing_token_nor_copies(rule):
 def test_text_behind_a_block_without_an_end_is_under_the_rule_in_decoding_too(rule):
     method, prompts = tiny_method("lvr", rule=rule), [tiny_prompt(), tiny_prompt(1, text=9)]
     script, settings = [1, OPEN_ID, 4, 5], Settings(latents=3)
-    rows = [ForcedSequence(p, (Tokens((1,)), Block(3, closed=rule == "sealed"), Tokens((4, 5, EOS)))) for p in prompts]
+    sequences = [
+        ForcedSequence(p, (Tokens((1,)), Block(3, closed=rule == "sealed"), Tokens((4, 5, EOS)))) for p in prompts
+    ]
     together = list(decode(BACKBONE, method, prompts, [settings] * 2, sampler=scripted(script, script)))
-    for number, row in enumerate(rows):
-        alone = list(decode(BACKBONE, method, [row.prompt], [settings], sampler=scripted(script)))
-        states, _ = unroll(BACKBONE, method, [row]).learned()
-        for events in (of_row(alone, 0, TokenEvent), of_row(together, number, TokenEvent)):
+    for number, sequence in enumerate(sequences):
+        alone = list(decode(BACKBONE, method, [sequence.prompt], [settings], sampler=scripted(script)))
+        states, _ = unroll(BACKBONE, method, [sequence]).learned()
+        for events in (of_sequence(alone, 0, TokenEvent), of_sequence(together, number, TokenEvent)):
             chosen = torch.stack([event.hidden for event in events if not event.forced])
             torch.testing.assert_close(chosen, states, atol=1e-5, rtol=0)
 
@@ -112,9 +120,9 @@ def test_text_behind_a_block_without_an_end_is_under_the_rule_in_decoding_too(ru
 @torch.no_grad()
 def test_a_grid_whose_latents_are_made_one_by_one_counts_on():
     method = tiny_method("deeplatent", options={"generation": "autoregressive"})
-    row = ForcedSequence(tiny_prompt(), (Tokens((1,)), Block(6, grid=(2, 3)), Tokens((4, EOS))))
-    unrolled = unroll(BACKBONE, method, [row])
-    spliced = splice(BACKBONE, method, [row], unrolled.latents)
+    sequence = ForcedSequence(tiny_prompt(), (Tokens((1,)), Block(6, grid=(2, 3)), Tokens((4, EOS))))
+    unrolled = unroll(BACKBONE, method, [sequence])
+    spliced = splice(BACKBONE, method, [sequence], unrolled.latents)
     torch.testing.assert_close(spliced.states, unrolled.states, atol=1e-5, rtol=0)
 
 
@@ -156,7 +164,7 @@ class Answered(LatentMethod):
 def test_a_grid_that_is_answered_is_sealed_in_its_places(monkeypatch, rule):
     monkeypatch.setitem(METHODS, "answered", Answered)
     method = tiny_method("answered")
-    row = ForcedSequence(tiny_prompt(), (Tokens((1,)), Block(6, grid=(2, 3)), Tokens((4, 5))))
-    unrolled = unroll(BACKBONE, method, [row], rule=rule)
-    spliced = splice(BACKBONE, method, [row], unrolled.latents, rule=rule)
+    sequence = ForcedSequence(tiny_prompt(), (Tokens((1,)), Block(6, grid=(2, 3)), Tokens((4, 5))))
+    unrolled = unroll(BACKBONE, method, [sequence], rule=rule)
+    spliced = splice(BACKBONE, method, [sequence], unrolled.latents, rule=rule)
     torch.testing.assert_close(spliced.states, unrolled.states, atol=1e-5, rtol=0)

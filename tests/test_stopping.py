@@ -171,7 +171,7 @@ def test_a_run_preempted_in_its_last_step_is_finished(tmp_path, monkeypatch, cap
 
 def test_a_checkpoint_on_a_signal_stands_between_two_batches_of_rollouts():
     signals = Signals(saves=True)
-    signals.asked = True
+    signals.save_requested = True
     asked, state = SaveWhenAsked(signals, every=4), TrainerState(max_steps=12)
     stops = []
     for state.global_step in range(1, 13):

@@ -120,7 +120,7 @@ def test_a_loaded_run_of_16_bits_takes_twice_its_file(tmp_path):
     assert load_file(tmp_path / "run.safetensors")["token.hidden"].dtype == torch.bfloat16
     held: dict[int, int] = {}
     for step in Trace.load(tmp_path / "run.safetensors").steps:
-        for tensor in (step.hidden, step.look.image, step.look.shares, step.look.entropy):
+        for tensor in (step.hidden, step.attention.image, step.attention.shares, step.attention.entropy):
             held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     assert sum(held.values()) < 2 * (tmp_path / "run.safetensors").stat().st_size
 
@@ -288,7 +288,7 @@ def test_saving_into_a_missing_folder_says_so(tmp_path):
 def with_attention(layers=(1, 3), heads=2, tokens=5):
     """The run again, every word and latent but the forced ones with an AttentionSummary."""
 
-    def look(seed):
+    def summary(seed):
         generator = torch.Generator().manual_seed(seed)
         size = len(layers), heads
         return AttentionSummary(
@@ -301,7 +301,7 @@ def with_attention(layers=(1, 3), heads=2, tokens=5):
         if isinstance(event, StartEvent):
             event = replace(event, layers=layers)
         elif not isinstance(event, FinishEvent) and event.hidden is not None:
-            event = replace(event, look=look(event.position))
+            event = replace(event, attention=summary(event.position))
         yield event
 
 
@@ -310,13 +310,13 @@ def test_attention_is_saved_and_comes_back(tmp_path):
     trace.save(tmp_path / "run.safetensors")
     back = Trace.load(tmp_path / "run.safetensors")
     for first, second in zip(trace.steps, back.steps, strict=True):
-        assert (first.look is None) == (second.look is None)
-        for name in ("image", "shares", "entropy") if first.look is not None else ():
-            assert torch.equal(getattr(first.look, name), getattr(second.look, name))
+        assert (first.attention is None) == (second.attention is None)
+        for name in ("image", "shares", "entropy") if first.attention is not None else ():
+            assert torch.equal(getattr(first.attention, name), getattr(second.attention, name))
     found = back.attention
     assert found.layers == (1, 3) and found.image.shape == (9, 2, 2, 5) and found.shares.shape == (9, 2, 2, 5)
     assert [trace.steps[number].position for number in found.steps] == [20, 21, 22, 23, 24, 26, 27, 28, 29]
-    assert found.image.dtype == torch.float16 and torch.equal(found.image[0], trace.steps[0].look.image)
+    assert found.image.dtype == torch.float16 and torch.equal(found.image[0], trace.steps[0].attention.image)
     assert collect(run_events()).attention is None
 
 
@@ -352,3 +352,26 @@ def test_recorded_attention_that_does_not_fit_is_refused(change, words, tmp_path
     save_file(tensors, path, metadata)
     with pytest.raises(ValueError, match=words):
         Trace.load(path)
+
+
+def test_files_keep_the_names_of_fields_that_were_renamed(tmp_path):
+    """An event's sequence and attention are `row` and `look` in files, as in those that were written before."""
+    path = tmp_path / "run.safetensors"
+    start, *steps, finish = with_attention()
+    numbered = [replace(event, sequence=3) for event in (start, *steps, finish)]
+    collect(numbered).save(path)
+    with safe_open(path, "pt") as file:
+        content = json.loads(file.metadata()["trace"])
+    records = content["start"], *content["steps"], content["finish"]
+    assert all(record["row"] == 3 for record in records)
+    assert [record["look"] for record in content["steps"]] == [step.attention is not None or None for step in steps]
+    assert not any({"sequence", "attention"} & record.keys() for record in records)
+    assert equal_events(replaced_attention(Trace.load(path)), replaced_attention(collect(numbered)))
+
+
+def replaced_attention(trace):
+    """The events with their attention's maps in place of the attention, for these can be compared."""
+    for event in trace.events():
+        if getattr(event, "attention", None) is not None:
+            event = replace(event, attention=event.attention.image)
+        yield event

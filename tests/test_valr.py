@@ -31,7 +31,7 @@ from latent_core.example import Example, LatentStep, Step, TextSpan
 from latent_core.model.backbones import wrap
 from latent_core.model.processor import Processor
 from latent_core.settings import Settings
-from tests.tiny import OPEN, of_row, scripted, tiny_method, tiny_model, tiny_prompt
+from tests.tiny import OPEN, of_sequence, scripted, tiny_method, tiny_model, tiny_prompt
 from trainers.loop.launch import train
 from trainers.recipe import load_recipe
 from trainers.sft import encoders
@@ -197,7 +197,7 @@ def test_delimiters_may_count():
     for options, latents in (({}, 4), ({"count_delimiters": True}, 2)):
         method = tiny_method("valr", options=options)
         events = list(decode(backbone, method, [tiny_prompt()], [Settings(latents=4)], sampler=scripted([OPEN, 1])))
-        assert len(of_row(events, 0, LatentEvent)) == latents
+        assert len(of_sequence(events, 0, LatentEvent)) == latents
 
 
 SIZE = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)

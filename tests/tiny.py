@@ -109,15 +109,15 @@ def tiny_method(name: str = "monet", **config) -> LatentMethod:
         return build_method(MethodConfig(method=name, **tokens, **config), TOKENS.__getitem__).eval()
 
 
-def scripted(*rows: Sequence[int]):
-    """A sampler that gives row r the ids rows[r], one after the other, then EOS."""
-    scripts = [iter(row) for row in rows]
-    return lambda row, logits: next(scripts[row], EOS)
+def scripted(*ids: Sequence[int]):
+    """A sampler that gives sequence n the ids ids[n], one after the other, then EOS."""
+    scripts = [iter(script) for script in ids]
+    return lambda number, logits: next(scripts[number], EOS)
 
 
-def of_row(events, row: int, kind: type | None = None) -> list:
-    """The events of one row, of one kind if given."""
-    return [e for e in events if e.row == row and (kind is None or isinstance(e, kind))]
+def of_sequence(events, number: int, kind: type | None = None) -> list:
+    """The events of one sequence of a batch, of one kind if given."""
+    return [e for e in events if e.sequence == number and (kind is None or isinstance(e, kind))]
 
 
 def eager_attention(prompt: Prompt) -> tuple[torch.Tensor, ...]:

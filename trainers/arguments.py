@@ -40,7 +40,7 @@ def read_arguments(values: dict[str, object]) -> dict[str, object]:
         get_type_hints(TrainingArguments),
         {item.name: item.default for item in fields(TrainingArguments)},
     )
-    found = {}
+    read = {}
     for name, value in values.items():
         if name in STRATEGIES and value is False:  # YAML 1.1 reads no as false
             value = "no"
@@ -51,18 +51,18 @@ def read_arguments(values: dict[str, object]) -> dict[str, object]:
             kinds -= {str}
         if type(defaults[name]) in (int, float):
             kinds = {type(defaults[name])}
-        found[name] = _read(name, value, kinds, choices)
+        read[name] = _read(name, value, kinds, choices)
         if type(defaults[name]) is float:
-            found[name] = float(found[name])
+            read[name] = float(read[name])
     for name in COUNTS:
-        given = found.get(name)
-        check(given is None or given >= 1, f"{name} is {given}; at least 1 is needed.")
-    for name, given in found.items():
-        below = type(given) in (int, float) and given < 0 and name not in SIGNED
-        check(not below, f"{name} is {given}; it must be at least 0.")
+        count = read.get(name)
+        check(count is None or count >= 1, f"{name} is {count}; at least 1 is needed.")
+    for name, value in read.items():
+        below = type(value) in (int, float) and value < 0 and name not in SIGNED
+        check(not below, f"{name} is {value}; it must be at least 0.")
         most = MOST_WORKERS if name == "dataloader_num_workers" else MOST
-        check(type(given) is not int or given <= most, f"{name} is {short(given)}; it must be at most {most}.")
-    return found
+        check(type(value) is not int or value <= most, f"{name} is {short(value)}; it must be at most {most}.")
+    return read
 
 
 def build_arguments(values: dict[str, object]) -> TrainingArguments:
@@ -82,8 +82,8 @@ def check_buildable(arguments: TrainingArguments) -> None:
     check(not missing, f"report_to names {short(missing)[1:-1]}, which is not installed or not known; leave it out.")
     optim, schedule, kwargs = arguments.optim.value, arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs
     with _refused(f"optim={optim} with adam_beta1, adam_beta2, adam_epsilon and optim_args as they are"):
-        kind, given = Trainer.get_optimizer_cls_and_kwargs(arguments)
-        optimizer = kind([Parameter(torch.zeros(1))], **given)
+        optimizer_class, optimizer_kwargs = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        optimizer = optimizer_class([Parameter(torch.zeros(1))], **optimizer_kwargs)
     with _refused(f"lr_scheduler_type={SchedulerType(schedule).value} with lr_scheduler_kwargs={short(kwargs)}"):
         warmup, steps = arguments.get_warmup_steps(arguments.max_steps), arguments.max_steps
         built = get_scheduler(schedule, optimizer, warmup, steps, scheduler_specific_kwargs=kwargs)
@@ -140,7 +140,7 @@ def _read(name: str, value: object, kinds: set[type], choices: list[str]) -> obj
         fits = is_finite(value) and (not whole or value == int(value))
         check(fits, f"{name} is {short(value)}; it must be {'a whole number' if whole else 'a number'}.")
         return int(value) if whole else value
-    wanted = " or ".join(WORDS.get(kind, kind.__name__) for kind in sorted(kinds - {type(None)}, key=str))
-    check(type(value) in kinds, f"{name} is {short(value)}; it must be {wanted}.")
+    expected = " or ".join(WORDS.get(kind, kind.__name__) for kind in sorted(kinds - {type(None)}, key=str))
+    check(type(value) in kinds, f"{name} is {short(value)}; it must be {expected}.")
     check(not choices or value in choices, f"{name} is {short(value)}; choose one of {', '.join(choices)}.")
     return value

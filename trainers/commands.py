@@ -1,4 +1,4 @@
-"""What the command line does: `python -m trainers --help`."""
+"""The command line, parsed and carried out: `python -m trainers --help`."""
 
 import argparse
 import sys
@@ -85,13 +85,13 @@ def main(argv: list[str] | None = None) -> int:
             case "data":
                 from trainers.data import commands
 
-                given = {"format": options.format}
+                chosen = {"format": options.format}
                 if options.action == "write":
-                    asked = options.folder, options.families, options.n, options.split, options.seed
-                    print(commands.write(*asked, **given))
+                    values = options.folder, options.families, options.n, options.split, options.seed
+                    print(commands.write(*values, **chosen))
                 else:
-                    asked = options.files, options.root, options.on_bad_row
-                    print(commands.check(*asked, pixels=options.pixels, **given))
+                    values = options.files, options.root, options.on_bad_row
+                    print(commands.check(*values, pixels=options.pixels, **chosen))
             case "glyphs":
                 from trainers.evidence.build import build
 
@@ -108,18 +108,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _once(told: threading.ExceptHookArgs) -> None:
+def _once(failure: threading.ExceptHookArgs) -> None:
     """Says nothing of a full disk that TensorBoard's thread meets, for the main one says it."""
-    if not issubclass(told.exc_type, OSError):
-        threading.__excepthook__(told)
+    if not issubclass(failure.exc_type, OSError):
+        threading.__excepthook__(failure)
 
 
 def _check_counts(options: argparse.Namespace) -> None:
     """Refuses counts that nothing can be measured with, before anything is loaded or trained."""
     least = {"n": 1 if options.command == "data" else 2, "batch": 1, "seed": 0}
     for name, fewest in least.items():
-        given = getattr(options, name, None)
-        check(given is None or given >= fewest, f"--{name} is {given}; it must be at least {fewest}.")
+        count = getattr(options, name, None)
+        check(count is None or count >= fewest, f"--{name} is {count}; it must be at least {fewest}.")
 
 
 def _parser() -> argparse.ArgumentParser:

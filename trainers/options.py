@@ -1,4 +1,4 @@
-"""Fields of a recipe that hold fields and serve every stage, and the check of what their values are."""
+"""Groups of a recipe's options that serve every stage, and the check that values are of their fields' types."""
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from sys import float_info
@@ -60,8 +60,8 @@ def check_types(record: object, name: str = "") -> None:
         if is_dataclass(item.type):
             continue
         value = getattr(record, item.name)
-        fits, wanted = _fits(value, item.type)
-        check(fits, f"{name + '.' if name else ''}{item.name} is {short(value)}; {wanted}.")
+        fits, expected = _fits(value, item.type)
+        check(fits, f"{name + '.' if name else ''}{item.name} is {short(value)}; {expected}.")
 
 
 def _fits(value: object, kind: object) -> tuple[bool, str]:
@@ -78,8 +78,8 @@ def _fits(value: object, kind: object) -> tuple[bool, str]:
         numbers = named and all(type(v) in (int, float) and is_finite(v) for v in value.values())
         return numbers, "it gives names their numbers, as {name: 1}"
     if type(None) in allowed:
-        fits, wanted = _fits(value, allowed[0])
-        return value is None or fits, f"{wanted}, or null"
+        fits, expected = _fits(value, allowed[0])
+        return value is None or fits, f"{expected}, or null"
     if kind is str:
         return isinstance(value, str), "it must be text"
     if kind is bool:

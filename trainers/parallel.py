@@ -1,4 +1,4 @@
-"""Training in several processes: what accelerate leaves to us.
+"""Training in several processes, as far as accelerate does not do it: shared answers, means and gathered weights.
 
 Every process takes its share of each batch. Under DDP nothing else is needed. Where parameters are sharded (FSDP2,
 ZeRO-3) every forward gathers them, so that all processes have to call the backbone equally often.
@@ -32,14 +32,14 @@ SHARDS = (
 
 
 def from_main(ask: Callable[[], T]) -> T:
-    """What the main process finds, in every process; a ValueError or OSError there is raised in all of them."""
-    found: list[object] = [None, None]
+    """The main process's answer, in every process; a ValueError or OSError there is raised in all of them."""
+    outcome: list[object] = [None, None]
     if PartialState().is_main_process:
         try:
-            found[0] = ask()
+            outcome[0] = ask()
         except (ValueError, OSError) as error:
-            found[1] = error
-    value, problem = broadcast_object_list(found)
+            outcome[1] = error
+    value, problem = broadcast_object_list(outcome)
     if problem is not None:
         raise problem
     return value
@@ -55,14 +55,14 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 def keeps_copies(arguments: TrainingArguments) -> bool:
     """Whether the run was started under FSDP2 or DeepSpeed, which have fp32 copies of the weights."""
-    asked = [os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true" for kind in ("FSDP", "DEEPSPEED")]
-    return any(asked) or bool(arguments.fsdp or arguments.deepspeed)
+    enabled = [os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true" for kind in ("FSDP", "DEEPSPEED")]
+    return any(enabled) or bool(arguments.fsdp or arguments.deepspeed)
 
 
 def shard_on_cpu(accelerator: Accelerator) -> None:
     """Lets FSDP2, asked for by accelerate's configuration, work on CPUs, where accelerate itself falls back to DDP."""
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if asked and accelerator.distributed_type == DistributedType.MULTI_CPU:
+    enabled = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if enabled and accelerator.distributed_type == DistributedType.MULTI_CPU:
         # both states: the accelerator's own takes over what the other says whenever somebody asks for it anew
         accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()

@@ -25,14 +25,14 @@ from trainers.stages import STAGES
 OBSERVATION_TAGS = "<observation>", "</observation>"
 RECIPES = Path(__file__).parent / "recipes"
 FORMER_FIELDS = {"everything_share": "causal_share"}
-"""What older recipes call a field, and what it is called now."""
+"""Former name of a field → its name now."""
 SHARED: dict[str, type] = {"data": DataOptions, "caps": CapOptions, "sampling": Sampling}
 """Fields that hold fields and are the same in every stage; which of `caps` is read differs."""
 
 
 @dataclass(kw_only=True)
 class Recipe:
-    """What is trained on what; the optimiser's settings are TrainingArguments."""
+    """A run as its file says it: what is trained on what; the optimiser's settings are TrainingArguments."""
 
     name: str
     """Names the run and its checkpoint."""
@@ -56,7 +56,7 @@ class Recipe:
     """The stage's own fields that hold fields, by name, all of them (StageSpec.options); in YAML they stand beside the
     others."""
     method_options: dict[str, object] = field(default_factory=dict)
-    """What the method itself leaves open (method.json's `options`)."""
+    """Options of the method itself (method.json's `options`)."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Glyphs family → weight."""
     data: DataOptions = field(default_factory=DataOptions)
@@ -144,7 +144,7 @@ class Recipe:
         return self.pad_token, self.open_token, self.close_token, *OBSERVATION_TAGS
 
     def method_config(self, provenance: dict[str, object] | None = None) -> MethodConfig:
-        """What the finished checkpoint says about itself."""
+        """The method.json of the finished checkpoint."""
         latent, taught = {}, self.latents_max if self.spec.unrolled else 0
         if self.method != "text":
             latent = dict(
@@ -157,8 +157,8 @@ class Recipe:
                 options=self.method_options,
             )
         world = "glyphs" if self.mixture else None
-        asked = dict(system=self.system, sampling=self.sampling)
-        return MethodConfig(method=self.method, world=world, provenance=provenance or {}, **asked, **latent)
+        decoding = dict(system=self.system, sampling=self.sampling)
+        return MethodConfig(method=self.method, world=world, provenance=provenance or {}, **decoding, **latent)
 
 
 def recipes() -> dict[str, Path]:
@@ -172,12 +172,12 @@ def load_recipe(source: str, overrides: list[str]) -> tuple[Recipe, TrainingArgu
     Raises:
         ValueError: for an unknown recipe, a misspelt field (naming the nearest one) or a bad value.
     """
-    known = recipes()
-    path = known.get(source, Path(source))
+    shipped = recipes()
+    path = shipped.get(source, Path(source))
     if not path.is_file():
-        near = difflib.get_close_matches(source, known, n=1)
+        near = difflib.get_close_matches(source, shipped, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"There is no recipe {source!r}.{hint} Known: {', '.join(known)}; or give a YAML file.")
+        raise ValueError(f"There is no recipe {source!r}.{hint} Known: {', '.join(shipped)}; or give a YAML file.")
     values = _read(path.read_bytes(), str(path))
     check(isinstance(values, dict), f"{path} holds no fields; a recipe is a list of `field: value` lines.")
     for item in overrides:
@@ -206,7 +206,7 @@ _Loader.add_implicit_resolver(
 
 
 def _read(text: bytes, what: str) -> object:
-    """What stands in YAML. Raises ValueError that says where it is none, such as at a bracket that nothing closes."""
+    """The values of a YAML text. Raises ValueError that says where it is none, as at a bracket that nothing closes."""
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -224,20 +224,20 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
     values, named = dict(values), []
     for name, kind in nested.items():
         if name in values:
-            given, inner = values[name], [item.name for item in fields(kind)]
-            check(isinstance(given, dict), f"{name} is {short(given)}; it holds fields such as {inner[0]}.")
-            _check_names(given, set(inner), name)
-            named += [f"{name}.{inside}" for inside in given]
-            values[name] = from_json(kind, given, name) if kind is Sampling else kind(**given)
+            inner, allowed = values[name], [item.name for item in fields(kind)]
+            check(isinstance(inner, dict), f"{name} is {short(inner)}; it holds fields such as {allowed[0]}.")
+            _check_names(inner, set(allowed), name)
+            named += [f"{name}.{inside}" for inside in inner]
+            values[name] = from_json(kind, inner, name) if kind is Sampling else kind(**inner)
     for missing in ("name", "description", "stage"):
         check(missing in values, f"The recipe lacks the field {missing!r}.")
     stage = values["stage"]
-    known = isinstance(stage, str) and stage in STAGES
-    check(known, f"stage is {short(stage)}; choose one of {', '.join(STAGES)}.")
+    exists = isinstance(stage, str) and stage in STAGES
+    check(exists, f"stage is {short(stage)}; choose one of {', '.join(STAGES)}.")
     _check_read(stage, named)
     options = {name: values.pop(name) for name in nested.keys() - SHARED.keys() if name in values}
-    given = read_arguments({name: value for name, value in values.items() if name not in ours})
-    refuse_unused(given)
+    training = read_arguments({name: value for name, value in values.items() if name not in ours})
+    refuse_unused(training)
     defaults = {
         "output_dir": f"runs/{values['name']}",
         "remove_unused_columns": False,
@@ -248,8 +248,8 @@ def parse(values: dict[str, object]) -> tuple[Recipe, TrainingArguments]:
         "dataloader_drop_last": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    recipe = Recipe(**{n: value for n, value in values.items() if n in ours}, options=options, training=given)
-    arguments = build_arguments(defaults | given)
+    recipe = Recipe(**{n: value for n, value in values.items() if n in ours}, options=options, training=training)
+    arguments = build_arguments(defaults | training)
     _check_method(recipe)
     return recipe, arguments
 
@@ -282,13 +282,13 @@ def _check_method(recipe: Recipe) -> None:
     )
 
 
-def _check_read(stage: str, given: list[str]) -> None:
+def _check_read(stage: str, names: list[str]) -> None:
     """Refuses fields such as monet.align_weight of which the stage would take no notice."""
 
     def reads(stage: str, name: str) -> bool:
         return not {name, name.partition(".")[0]}.isdisjoint(("data", "sampling", *STAGES[stage].fields))
 
-    for name in given:
+    for name in names:
         readers = [other for other in STAGES if reads(other, name)]
         check(
             reads(stage, name),
@@ -296,9 +296,9 @@ def _check_read(stage: str, given: list[str]) -> None:
         )
 
 
-def _check_names(values: dict[str, object], known: set[str], where: str) -> None:
+def _check_names(values: dict[str, object], allowed: set[str], where: str) -> None:
     for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
+        if name not in allowed:
+            near = difflib.get_close_matches(str(name), allowed, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"Unknown field {short(name)} in {where}.{hint}")

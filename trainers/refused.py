@@ -73,9 +73,9 @@ STRATEGIES = {
 """Field → values that are refused, and what to set instead."""
 
 
-def refuse_unused(given: dict[str, object]) -> None:
+def refuse_unused(values: dict[str, object]) -> None:
     """Raises ValueError, with the reason, for the first field that a recipe sets to no effect or to a bad one."""
-    for name, value in given.items():
+    for name, value in values.items():
         shown = "…" if name == "hub_token" else str(value)[:40]
         harmless, reason = UNUSED.get(name, ((value,), ""))
         if value not in harmless:

@@ -107,21 +107,21 @@ class Stage(nn.Module):
 
     @classmethod
     def card(cls, recipe: "Recipe") -> str:
-        """What a model card says of blocks in training: a sentence; empty for a stage without blocks."""
+        """The sentence of a model card on blocks in training; empty for a stage without blocks."""
         return ""
 
     def setup(self) -> None:
-        """Adds what a stage has beside model and method."""
+        """Adds modules and attributes that a stage has beside model and method."""
 
     def at_start(self) -> None:
-        """Comes once the weights that a run starts from are in place, before a resumed run's own are loaded."""
+        """A hook once the weights that a run starts from are in place, before a resumed run's own are loaded."""
 
     def rates(self) -> dict[nn.Parameter, float]:
         """Parameters with a learning rate of their own."""
         return {}
 
     def callbacks(self, run: Path, val: Dataset | None) -> list[TrainerCallback]:
-        """What the stage does at events of the loop; run: the run's folder, val: the validation rows, if any."""
+        """The stage's callbacks at events of the loop; run: the run's folder, val: the validation rows, if any."""
         return []
 
     def collate(self, items: Sequence[Item]) -> dict[str, object]:
@@ -146,14 +146,14 @@ class Stage(nn.Module):
     def draw(self, rng: Random, sizes: Sequence[int] = ()) -> tuple[int, Rule]:
         """K, of `sizes` where they are given, and the attention rule: one of each for a batch.
 
-        Rows whose blocks end together wait for nobody.
+        Sequences whose blocks end together wait for nobody.
         """
         recipe = self.recipe
         latents = rng.choice(sizes) if sizes else rng.randint(recipe.latents_min, recipe.latents_max)
         return latents, "causal" if rng.random() < recipe.causal_share else recipe.rule
 
     def unroll(self, rows: Sequence[ForcedSequence], rules: Sequence[Rule], **options: object) -> Unrolled:
-        """The rows with their latents generated on the way, with gradients; options as those of `unroll`."""
+        """The sequences with their latents generated on the way, with gradients; options as those of `unroll`."""
         return unroll(
             self.backbone,
             self.method,
@@ -177,7 +177,7 @@ def drawn(recipe: "Recipe", kind: str = "") -> str:
 
 
 def families_of(items: Sequence[Item]) -> list[str]:
-    """What each row's accuracy is counted under."""
+    """The family of each row, under which its accuracy is counted."""
     return [example.metadata.get("family", "all") for example, _ in items]
 
 

@@ -93,6 +93,7 @@ def _corpus() -> Iterator[str]:
 
 
 def build_image_processor() -> ImageProcessor:
+    """The image processor of Glyphs: scenes keep their size."""
     return ImageProcessor(
         patch_size=PATCH,
         merge_size=2,

@@ -1,9 +1,9 @@
-"""Where recorded attention goes: to the image, by segment, and how sharply.
+"""Measures of recorded attention: its share by segment, its map on the image, its entropy.
 
 Weights come from a `Recorder`: softmax rows over the slots of a run. Leading dimensions are free; they usually are
 layers and heads.
 
-Shapes: S slots, N image tokens, W words of the run.
+Shapes: S slots, N image tokens, W text tokens of the run.
 """
 
 import torch
@@ -11,11 +11,11 @@ import torch
 from latent_core.events import SEGMENTS, AttentionSummary
 from latent_core.model.slot_types import AFTER, CLOSE, CONTROL, IMAGE, LATENT, OPEN, PROMPT, SEALED, TEXT, slot_class
 
-_KINDS = ((IMAGE,), (PROMPT,), (LATENT, SEALED), (TEXT, AFTER), (OPEN, CONTROL, CLOSE))
-"""Kinds of slots of every segment."""
+_SEGMENT_TYPES = ((IMAGE,), (PROMPT,), (LATENT, SEALED), (TEXT, AFTER), (OPEN, CONTROL, CLOSE))
+"""Slot types of every segment, in the order of SEGMENTS."""
 _MEMBERS = torch.zeros(16, len(SEGMENTS))
-"""(slot_types, segments) 1 where a kind is of a segment; padding is of none."""
-for _number, _members in enumerate(_KINDS):
+"""(slot_types, segments) 1 where a slot type is of a segment; padding is of none."""
+for _number, _members in enumerate(_SEGMENT_TYPES):
     _MEMBERS[list(_members), _number] = 1.0
 
 
@@ -50,17 +50,17 @@ def entropy(weights: torch.Tensor) -> torch.Tensor:
 
 
 def minus_baseline(maps: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """Maps (…, N) without what every word of the run looks at: words (W, …, N), W ≥ 1 → (…, N), at least 0.
+    """Maps (…, N) minus the mean map of the run's text tokens: words (W, …, N), W ≥ 1 → (…, N), at least 0.
 
     max(0, A_n − (1 / W) Σ_w A_n^w)
 
-    Image borders and the first tokens draw attention whatever is asked (attention sinks); say so on the picture.
+    Image borders and the first tokens draw attention whatever is asked (attention sinks); say so beside the figure.
     """
     return (maps - baseline(words)).clamp(min=0)
 
 
 def baseline(words: torch.Tensor) -> torch.Tensor:
-    """What every word of a run looks at: maps of its words (W, …, N), W ≥ 1 → (…, N), their mean.
+    """The mean of the maps of a run's text tokens: words (W, …, N), W ≥ 1 → (…, N).
 
     (1 / W) Σ_w A_n^w
     """
@@ -82,8 +82,8 @@ def with_mean(weights: torch.Tensor) -> torch.Tensor:
     return torch.cat([over_heads(weights)[:, None], weights], 1)
 
 
-def look(weights: torch.Tensor, slot_types: torch.Tensor, image: torch.Tensor | None = None) -> AttentionSummary:
-    """What is kept of one position's weights (layers, heads, S).
+def summarize(weights: torch.Tensor, slot_types: torch.Tensor, image: torch.Tensor | None = None) -> AttentionSummary:
+    """The summary of one position's weights (layers, heads, S) that events carry.
 
     image: the slots of image tokens, where they are known already; they stay the same throughout a run.
     """

@@ -1,4 +1,4 @@
-"""Tensors as the few digits, bytes or 16-bit steps that a browser is sent, and what each of them loses.
+"""Compact forms of tensors for a browser: few digits, bytes or 16-bit steps, and what each of them loses.
 
 Shapes: N image tokens or points, A axes, … any leading dimensions.
 """

@@ -1,4 +1,4 @@
-"""How vectors lie to each other: homogeneity, effective rank, norms, principal axes.
+"""Geometry of vectors: homogeneity, effective rank, norms, principal axes.
 
 Shapes: K latents of a block, I instances (runs), N vectors, R reference vectors, D model width.
 """
@@ -128,7 +128,7 @@ class Axes:
     mean: torch.Tensor
     """(D,)"""
     directions: torch.Tensor
-    """(axes, D), orthonormal; each with its largest entry positive, so that a picture does not flip."""
+    """(axes, D), orthonormal; each with its largest entry positive, so that a figure does not flip."""
     explained: torch.Tensor
     """(axes,) shares of the variance, in 0…1."""
 

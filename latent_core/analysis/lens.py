@@ -1,4 +1,4 @@
-"""What a latent says when it is read as words: its logits, and the text states that lie nearest.
+"""The lens: the tokens that a latent's logits favour, and the text states that lie nearest to it.
 
 Shapes: Q query vectors, R bank vectors, V vocabulary, D model width.
 """

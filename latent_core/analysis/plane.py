@@ -1,4 +1,4 @@
-"""Trajectories: where vectors lie on a plane or in space that was laid out once, from a reference bank.
+"""Layouts: coordinates of vectors on a plane or in space that was laid out once, from a reference bank.
 
 A map of eight points is noise, whatever draws it. So the axes come from a bank of a checkpoint's states, patches and
 latents, and a run is placed among them: on principal axes exactly, on a UMAP by its neighbours in the bank.
@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import normalize
 
 NEIGHBOURS = 15
-"""Of a vector, on a UMAP."""
+"""Neighbours of a vector on a UMAP."""
 
 
 def unit(vectors: torch.Tensor) -> torch.Tensor:
@@ -65,11 +65,11 @@ def neighbour_weights(distances: torch.Tensor) -> torch.Tensor:
     w_j = exp(−(d_j − d_1) / σ), σ such that Σ_j≥2 w_j = log₂ k
     """
     beyond = (distances - distances[:, :1]).clamp(min=0).double()
-    wanted = math.log2(distances.shape[1])
+    target = math.log2(distances.shape[1])
     low = torch.zeros(len(distances), 1, dtype=torch.float64)
     high = beyond.amax(1, keepdim=True) * 1e3 + 1e-12
     for _ in range(80):  # the sum grows with σ: bisection
         middle = (low + high) / 2
-        short = torch.exp(-beyond / middle.clamp(min=1e-300))[:, 1:].sum(1, keepdim=True) < wanted
-        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+        too_small = torch.exp(-beyond / middle.clamp(min=1e-300))[:, 1:].sum(1, keepdim=True) < target
+        low, high = torch.where(too_small, middle, low), torch.where(too_small, high, middle)
     return torch.exp(-beyond / high)

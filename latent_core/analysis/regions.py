@@ -1,4 +1,4 @@
-"""Regions of an image and the image tokens in them.
+"""Regions of an image: the image tokens in them, and how much of a map lies there.
 
 Shapes: N image tokens of one image, row by row; Q vectors, D model width.
 """

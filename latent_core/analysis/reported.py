@@ -1,4 +1,4 @@
-"""What papers report about latents: shown beside what is measured here, never as pass or fail.
+"""Values that papers report about latents: shown beside what is measured here, never as pass or fail.
 
 Only values whose source is named; what is passed on without one is left out.
 """
@@ -15,7 +15,7 @@ class Reported:
     value: float
     model: str
     condition: str
-    """What the vectors were, and on what, as far as that is told."""
+    """What the vectors were, and on what, as far as the paper says."""
     source: str
 
 

@@ -1,8 +1,8 @@
-"""Nearest patch: which image tokens a vector resembles.
+"""Similarity of vectors to image tokens, and the nearest patches.
 
 A fed-back latent is a state after the final norm, a merged image token an input embedding: two different spaces, with
-a large mean of their own each. So the comparison is offered at every recorded level (the image tokens' states after
-block ℓ), raw and centred on both sides.
+a large mean of their own each. So the comparison is offered at every recorded level of the image tokens' states,
+raw and centred on both sides.
 
 Shapes: Q query vectors, R reference vectors, S levels, N image tokens of all images, D model width.
 """
@@ -65,7 +65,7 @@ def top(similarity: torch.Tensor, grids: Sequence[Grid], count: int = 5) -> tupl
 
 
 def maps(similarity: torch.Tensor, grids: Sequence[Grid]) -> tuple[torch.Tensor, ...]:
-    """(…, N) → one (…, rows, columns) per image."""
+    """The maps (…, N) of all images, split: one (…, rows, columns) per image."""
     sizes = [rows * columns for rows, columns in grids]
     _check(similarity, sum(sizes))
     parts = similarity.split(sizes, dim=-1)

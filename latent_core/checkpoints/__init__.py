@@ -1,4 +1,4 @@
-"""Checkpoints: found, loaded, fetched, placed.
+"""Checkpoints: finding, fetching, loading, saving and placing them.
 
 What is imported here is loaded on first use, for the names of the embedded ones are asked for without any model code.
 """

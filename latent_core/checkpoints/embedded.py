@@ -1,4 +1,4 @@
-"""The checkpoints that come with Inscape, apart from checkpoints.py: their names are known without any model code."""
+"""The checkpoints that come with Inscape, apart from loading.py: their names are known without any model code."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,6 @@ from latent_core.assets import ASSETS
 
 EMBEDDED = ASSETS / "checkpoints"
 """One folder per checkpoint."""
-
 
 FAITHFUL = "-faithful"
 """Ends the name of a checkpoint trained as published, where another one was trained under the bottleneck."""
@@ -37,7 +36,7 @@ def available() -> list[str]:
 
 
 def beside(checkpoint: str | os.PathLike[str], file: str) -> Path | None:
-    """A file beside an embedded checkpoint's or a local folder's weights; None where there is none.
+    """The path of a file beside an embedded checkpoint's or a local folder's weights; None where there is none.
 
     `checkpoint` must be one that this program offers, never a name that came with a file.
     """

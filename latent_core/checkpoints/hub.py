@@ -1,4 +1,4 @@
-"""Fetching a checkpoint from the Hub: tensors and text only, whole and unaltered or not at all.
+"""Download of a checkpoint from the Hub: tensors and text only, whole and unaltered or not at all.
 
 Files lie in huggingface_hub's own cache. What is there already is not fetched again, a connection that breaks off is
 taken up where it broke, and a file appears under its name only when it is complete. Its content is compared with the
@@ -53,7 +53,7 @@ INDEX = "model.safetensors.index.json"
 CHECKED = "inscape-checked.json"
 """In a repository's cache folder: names of the files whose content was found right."""
 ABANDONED = 120
-"""Seconds without a byte after which a half file is nobody's: huggingface_hub itself gives up earlier."""
+"""Seconds without a byte after which a half file is abandoned: huggingface_hub itself gives up earlier."""
 _SUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PIECE = 1 << 24
 
@@ -66,42 +66,42 @@ def fetch(repository: str, subfolder: str = "") -> Path:
     """
     name, prefix = "/".join(filter(None, (repository, subfolder))), f"{subfolder}/" if subfolder else ""
     try:
-        listed = HfApi().model_info(repository, files_metadata=True)
+        info = HfApi().model_info(repository, files_metadata=True)
     except HFValidationError as error:
         raise ValueError(f"{repository!r} is not the name of a repository: {_first_line(error)}.") from error
     except (HTTPError, OSError) as error:
         if not _is_stranger(error) and isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
             raise ValueError(_refusal(repository, error)) from error
-        return _kept(repository, name, prefix, error)
+        return _fetched_before(repository, name, prefix, error)
     except (ValueError, KeyError, TypeError) as error:  # an answer, but none that the Hub gives
-        return _kept(repository, name, prefix, error)
-    sizes = {file.rfilename: file.size or 0 for file in listed.siblings or []}
+        return _fetched_before(repository, name, prefix, error)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     text, tensors = (_matching(sizes, prefix, patterns) for patterns in (TEXT, TENSORS))
     _check_listing(name, prefix, sizes, text, tensors)
-    commit = str(listed.sha)
+    commit = str(info.sha)
     snapshot = _download(repository, name, text, commit)  # small, and says which shards there should be
     _check_shards(name, snapshot / subfolder, [file.removeprefix(prefix) for file in tensors])
-    wanted = [*text, *tensors]
-    _check_disk(name, sum(sizes[file] for file in wanted if not _in_cache(repository, file, commit)))
-    snapshot = _download(repository, name, wanted, commit)
-    _check_content(name, snapshot, wanted)
+    files = [*text, *tensors]
+    _check_disk(name, sum(sizes[file] for file in files if not _in_cache(repository, file, commit)))
+    snapshot = _download(repository, name, files, commit)
+    _check_content(name, snapshot, files)
     return snapshot / subfolder
 
 
 def _in_cache(repository: str, file: str, commit: str) -> Path | None:
-    """Where a file lies that was fetched before."""
+    """The path of a file in the local cache; None where it was not fetched yet."""
     path = try_to_load_from_cache(repository, file, revision=commit)
     return Path(path) if isinstance(path, str) else None  # it may also know that the Hub has no such file
 
 
 def _download(repository: str, name: str, files: list[str], commit: str) -> Path:
-    """The snapshot folder with these files of the newest `commit`, fetched where one of them is not there yet.
+    """The snapshot folder with these files of the newest `commit`, fetched where one of them is not in the cache yet.
 
     One at a time, so that an interruption costs one shard and not all.
     """
-    there = [_in_cache(repository, file, commit) for file in files]
-    if None not in there:
-        return there[0].parents[files[0].count("/")]
+    cached = [_in_cache(repository, file, commit) for file in files]
+    if None not in cached:
+        return cached[0].parents[files[0].count("/")]
     _clear_leftovers(repository)
     try:
         return Path(snapshot_download(repository, allow_patterns=files, max_workers=1))
@@ -129,8 +129,8 @@ def _clear_leftovers(repository: str) -> None:
                 half.unlink()
 
 
-def _kept(repository: str, name: str, prefix: str, cause: Exception) -> Path:
-    """What an earlier start has fetched, for want of a connection."""
+def _fetched_before(repository: str, name: str, prefix: str, cause: Exception) -> Path:
+    """The checkpoint's folder as an earlier start has fetched it, for want of a connection."""
     patterns = [prefix + pattern for pattern in (*TEXT, *TENSORS)]
     sentence = f"{name} is no folder here and could not be fetched from the Hub: {_reason(cause)}."
     try:
@@ -138,11 +138,11 @@ def _kept(repository: str, name: str, prefix: str, cause: Exception) -> Path:
     except LocalEntryNotFoundError as error:
         raise ValueError(sentence) from error
     folder = snapshot / prefix
-    found = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    if "config.json" not in found:
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if "config.json" not in names:
         raise ValueError(sentence)
-    _check_shards(name, folder, found, sentence)
-    _check_content(name, snapshot, [prefix + file for file in _matching(found, "", (*TEXT, *TENSORS))])
+    _check_shards(name, folder, names, sentence)
+    _check_content(name, snapshot, [prefix + file for file in _matching(names, "", (*TEXT, *TENSORS))])
     return folder
 
 
@@ -174,16 +174,16 @@ def _check_shards(name: str, folder: Path, tensors: Iterable[str], reason: str =
 
 def shards(folder: Path, name: str) -> dict[str, list[str]]:
     """Shard → tensors in it, from the index of checkpoint `name`. Raises ValueError for one that cannot be read."""
-    found: dict[str, list[str]] = {}
+    tensors: dict[str, list[str]] = {}
     try:
         for tensor, file in json.loads((folder / INDEX).read_text())["weight_map"].items():
-            found.setdefault(str(file), []).append(tensor)
+            tensors.setdefault(str(file), []).append(tensor)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{INDEX} of {name} cannot be read: {_first_line(error)}.") from error
-    for file in found:  # beside the index, and nothing that lies elsewhere
-        own = "/" not in file and any(fnmatch(file, pattern) for pattern in TENSORS)
-        check(own, f"{INDEX} of {name} names {short(file)}, which is no file of tensors in its folder.")
-    return found
+    for file in tensors:  # beside the index, and nothing that lies elsewhere
+        allowed = "/" not in file and any(fnmatch(file, pattern) for pattern in TENSORS)
+        check(allowed, f"{INDEX} of {name} names {short(file)}, which is no file of tensors in its folder.")
+    return tensors
 
 
 def _check_disk(name: str, need: int) -> None:
@@ -233,7 +233,7 @@ def _sum(path: Path, digits: int) -> str:
 
 
 def _refusal(repository: str, error: HfHubHTTPError) -> str:
-    """What the Hub says no to, and what helps."""
+    """The sentence about a request that the Hub refused, and what helps."""
     status, page = error.response.status_code, f"{constants.ENDPOINT}/{repository}"
     if isinstance(error, GatedRepoError):
         return f"{repository} is gated: accept its terms at {page} and log in with `hf auth login`, then start again."

@@ -1,4 +1,4 @@
-"""Checkpoints by name, folder or Hub id: loaded strictly, saved whole or not at all.
+"""Loading and saving of checkpoints: by name, folder or Hub id, strictly, and whole or not at all.
 
 A folder holds `config.json` and `model.safetensors` as transformers writes them (so that plain transformers loads the
 backbone), `method.json` (config.py), `method.safetensors` for methods with parameters of their own, the tokenizer and
@@ -41,7 +41,7 @@ MOST_TEXT = 64_000_000
 """Bytes of a file that is not of tensors; Qwen's tokenizer.json has 11 million."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _KNOWN = "the only checkpoints known without one: " + ", ".join(
-    [*(f"plain {kind.title}" for kind in BACKBONES.values()), *PUBLISHED]
+    [*(f"plain {backbone.title}" for backbone in BACKBONES.values()), *PUBLISHED]
 )
 log = logging.getLogger("inscape")
 
@@ -49,9 +49,9 @@ log = logging.getLogger("inscape")
 def load(
     name: str | os.PathLike[str], *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> Reasoner:
-    """A checkpoint by embedded name, local folder, published name (registry.py) or Hub id, ready to answer.
+    """A checkpoint by embedded name, local folder, published name (published.py) or Hub id, ready to answer.
 
-    A plain backbone, such as Qwen/Qwen2.5-VL-7B-Instruct, answers in words alone. Without `device` and `dtype` both
+    A plain backbone, such as Qwen/Qwen2.5-VL-7B-Instruct, answers in text alone. Without `device` and `dtype` both
     are chosen from its size and the machine (placement.py); with one of them, the other is the CPU or float32. Raises
     ValueError for an unknown name, for files that are missing, corrupt or do not fit together, and where memory does
     not suffice.
@@ -76,17 +76,17 @@ def load(
 
 
 def read_parts(folder: Path, name: str) -> tuple[MethodConfig, Processor]:
-    """What a checkpoint has beside its weights, all of which is read and checked before they are.
+    """The config and processor of a checkpoint, read and checked before its weights are.
 
     Raises ValueError for what is missing, corrupt or does not fit together.
     """
     _check_files(folder)
     config, model_config = read_config(folder, name), read_model_config(folder)
-    kind, limits = BACKBONES[model_config.model_type], config.image
-    processor = Processor.load(folder, kind.chat, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)
-    rows = _embedding_rows(folder, kind)
+    backbone, limits = BACKBONES[model_config.model_type], config.image
+    processor = Processor.load(folder, backbone.chat, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)
+    rows = _embedding_rows(folder, backbone)
     if config is PLAIN:
-        _check_plain(name, processor, kind)
+        _check_plain(name, processor, backbone)
     if name in PUBLISHED:
         PUBLISHED[name].check_vocabulary(processor.token_id, rows)
     if len(processor.tokenizer) > rows:
@@ -96,7 +96,7 @@ def read_parts(folder: Path, name: str) -> tuple[MethodConfig, Processor]:
 
 
 def planned(name: str | os.PathLike[str]) -> Placement:
-    """Where `load` would put a checkpoint; known of a published one before anything of it is fetched.
+    """The placement that `load` would choose; known of a published checkpoint before anything of it is fetched.
 
     Raises ValueError like `find`, and where memory does not suffice.
     """
@@ -133,29 +133,32 @@ def load_model(folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.flo
     _check_files(folder)
     try:
         config = read_model_config(folder)
-        kind = BACKBONES[config.model_type]
-        config.text_config.vocab_size = _embedding_rows(folder, kind)
+        backbone = BACKBONES[config.model_type]
+        config.text_config.vocab_size = _embedding_rows(folder, backbone)
         check_buildable(config, stored_parameters(folder), folder.name)
-        model, info = kind.read(folder, config, dtype)
+        model, info = backbone.read(folder, config, dtype)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder.name} cannot be read: {error}") from error
     except (TypeError, AttributeError, KeyError) as error:  # of generation_config.json, which transformers trusts
         raise ValueError(f"{folder.name} cannot be loaded: {' '.join(str(error).split())}.") from error
     problems = [
-        f"{len(info[kind])} {word} ({', '.join(str(key) for key in sorted(info[kind])[:3])}, …)"
-        for kind, word in (
+        f"{len(info[keys])} {word} ({', '.join(str(key) for key in sorted(info[keys])[:3])}, …)"
+        for keys, word in (
             ("missing_keys", "missing"),
             ("unexpected_keys", "unexpected"),
             ("mismatched_keys", "misshapen"),
         )
-        if info[kind]
+        if info[keys]
     ]
     if problems:
         raise ValueError(f"The tensors of {folder.name} do not fit its config.json: {'; '.join(problems)}.")
     _check_finite(folder, model.named_parameters())
-    ends = model.generation_config.eos_token_id
-    known = all(type(end) is int and 0 <= end < config.text_config.vocab_size for end in _listed(ends))
-    check(known, f"generation_config.json of {folder.name} has eos_token_id {short(ends)}; ids of tokens are needed.")
+    eos_ids = model.generation_config.eos_token_id
+    are_tokens = all(type(id) is int and 0 <= id < config.text_config.vocab_size for id in _listed(eos_ids))
+    check(
+        are_tokens,
+        f"generation_config.json of {folder.name} has eos_token_id {short(eos_ids)}; ids of tokens are needed.",
+    )
     return model.eval()
 
 
@@ -194,7 +197,7 @@ def save(
 
 
 def read_config(folder: Path, name: str) -> MethodConfig:
-    """What method.json says, or what is known of a published checkpoint or a plain backbone.
+    """The MethodConfig of method.json, or the known one of a published checkpoint or a plain backbone.
 
     Raises ValueError for none of these; whether a backbone is plain also depends on its tokenizer (`_check_plain`).
     """
@@ -202,17 +205,18 @@ def read_config(folder: Path, name: str) -> MethodConfig:
         return MethodConfig.read(folder)
     if name in PUBLISHED:
         return PUBLISHED[name].config
-    kind = read_object(folder / "config.json").get("model_type")
-    check(kind in tuple(BACKBONES), f"{name} has no method.json; {_KNOWN}.")
+    model_type = read_object(folder / "config.json").get("model_type")
+    check(model_type in tuple(BACKBONES), f"{name} has no method.json; {_KNOWN}.")
     return PLAIN
 
 
-def _check_plain(name: str, processor: Processor, kind: type[Backbone]) -> None:
+def _check_plain(name: str, processor: Processor, backbone: type[Backbone]) -> None:
     """Raises ValueError where a tokenizer has control tokens beyond those of the backbone: a fine-tune's own."""
     for token in processor.control_tokens:
         check(
-            token in kind.control_tokens,
-            f"{name} has no method.json, and its tokenizer adds {token} to those of a plain {kind.title}; {_KNOWN}.",
+            token in backbone.control_tokens,
+            f"{name} has no method.json, and its tokenizer adds {token} to those of a plain {backbone.title}; "
+            f"{_KNOWN}.",
         )
 
 
@@ -249,18 +253,18 @@ def stored_parameters(folder: Path) -> int:
         with _opened(folder, name) as tensors:
             for key in tensors.keys():  # noqa: SIM118, not a dict
                 stored = tensors.get_slice(key)
-                kind = stored.get_dtype()
+                dtype = stored.get_dtype()
                 check(
-                    kind in NUMBERS,
-                    f"{key} of {folder.name} is stored in {kind}; only {', '.join(NUMBERS)} can be loaded.",
+                    dtype in NUMBERS,
+                    f"{key} of {folder.name} is stored in {dtype}; only {', '.join(NUMBERS)} can be loaded.",
                 )
                 count += math.prod(stored.get_shape())
     return count
 
 
-def _embedding_rows(folder: Path, kind: type[Backbone]) -> int:
+def _embedding_rows(folder: Path, backbone: type[Backbone]) -> int:
     """Rows of the stored input embedding."""
-    names = kind.embedding_names
+    names = backbone.embedding_names
     for name, listed in _tensor_files(folder).items():
         if listed and not set(listed) & set(names):
             continue
@@ -289,7 +293,7 @@ def _opened(folder: Path, name: str) -> Iterator[safe_open]:
 
 
 def load_parameters(method: LatentMethod, folder: Path) -> None:
-    """The method's own parameters, strictly."""
+    """Loads the method's own parameters, strictly."""
     path = folder / "method.safetensors"
     try:
         stored = load_file(path) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""Where a checkpoint runs and in which precision: decided from its size and the machine, with the reason in words.
+"""The choice of a checkpoint's device and precision, from its size and the machine, with the reason in words.
 
 Nothing here touches a model; `machine` is the only function that looks at the computer.
 """
@@ -28,7 +28,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
-    """A choice and why."""
+    """A device, a dtype and why they were chosen."""
 
     device: str
     dtype: torch.dtype
@@ -87,7 +87,7 @@ def choose(name: str, parameters: int, machine: Machine) -> Placement:
 
 
 def machine() -> Machine:
-    """This computer, now."""
+    """The memory that is free on this computer, now."""
     gpu, name = None, ""
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
         gpu, name = torch.cuda.mem_get_info()[0], torch.cuda.get_device_name()

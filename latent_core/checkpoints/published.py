@@ -1,4 +1,4 @@
-"""Published checkpoints on the Hub: what their repositories do not say about themselves, and what they must hold.
+"""Published checkpoints on the Hub: the facts that their repositories do not state, and what they must hold.
 
 They have no method.json, nor has a plain backbone. Facts are from the papers and the public code named in each entry's
 provenance; what those leave open stands in `unknown`.
@@ -38,7 +38,7 @@ class Published:
 
     @property
     def name(self) -> str:
-        """What it is asked for by: Hub id, then subfolder."""
+        """The name that it is loaded by: Hub id, then subfolder."""
         return "/".join(filter(None, (self.repository, self.subfolder)))
 
     @property
@@ -51,7 +51,7 @@ class Published:
         return self.parameters * BYTES[precision]
 
     def summary(self) -> str:
-        """One line for who is about to fetch it: sizes, licence, what was chosen here for want of a source."""
+        """One line for whoever is about to fetch it: sizes, licence, what was chosen for want of a source."""
         sizes = ", ".join(f"{self.weights(precision) / 1e9:.1f} GB in {precision}" for precision in BYTES)
         return f"{self.name}: {sizes}. Licence: {self.licence}. Not published: {'; '.join(self.unknown)}."
 
@@ -62,12 +62,12 @@ class Published:
         """
         for expected, token in enumerate(self.tokens, FIRST_ADDED):
             try:
-                found = token_id(token)
+                id = token_id(token)
             except ValueError as error:
                 raise ValueError(
                     f"The tokenizer of {self.name} lacks {token}, which it should add to Qwen's."
                 ) from error
-            check(found == expected, f"The tokenizer of {self.name} gives {token} id {found}, not {expected}.")
+            check(id == expected, f"The tokenizer of {self.name} gives {token} id {id}, not {expected}.")
         check(
             rows in (self.rows, ROWS_7B),
             f"The embedding of {self.name} has {rows} rows; {self.rows} or, padded, {ROWS_7B} are expected.",
@@ -157,27 +157,26 @@ _ENTRIES = (
 PUBLISHED: dict[str, Published] = {entry.name: entry for entry in _ENTRIES}
 
 PLAIN = MethodConfig(method="text", sampling=Sampling(max_new_tokens=512))
-"""What the method.json of a plain backbone would say, the baseline of all that was trained from it: words alone,
+"""What the method.json of a plain backbone would say, the baseline of all that was trained from it: text alone,
 greedily, after the chat template's own system prompt, and the image limits of the image processor's file."""
-
 
 FINAL = "final"
 """The folder in which a run of the trainers leaves its checkpoint."""
 
 
 def full_name(name: str | os.PathLike[str]) -> str:
-    """What a checkpoint is called: `LVR-7B` → `vincentleebang/LVR-7B`, a folder → its last part, `runs/mine/final` →
+    """The full name of a checkpoint: `LVR-7B` → `vincentleebang/LVR-7B`, a folder → its last part, `runs/mine/final` →
     `mine`.
 
     A folder without method.json that ends like a published name (`/data/Monet-7B`) is a copy of that one. A trace
     carries the name to other machines, where the path to a folder says nothing and tells too much.
     """
     path = Path(name)
-    ends = ["/".join(path.parts[-count:]) for count in (3, 2, 1)]
+    endings = ["/".join(path.parts[-count:]) for count in (3, 2, 1)]
     if not path.is_dir() or not (path / "method.json").exists():
-        for known in PUBLISHED:
-            if {known, known.partition("/")[2]} & set(ends if path.is_dir() else [str(name)]):
-                return known
+        for published in PUBLISHED:
+            if {published, published.partition("/")[2]} & set(endings if path.is_dir() else [str(name)]):
+                return published
     if not name or not path.is_dir():
         return str(name)
     path = path.resolve()

@@ -1,1 +1,1 @@
-"""How a sequence runs: one coroutine from prompt to answer, many in one forward."""
+"""Decoding and unrolling: a sequence as a coroutine from prompt to answer, and batches of them."""

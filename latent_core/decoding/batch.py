@@ -1,9 +1,9 @@
-"""Rows that advance together: one forward feeds them all, each at its own place.
+"""A batch of sequences that advance together: one forward feeds them all, each at its own place.
 
 Used by decoding (with `Cache`) and unrolling (with `GradientCache`) alike. All bookkeeping that a forward needs
 (slots, positions, slot_types, whether a mask is needed at all) is done here and lives here, never on a module.
 
-Shapes: B rows, N vectors of the longest feed, S slots, D model width.
+Shapes: B sequences, N vectors of the longest feed, S slots, D model width.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from latent_core.model.backbone import Backbone, Rotary
 from latent_core.model.cache import Cache, GradientCache
 from latent_core.model.processor import Prompt
 from latent_core.model.slot_types import AFTER, AUX, CLOSE, PAD, slot_class
-from latent_core.model.slots import axes, picture_slots, prompt_slots
+from latent_core.model.slots import auxiliary_image_slots, axes, prompt_slots
 from latent_core.settings import Rule
 
 
 def encode_images(backbone: Backbone, images: Sequence[Prompt | AuxiliaryImage]) -> list[torch.Tensor]:
     """The merged image tokens (N, D) of each prompt or auxiliary image; the vision tower runs once for all of them.
 
-    What occurs several times, as a group's prompt does, is seen once.
+    What occurs several times, as a group's prompt does, is encoded once.
     """
-    places = {id(item): number for number, item in enumerate(images)}
-    once = [images[number] for number in places.values()]
+    numbers = {id(item): number for number, item in enumerate(images)}
+    once = [images[number] for number in numbers.values()]
     counts = [int(item.grid_thw.prod(-1).sum()) // backbone.merge_size**2 for item in once]
     if not any(counts):
         return [torch.zeros(0, backbone.width, dtype=backbone.dtype, device=backbone.device)] * len(images)
@@ -35,14 +35,15 @@ def encode_images(backbone: Backbone, images: Sequence[Prompt | AuxiliaryImage])
         torch.cat([item.pixel_values for item in once if len(item.grid_thw)]),
         torch.cat([item.grid_thw for item in once]),
     )
-    found = dict(zip(places, encoded.tokens.to(backbone.dtype).split(counts), strict=True))
-    return [found[id(item)] for item in images]
+    tokens = dict(zip(numbers, encoded.tokens.to(backbone.dtype).split(counts), strict=True))
+    return [tokens[id(item)] for item in images]
 
 
 def prompt_feeds(
     backbone: Backbone, prompts: Sequence[Prompt], features: Sequence[torch.Tensor] | None = None
 ) -> list[Feed]:
-    """What each row starts with. `features` are the prompts' image tokens from `see`, computed here unless given.
+    """The first feed of each sequence, its prompt. `features` are the prompts' image tokens from `encode_images`,
+    computed here unless given.
 
     Raises ValueError where a prompt's image tokens do not match its images.
     """
@@ -56,10 +57,10 @@ def prompt_feeds(
     if any(len(prompt.grid_thw) for prompt in prompts):
         places = (ids == backbone.image_token_id).nonzero()[:, 0].to(backbone.device)
         embeds = embeds.index_copy(0, places, torch.cat(list(features or encode_images(backbone, prompts))))
-    rows = embeds.split([len(prompt.input_ids) for prompt in prompts])
+    split_embeds = embeds.split([len(prompt.input_ids) for prompt in prompts])
     return [
         Feed(
-            row,
+            vectors,
             is_latent=False,
             slots=prompt_slots(
                 prompt.input_ids.tolist(),
@@ -67,28 +68,30 @@ def prompt_feeds(
                 backbone.positions(prompt.input_ids, prompt.grid_thw),
             ),
         )
-        for row, prompt in zip(rows, prompts, strict=True)
+        for vectors, prompt in zip(split_embeds, prompts, strict=True)
     ]
 
 
-def auxiliary_image_feed(backbone: Backbone, picture: AuxiliaryImage, features: torch.Tensor, number: int) -> Feed:
-    """The tokens (N, D) of auxiliary image `number` of a response, 0-based."""
+def auxiliary_image_feed(backbone: Backbone, image: AuxiliaryImage, features: torch.Tensor, number: int) -> Feed:
+    """The feed of auxiliary image `number` of a response, 0-based, whose tokens are `features` (N, D)."""
     return Feed(
         features,
         is_latent=False,
-        slots=picture_slots(number, backbone.image_positions(picture.grid_thw)),
+        slots=auxiliary_image_slots(number, backbone.image_positions(image.grid_thw)),
         block=number,
     )
 
 
 def split(states: torch.Tensor, feeds: Sequence[Feed | None]) -> list[torch.Tensor]:
-    """Each row's states (size of its feed, D) of states (B, N, D)."""
+    """Each sequence's states (size of its feed, D) of states (B, N, D)."""
     sizes = [0 if feed is None else feed.size for feed in feeds]
-    return [row[:size] if size < len(row) else row for row, size in zip(states.unbind(0), sizes, strict=True)]
+    return [
+        padded[:size] if size < len(padded) else padded for padded, size in zip(states.unbind(0), sizes, strict=True)
+    ]
 
 
 class SequenceBatch:
-    """Rows that share a cache and a forward, each with its own rule, its own length and its own next position."""
+    """Sequences that share a cache and a forward, each with its own rule, its own length and its own next position."""
 
     def __init__(
         self, backbone: Backbone, cache: Cache | GradientCache, rules: Sequence[Rule], flow: Flow = PLAIN
@@ -98,11 +101,11 @@ class SequenceBatch:
         self.rules = list(rules)
         self.flow = flow
         self.positions = [0] * len(rules)
-        """Next M-RoPE position, per row."""
+        """Next M-RoPE position, per sequence."""
         self._tables = tables(rules, backbone.device)
         self._hides = [False] * len(rules)
-        """Whether anything may be hidden from a row's queries from now on. Until then attention is plain causal, and
-        no mask is made: most of a run is decoded at that speed."""
+        """Whether anything may be hidden from a sequence's queries from now on. Until then attention is plain causal
+        and no mask is made: most of a run is decoded at that speed."""
         self._rotary: Rotary | None = None
 
     def feed(
@@ -110,42 +113,44 @@ class SequenceBatch:
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """One forward. Returns the states (B, N, D), padded on the right, and those of the levels asked for.
 
-        Rows without a feed (None) stand still. If no row has one, the forward still takes place, on padding.
+        Sequences without a feed (None) stand still. If none has one, the forward still takes place, on padding.
         """
         types = [() if feed is None else feed.slots.types for feed in feeds]
         counts = list(map(len, types))
         size = max(1, *counts)
         first = max(self.cache.lengths) == 0
-        padded = [(*own, *(PAD,) * (size - len(own))) for own in types]
+        padded = [(*feed_types, *(PAD,) * (size - len(feed_types))) for feed_types in types]
         slot_types = torch.tensor(padded, device=self.backbone.device)
         embeds = self._embeds(feeds, size)
-        if self.flow.free_thoughts:  # see Flow: images and what is fed with them get no gradient
-            shown = [AUX in map(slot_class, own) for own in types]
-            embeds = torch.where(torch.tensor(shown, device=embeds.device)[:, None, None], embeds.detach(), embeds)
+        if self.flow.free_latents:  # see Flow: images and what is fed with them get no gradient
+            has_image = [AUX in map(slot_class, feed_types) for feed_types in types]
+            embeds = torch.where(torch.tensor(has_image, device=embeds.device)[:, None, None], embeds.detach(), embeds)
         rotary = self._rotate(feeds, size)
         self.cache.begin(slot_types, counts)
-        for row, own in enumerate(types):
-            if not self._hides[row] and (self.rules[row] != "causal" or self.flow != PLAIN):
-                classes = set(map(slot_class, own))
+        for number, feed_types in enumerate(types):
+            if not self._hides[number] and (self.rules[number] != "causal" or self.flow != PLAIN):
+                classes = set(map(slot_class, feed_types))
                 # a block that its model left without a closing token is followed by text under the rule all the same
-                ruled = self.rules[row] != "causal" and (CLOSE in classes or AFTER in classes)
-                self._hides[row] = ruled or (self.flow != PLAIN and AUX in classes)
+                ruled = self.rules[number] != "causal" and (CLOSE in classes or AFTER in classes)
+                self._hides[number] = ruled or (self.flow != PLAIN and AUX in classes)
         watch = None
         if recorder is not None and size > 1:  # of a single query nothing has to be chosen
             watched = [feed.watched for feed in feeds]
             most = max(map(len, watched))
-            watch = torch.tensor([[*row, *[0] * (most - len(row))] for row in watched], device=self.backbone.device)
+            watch = torch.tensor(
+                [[*slots, *[0] * (most - len(slots))] for slots in watched], device=self.backbone.device
+            )
         mask = self._mask(first, size)
         return self.backbone(
             embeds, rotary, cache=self.cache, mask=mask, levels=levels, recorder=recorder, watch=watch
         )
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Compacts finished rows away."""
-        self.cache.keep(rows)
-        self.rules = [self.rules[row] for row in rows]
-        self.positions = [self.positions[row] for row in rows]
-        self._hides = [self._hides[row] for row in rows]
+    def keep(self, running: Sequence[int]) -> None:
+        """Drops all sequences but those of these numbers, so that finished ones cost nothing."""
+        self.cache.keep(running)
+        self.rules = [self.rules[number] for number in running]
+        self.positions = [self.positions[number] for number in running]
+        self._hides = [self._hides[number] for number in running]
         self._tables = tables(self.rules, self.backbone.device)
 
     def _mask(self, first: bool, size: int) -> torch.Tensor | None:
@@ -168,33 +173,33 @@ class SequenceBatch:
         ids = [i for feed in feeds if feed is not None for i in feed.then]
         vectors = [v for feed in feeds if feed is not None for v in (feed.embeds, feed.tail) if v is not None]
         embedded = self.backbone.embed(torch.tensor(ids, dtype=torch.long, device=device))
-        # All vectors of all rows, all ids of all rows, a zero for padding; each row then gathers its own from them in
-        # the order of a feed: vectors, ids, control vectors. One gather, so that autograd has one node for it.
+        # All vectors of all feeds, all ids of all feeds, a zero for padding; each sequence then gathers its own from
+        # them in the order of a feed: vectors, ids, control vectors. One gather, so that autograd has one node for it.
         everything = torch.cat([*vectors, embedded, embedded.new_zeros(1, self.backbone.width)])
         next_vector, next_id = 0, sum(len(v) for v in vectors)
         zero = len(everything) - 1
         index = []
         for feed in feeds:
-            row = []
+            places = []
             if feed is not None:
                 n, end = (0 if v is None else len(v) for v in (feed.embeds, feed.tail))
-                row = [*range(next_vector, next_vector + n), *range(next_id, next_id + len(feed.then))]
-                row += range(next_vector + n, next_vector + n + end)
+                places = [*range(next_vector, next_vector + n), *range(next_id, next_id + len(feed.then))]
+                places += range(next_vector + n, next_vector + n + end)
                 next_vector += n + end
                 next_id += len(feed.then)
-            index.append(row + [zero] * (size - len(row)))
+            index.append(places + [zero] * (size - len(places)))
         return everything[torch.tensor(index, device=device)]
 
     def _rotate(self, feeds: Sequence[Feed | None], size: int) -> Rotary:
-        """Rotations of every vector, (B, N, head width); advances the rows' positions."""
+        """Rotations of every vector, (B, N, head width); advances the sequences' positions."""
         placed: list[range | torch.Tensor] = [range(0)] * len(feeds)
-        for row, feed in enumerate(feeds):
+        for number, feed in enumerate(feeds):
             if feed is not None:
-                placed[row], self.positions[row] = feed.slots.place(self.positions[row])
+                placed[number], self.positions[number] = feed.slots.place(self.positions[number])
         if not all(isinstance(positions, range) for positions in placed):  # images, or copies of latents
             grid = torch.zeros(3, len(feeds), size, dtype=torch.long)
-            for row, positions in enumerate(map(axes, placed)):
-                grid[:, row, : positions.shape[1]] = positions
+            for number, positions in enumerate(map(axes, placed)):
+                grid[:, number, : positions.shape[1]] = positions
             return self.backbone.rotary(grid.to(self.backbone.device))
         self._extend(max(1, *(positions.stop for positions in placed)))
         cos, sin = self._rotary

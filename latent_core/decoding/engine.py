@@ -1,11 +1,11 @@
-"""Decoding: the one loop for one row or many. Rows advance in lockstep, a forward per forward, and events come out.
+"""Decoding: the loop that runs a batch of sequences, one or many, to their ends and yields their events.
 
 Every step collects each sequence's next feed, runs one forward, hands the states back, and samples for all sequences
 that ask for a token. What the host needs to know (chosen ids, their probabilities, recorded vectors) crosses over in
 one copy per forward; recorded attention takes two more. A sequence of a batch gives what it gives alone. Closing the
 generator cancels the run.
 
-Shapes: B rows still running, R rows that sample, D model width, V vocabulary.
+Shapes: B sequences still running, R that sample, D model width, V vocabulary.
 """
 
 import time
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from latent_core.analysis.attention import image_slots, look
+from latent_core.analysis.attention import image_slots, summarize
 from latent_core.decoding.batch import SequenceBatch, prompt_feeds, split
 from latent_core.decoding.sampling import SamplerState, choose
 from latent_core.decoding.sequence import Intervention, Run, Sampled, drive
@@ -27,7 +27,7 @@ from latent_core.model.processor import Prompt
 from latent_core.settings import Settings
 
 Sampler = Callable[[int, torch.Tensor], int]
-"""(row, logits (V,) with banned ids at −inf) → id; takes the place of sampling, e.g. a script in tests."""
+"""(number of a sequence, logits (V,) with banned ids at −inf) → id; takes the place of sampling, e.g. in tests."""
 
 _FIRST_SLOTS = 128
 """Slots reserved beyond the prompt; the cache doubles when they are full."""
@@ -47,9 +47,9 @@ def decode(
     record_attention: Recorder | None = None,
     scaled: bool = False,
 ) -> Iterator[Event]:
-    """Runs all rows to their end; events of different rows come interleaved, `text` empty.
+    """Runs all sequences to their end; events of different sequences come interleaved, `text` empty.
 
-    intervene: per row, a function from feed to feed, see interventions.py. record: whether events carry vectors;
+    intervene: per sequence, a function from feed to feed, see interventions.py. record: whether events carry vectors;
     without it no hidden state leaves the device. levels: of the image tokens' states in StartEvent, by default all.
     attention: layers, 0-based, of which events carry an AttentionSummary. record_attention: keeps whole maps instead.
     scaled: log-probabilities are those of logits / temperature, as reinforcement learning needs them.
@@ -57,9 +57,10 @@ def decode(
     """
     recorder = record_attention or (Recorder(attention) if attention else None)
     batch = _Batch(backbone, method, record, sampler, recorder, whole=record_attention is not None, scaled=scaled)
-    wanted = range(backbone.num_layers + 1) if levels is None else levels
-    yield from batch.start(prompts, settings, intervene or [None] * len(prompts), tuple(wanted) if record else ())
-    while batch.rows:
+    every_level = range(backbone.num_layers + 1)
+    levels = tuple(every_level if levels is None else levels) if record else ()
+    yield from batch.start(prompts, settings, intervene or [None] * len(prompts), levels)
+    while batch.sequences:
         yield from batch.forward()
 
 
@@ -79,8 +80,8 @@ class _Sequence:
     clock: float = 0.0
     hidden: torch.Tensor | None = None
     """(D,) on the host: the state that produces the next token; None when not recording."""
-    look: AttentionSummary | None = None
-    """Where that state attended; None unless attention is recorded."""
+    attention: AttentionSummary | None = None
+    """That state's attention; None unless it is recorded."""
     image_slots: torch.Tensor | None = None
     """Slots of its image tokens, on the host; None before attention was recorded."""
     tokens: int = 0
@@ -98,14 +99,14 @@ class _Sequence:
             self.request, self.reason = None, end.value
 
     def lap(self, now: float) -> float:
-        """Seconds since this row's previous event."""
+        """Seconds since this sequence's previous event."""
         seconds, self.clock = now - self.clock, now
         return seconds
 
     def finish(self) -> FinishEvent:
         """The last event."""
         return FinishEvent(
-            row=self.number,
+            sequence=self.number,
             reason=self.reason,
             tokens=self.tokens,
             latents=self.latents,
@@ -117,7 +118,7 @@ class _Sequence:
 
 
 class _Batch:
-    """The rows still running and the forward that they share."""
+    """The sequences still running and the forward that they share."""
 
     def __init__(
         self,
@@ -132,7 +133,7 @@ class _Batch:
     ) -> None:
         self.backbone, self.method, self.record = backbone, method, record
         self.sampler, self.recorder, self.whole, self.scaled = sampler, recorder, whole, scaled
-        self.rows: list[_Sequence] = []
+        self.sequences: list[_Sequence] = []
         self._biases: dict[tuple[bool, bool, int | None], torch.Tensor] = {}
 
     def start(
@@ -142,83 +143,92 @@ class _Batch:
         intervene: Sequence[Intervention | None],
         levels: tuple[int, ...],
     ) -> list[Event]:
-        """Reads the prompts: one start event per row, then what the first forward gives."""
+        """Reads the prompts: one start event per sequence, then what the first forward gives."""
         began = time.perf_counter()
         backbone, method = self.backbone, self.method
         rules = [s.rule or method.config.rule for s in settings]
         with torch.inference_mode():
             feeds = prompt_feeds(backbone, prompts)
-            each = zip(prompts, feeds, settings, rules, intervene, strict=True)
-            for number, (prompt, feed, setting, rule, hook) in enumerate(each):
-                words = Sampled(method, setting, backbone.eos_ids)
-                run = drive(method, feed, words, rule, intervene=hook)
+            arguments = zip(prompts, feeds, settings, rules, intervene, strict=True)
+            for number, (prompt, feed, setting, rule, hook) in enumerate(arguments):
+                text = Sampled(method, setting, backbone.eos_ids)
+                run = drive(method, feed, text, rule, intervene=hook)
                 sampler_state = SamplerState(setting, prompt.input_ids, backbone.vocabulary, backbone.device)
-                row = _Sequence(number, prompt, run, sampler_state, clock=began)
-                row.answer(None)
-                self.rows.append(row)
-            longest = max(row.request.size for row in self.rows)
+                sequence = _Sequence(number, prompt, run, sampler_state, clock=began)
+                sequence.answer(None)
+                self.sequences.append(sequence)
+            longest = max(sequence.request.size for sequence in self.sequences)
             cache = backbone.new_cache(len(prompts), longest + _FIRST_SLOTS)
             self.batch = SequenceBatch(backbone, cache, rules)
         return self.forward(levels, prefill=True)
 
     def forward(self, levels: tuple[int, ...] = (), *, prefill: bool = False) -> list[Event]:
-        """One forward for all rows, and the events that come of it."""
+        """One forward for all sequences, and the events that come of it."""
         began = time.perf_counter()
-        rows, feeds = self.rows, [row.request for row in self.rows]
+        sequences, feeds = self.sequences, [sequence.request for sequence in self.sequences]
         if not prefill:
-            for row in rows:
-                row.clock = began  # the time that a reader takes between two forwards is not the model's
+            for sequence in sequences:
+                sequence.clock = began  # the time that a reader takes between two forwards is not the model's
         with torch.inference_mode():
-            states, kept = self.batch.feed(feeds, levels=levels, recorder=self.recorder)
+            states, level_states = self.batch.feed(feeds, levels=levels, recorder=self.recorder)
             states = split(states, feeds)
-            for row, state in zip(rows, states, strict=True):
-                row.answer(state)
-            # A row whose states were its answer asks for a token now or feeds again (latents). Those that ask are
-            # answered in the same forward, below, so that between two forwards every row has a feed or has ended.
-            asking = [row for row in rows if isinstance(row.request, Sample)]
-            choices = self._sample(asking) if asking else None
+            for sequence, state in zip(sequences, states, strict=True):
+                sequence.answer(state)
+            # A sequence whose states were its answer asks for a token now or feeds again (latents). Those that ask are
+            # answered in the same forward, below, so that between two forwards every sequence has a feed or has ended.
+            sampling = [sequence for sequence in sequences if isinstance(sequence.request, Sample)]
+            choices = self._sample(sampling) if sampling else None
             vectors, choices = self._to_host(feeds, states, choices)
-        looks = [()] * len(rows) if self.recorder is None else self._attended(feeds)
+        attention = [()] * len(sequences) if self.recorder is None else self._attended(feeds)
         now = time.perf_counter()
 
         events: list[Event] = []
         if prefill:
-            events += [self._start_event(i, row, levels, kept, row.lap(now)) for i, row in enumerate(rows)]
+            events += [
+                self._start_event(i, sequence, levels, level_states, sequence.lap(now))
+                for i, sequence in enumerate(sequences)
+            ]
         # Told in the order in which a reader would have them: what this forward fed, what was sampled behind it, and
         # the closing tokens that come next: nobody samples those, so nothing but the request announces them.
-        for row, feed, vector, seen in zip(rows, feeds, vectors, looks, strict=True):
-            row.look = seen[-1] if seen else None
+        for sequence, feed, vector, summaries in zip(sequences, feeds, vectors, attention, strict=True):
+            sequence.attention = summaries[-1] if summaries else None
             if not prefill:
                 if feed.embeds is None:
-                    row.text_seconds += now - began
+                    sequence.text_seconds += now - began
                 else:
-                    row.latent_seconds += now - began
-            events += self._entered(row, feed, vector, seen, now)
+                    sequence.latent_seconds += now - began
+            events += self._entered(sequence, feed, vector, summaries, now)
         if choices is not None:
-            for row, choice in zip(asking, choices, strict=True):
-                events += self._chosen(row, choice, now)
-        events += [self._closed(row, now, row.position, row.hidden) for row in rows if _closes(row.request)]
-        events += [row.finish() for row in rows if row.request is None]
-        running = [index for index, row in enumerate(rows) if row.request is not None]
-        if len(running) < len(rows):
-            self.rows = [rows[index] for index in running]
+            for sequence, choice in zip(sampling, choices, strict=True):
+                events += self._chosen(sequence, choice, now)
+        events += [
+            self._closed(sequence, now, sequence.position, sequence.hidden)
+            for sequence in sequences
+            if _closes(sequence.request)
+        ]
+        events += [sequence.finish() for sequence in sequences if sequence.request is None]
+        running = [index for index, sequence in enumerate(sequences) if sequence.request is not None]
+        if len(running) < len(sequences):
+            self.sequences = [sequences[index] for index in running]
             if running:
                 with torch.inference_mode():
                     self.batch.keep(running)
         return events
 
-    def _sample(self, rows: Sequence[_Sequence]) -> torch.Tensor:
+    def _sample(self, sequences: Sequence[_Sequence]) -> torch.Tensor:
         """(R, 3): id, its log-probability and the opening token's probability, before all bans and truncation."""
-        logits = self.backbone.logits(torch.cat([row.request.state for row in rows])).float()
+        logits = self.backbone.logits(torch.cat([sequence.request.state for sequence in sequences])).float()
         logprobs = logits.log_softmax(-1)
         if self.scaled:
-            temperatures = [row.sampler_state.settings.temperature or 1.0 for row in rows]
+            temperatures = [sequence.sampler_state.settings.temperature or 1.0 for sequence in sequences]
             logprobs = (logits / torch.tensor(temperatures, device=logits.device)[:, None]).log_softmax(-1)
-        logits = logits + torch.stack([self._bias(row.request) for row in rows])
+        logits = logits + torch.stack([self._bias(sequence.request) for sequence in sequences])
         if self.sampler is None:
-            ids = choose(logits, [row.sampler_state for row in rows])
+            ids = choose(logits, [sequence.sampler_state for sequence in sequences])
         else:
-            scripted = [self.sampler(row.number, scores) for row, scores in zip(rows, logits, strict=True)]
+            scripted = [
+                self.sampler(sequence.number, scores) for sequence, scores in zip(sequences, logits, strict=True)
+            ]
             ids = torch.tensor(scripted, device=logits.device)
         chosen = logprobs.gather(1, ids[:, None])[:, 0]
         opening = logprobs[:, self.method.open_id].exp() if self.method.has_latents else torch.zeros_like(chosen)
@@ -241,14 +251,14 @@ class _Batch:
     ) -> tuple[list[torch.Tensor | None], list[list[float]] | None]:
         """Everything the host needs of this forward, in one copy.
 
-        Per row its last state (1, D), or all N latents fed and the states of all that was fed; and the choices.
+        Per sequence its last state (1, D), or all N latents fed and the states of all that was fed; and the choices.
         """
         parts: list[torch.Tensor] = []
         if self.record:
             for feed, state in zip(feeds, states, strict=True):
-                thoughts = feed.latents
+                count = feed.latents
                 # of text only the last state is told: it produces the next token; of latents input and output
-                parts.append(torch.cat([feed.embeds[:thoughts], state]) if thoughts else state[-1:])
+                parts.append(torch.cat([feed.embeds[:count], state]) if count else state[-1:])
         sizes = [len(part) for part in parts]
         if choices is not None:
             parts.append(choices)
@@ -260,59 +270,64 @@ class _Batch:
         return vectors, None if choices is None else pieces[-1].view(-1, 3).tolist()
 
     def _entered(
-        self, row: _Sequence, feed: Feed, vectors: torch.Tensor | None, looks: Sequence[AttentionSummary], now: float
+        self,
+        sequence: _Sequence,
+        feed: Feed,
+        vectors: torch.Tensor | None,
+        summaries: Sequence[AttentionSummary],
+        now: float,
     ) -> Iterator[LatentEvent | TokenEvent]:
         """Counts a feed's slots, and tells of the latents in it and of the closing token that rode along."""
-        start, count = row.position, feed.latents
+        start, count = sequence.position, feed.latents
         if vectors is not None:
-            row.hidden = vectors[-1].clone()  # a clone outside of inference mode is an ordinary tensor
-        row.position += feed.size - feed.num_sealed
+            sequence.hidden = vectors[-1].clone()  # a clone outside of inference mode is an ordinary tensor
+        sequence.position += feed.size - feed.num_sealed
         for n in range(count):
-            row.latents += 1
+            sequence.latents += 1
             yield LatentEvent(
-                row=row.number,
+                sequence=sequence.number,
                 position=start + n,
                 block=feed.block,
                 index=feed.index + n,
                 fed=None if vectors is None else vectors[n].clone(),
                 hidden=None if vectors is None else vectors[count + n].clone(),
-                look=looks[n] if looks else None,
+                attention=summaries[n] if summaries else None,
                 grid=feed.grid,
-                seconds=row.lap(now),
+                seconds=sequence.lap(now),
             )
         if count and feed.closes:  # the state "before" the closing token is the last latent's, though fed with it
             hidden = None if vectors is None else vectors[2 * count - 1].clone()
-            yield self._closed(row, now, position=start + count, hidden=hidden)
+            yield self._closed(sequence, now, position=start + count, hidden=hidden)
 
-    def _chosen(self, row: _Sequence, choice: list[float], now: float) -> Iterator[TokenEvent]:
-        """Tells the row what was sampled; ids inside a block are nobody else's business."""
-        request, (token_id, logprob, p_open) = row.request, (int(choice[0]), *choice[1:])
+    def _chosen(self, sequence: _Sequence, choice: list[float], now: float) -> Iterator[TokenEvent]:
+        """Tells the sequence what was sampled; ids inside a block are nobody else's business."""
+        request, (token_id, logprob, p_open) = sequence.request, (int(choice[0]), *choice[1:])
         if not request.silent:
             if request.may_open:
-                row.max_p_open = max(row.max_p_open, p_open)
-            row.tokens += 1
-            opens, shuts = token_id == self.method.open_id, request.may_close and token_id == self.method.close_id
-            row.blocks += opens
+                sequence.max_p_open = max(sequence.max_p_open, p_open)
+            sequence.tokens += 1
+            opens, closes = token_id == self.method.open_id, request.may_close and token_id == self.method.close_id
+            sequence.blocks += opens
             yield TokenEvent(
-                row=row.number,
-                position=row.position,
+                sequence=sequence.number,
+                position=sequence.position,
                 token_id=token_id,
-                kind="open" if opens else "close" if shuts else "text",
+                kind="open" if opens else "close" if closes else "text",
                 forced=request.force is not None,
                 logprob=logprob,
                 p_open=p_open,
-                hidden=row.hidden,
-                look=row.look,
-                seconds=row.lap(now),
+                hidden=sequence.hidden,
+                attention=sequence.attention,
+                seconds=sequence.lap(now),
             )
         with torch.inference_mode():
-            row.answer(token_id)
+            sequence.answer(token_id)
 
-    def _closed(self, row: _Sequence, now: float, position: int, hidden: torch.Tensor | None) -> TokenEvent:
+    def _closed(self, sequence: _Sequence, now: float, position: int, hidden: torch.Tensor | None) -> TokenEvent:
         """The runtime puts the closing token behind a latent of this state."""
-        row.tokens += 1
+        sequence.tokens += 1
         return TokenEvent(
-            row=row.number,
+            sequence=sequence.number,
             position=position,
             token_id=self.method.close_id,
             kind="close",
@@ -320,21 +335,26 @@ class _Batch:
             logprob=0.0,
             p_open=0.0,
             hidden=hidden,
-            seconds=row.lap(now),
+            seconds=sequence.lap(now),
         )
 
     def _start_event(
-        self, index: int, row: _Sequence, levels: tuple[int, ...], kept: list[torch.Tensor], seconds: float
+        self,
+        index: int,
+        sequence: _Sequence,
+        levels: tuple[int, ...],
+        level_states: list[torch.Tensor],
+        seconds: float,
     ) -> StartEvent:
-        grids = row.prompt.grid_thw[:, 1:] // self.backbone.merge_size
-        is_image = row.prompt.input_ids == self.backbone.image_token_id
+        grids = sequence.prompt.grid_thw[:, 1:] // self.backbone.merge_size
+        is_image = sequence.prompt.input_ids == self.backbone.image_token_id
         length = len(is_image)
-        states = [level[index, :length][is_image.to(level.device)].float().cpu() for level in kept]
+        states = [level[index, :length][is_image.to(level.device)].float().cpu() for level in level_states]
         empty = torch.zeros(0, int(is_image.sum()), self.backbone.width)
         return StartEvent(
-            row=row.number,
+            sequence=sequence.number,
             prompt_tokens=length,
-            images=row.prompt.images,
+            images=sequence.prompt.images,
             grids=tuple((rows, columns) for rows, columns in grids.tolist()),
             levels=levels,
             image_states=torch.stack(states) if states else empty,
@@ -343,26 +363,29 @@ class _Batch:
         )
 
     def _attended(self, feeds: Sequence[Feed]) -> list[list[AttentionSummary]]:
-        """What every row's watched positions looked at; nothing where whole maps are kept."""
+        """Per sequence the summaries of its watched positions; none where whole maps are kept."""
         with torch.inference_mode():
             maps, slot_types = self.recorder.take().cpu(), self.batch.cache.all_slot_types().cpu()
-        looks = []
+        attention = []
         lengths = self.batch.cache.lengths
-        for row, feed, weights, kind, length in zip(self.rows, feeds, maps, slot_types, lengths, strict=True):
-            if length < len(kind):
-                weights, kind = weights[..., :length], kind[:length]
+        for sequence, feed, weights, types, length in zip(
+            self.sequences, feeds, maps, slot_types, lengths, strict=True
+        ):
+            if length < len(types):
+                weights, types = weights[..., :length], types[:length]
             weights = weights[: len(feed.watched)] if len(weights) > 1 else weights
             if self.whole:
-                # `watched` are the latents and the last slot, or the last slot alone; row.position has not moved yet
-                first = row.position + (0 if feed.latents else feed.size - feed.num_sealed - 1)
-                self.recorder.maps |= {(row.number, first + n): w.clone() for n, w in enumerate(weights)}
-                looks.append([])
+                # `watched` are the latents and the last slot, or the last slot alone; sequence.position is still that
+                # of before the feed
+                first = sequence.position + (0 if feed.latents else feed.size - feed.num_sealed - 1)
+                self.recorder.maps |= {(sequence.number, first + n): w.clone() for n, w in enumerate(weights)}
+                attention.append([])
                 continue
-            if row.image_slots is None:
-                row.image_slots = image_slots(kind)
+            if sequence.image_slots is None:
+                sequence.image_slots = image_slots(types)
             # outside of inference mode, so that what comes out are ordinary tensors
-            looks.append([look(w, kind, row.image_slots) for w in weights])
-        return looks
+            attention.append([summarize(w, types, sequence.image_slots) for w in weights])
+        return attention
 
 
 def _closes(request: Feed | Sample | None) -> bool:

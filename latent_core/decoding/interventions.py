@@ -1,4 +1,4 @@
-"""What may be done to a latent on its way into the model: functions from feed to feed, for causal tests.
+"""Interventions on latents before they enter the model: functions from feed to feed, for causal tests.
 
 All of them replace the vectors of a feed and leave its place alone; later latents regenerate from what was fed (the
 *free* regime). The sham is `donor` with the run's own blocks: it must change nothing; *fixed context* is the sham with
@@ -102,13 +102,13 @@ def _give(blocks: Sequence[torch.Tensor]) -> Intervention:
                 f"The donor has {counted(len(blocks), 'block')}, but the run opened block {feed.block + 1}; "
                 "choose a donor with as many blocks or lower max_blocks."
             )
-        given = blocks[feed.block]
-        if len(given) != feed.num_latents:
+        latents = blocks[feed.block]
+        if len(latents) != feed.num_latents:
             raise ValueError(
-                f"Block {feed.block + 1} of the donor holds {counted(len(given), 'latent')}, that of the run "
+                f"Block {feed.block + 1} of the donor holds {counted(len(latents), 'latent')}, that of the run "
                 f"{feed.num_latents}; record the donor with the same K."
             )
-        vectors = given[feed.index : feed.index + len(feed.embeds)]
+        vectors = latents[feed.index : feed.index + len(feed.embeds)]
         return replace(feed, embeds=vectors.to(feed.embeds))
 
     return give

@@ -1,9 +1,9 @@
-"""The layout of a batch: what stands in every slot of every row, known before anything is fed.
+"""The layout of a batch: what stands in every slot of every sequence, known before anything is fed.
 
 A training stage reads from it which states have to predict what; `splice` feeds it at once. Decoding makes the same
 slots one feed after the other, out of the same stretches (slots.py).
 
-Shapes: B rows, L slots of the longest row, M labels.
+Shapes: B sequences, L slots of the longest, M labels.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from latent_core.model.processor import Prompt
 from latent_core.model.slot_types import PAD
 from latent_core.model.slots import (
     Slots,
+    auxiliary_image_slots,
     axes,
     closing_slots,
     join,
     latent_slots,
     marker_slots,
     opening_slots,
-    picture_slots,
     prompt_slots,
     text_slots,
 )
@@ -33,7 +33,7 @@ from latent_core.settings import Rule
 NO_ID = -1
 """The id of a slot that holds a vector."""
 NO_LABEL = -100
-"""What cross-entropy ignores."""
+"""The label of a slot whose state predicts nothing: cross-entropy ignores it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class ForcedSequence:
     segments: tuple[Segment, ...]
 
     @property
-    def pictures(self) -> list[AuxiliaryImage]:
+    def auxiliary_images(self) -> list[AuxiliaryImage]:
         """The response's auxiliary images."""
         return [segment for segment in self.segments if isinstance(segment, AuxiliaryImage)]
 
@@ -63,35 +63,37 @@ class Layout:
     """(B, L) the id that the state at this slot has to predict; NO_LABEL where none. Opening tokens and text are
     labels, closing tokens never; the state at a closing token predicts the text that follows."""
     observations: torch.Tensor
-    """(B, L) bool: which slots hold words of an observation."""
+    """(B, L) bool: which slots hold text of an observation."""
 
     def weights(self, observation: float) -> torch.Tensor:
-        """(M,) weight of every label in the order of `Unrolled.learned`: `observation` where it is a word of one."""
+        """(M,) weight of every label in the order of `Unrolled.learned`: `observation` where it is text of one."""
         following = torch.nn.functional.pad(self.observations[:, 1:], (0, 1))
         return torch.where(following, observation, 1.0)[self.labels != NO_LABEL]
 
 
-def lay_out(backbone: Backbone, method: LatentMethod, rows: Sequence[ForcedSequence], rules: Sequence[Rule]) -> Layout:
-    """The slots of every row, known before anything is fed."""
-    columns = [_lay_out(backbone, method, row, rule) for row, rule in zip(rows, rules, strict=True)]
+def lay_out(
+    backbone: Backbone, method: LatentMethod, sequences: Sequence[ForcedSequence], rules: Sequence[Rule]
+) -> Layout:
+    """The layout of a batch: the slots of every sequence, known before anything is fed."""
+    columns = [_lay_out(backbone, method, sequence, rule) for sequence, rule in zip(sequences, rules, strict=True)]
     fills = (NO_ID, PAD, NO_LABEL, False)
     length = max(len(ids) for ids, *_ in columns)
     ids, slot_types, labels, observations = (
         torch.tensor([list(c[i]) + [fill] * (length - len(c[i])) for c in columns], device=backbone.device)
         for i, fill in enumerate(fills)
     )
-    positions = torch.zeros(3, len(rows), length, dtype=torch.long)
-    for row, (*_, own) in enumerate(columns):
-        positions[:, row, : own.shape[1]] = own
+    positions = torch.zeros(3, len(sequences), length, dtype=torch.long)
+    for number, (*_, placed) in enumerate(columns):
+        positions[:, number, : placed.shape[1]] = placed
     return Layout(ids, slot_types, positions.to(backbone.device), labels, observations)
 
 
 def _lay_out(
-    backbone: Backbone, method: LatentMethod, row: ForcedSequence, rule: Rule
+    backbone: Backbone, method: LatentMethod, sequence: ForcedSequence, rule: Rule
 ) -> tuple[list[int], list[int], list[int], list[bool], torch.Tensor]:
-    """Ids, slot types, labels, observations and positions (3, L) of one row."""
-    ids = row.prompt.input_ids.tolist()
-    positions = backbone.positions(row.prompt.input_ids, row.prompt.grid_thw)
+    """Ids, slot types, labels, observations and positions (3, L) of one sequence."""
+    ids = sequence.prompt.input_ids.tolist()
+    positions = backbone.positions(sequence.prompt.input_ids, sequence.prompt.grid_thw)
     stretches = [prompt_slots(ids, backbone.image_token_id, positions)]
     labels, observations = [NO_LABEL] * len(ids), [False] * len(ids)
 
@@ -102,8 +104,8 @@ def _lay_out(
         labels.extend([NO_LABEL] * len(slots))
         observations.extend([observation] * len(slots))
 
-    block = picture = 0
-    for segment in row.segments:
+    block = image = 0
+    for segment in sequence.segments:
         match segment:
             case Tokens():
                 length = len(segment.ids)
@@ -111,12 +113,12 @@ def _lay_out(
                 if segment.learn:  # by the slots before: a state predicts what comes next
                     labels[-1 - length : -1] = segment.ids
             case AuxiliaryImage():
-                (first, last), (before, behind) = backbone.marker_ids, marker_slots(picture)
-                image = picture_slots(picture, backbone.image_positions(segment.grid_thw))
+                (first, last), (before, behind) = backbone.marker_ids, marker_slots(image)
+                tokens = auxiliary_image_slots(image, backbone.image_positions(segment.grid_thw))
                 put(before, [first])
-                put(image, [NO_ID] * len(image))
+                put(tokens, [NO_ID] * len(tokens))
                 put(behind, [last])
-                picture += 1
+                image += 1
             case Block():
                 if segment.learn:  # before it is put, for where latent 1 overwrites it, it is predicted but never fed
                     labels[-1] = method.open_id

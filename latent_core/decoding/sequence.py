@@ -4,8 +4,8 @@
 `Forced` knows them (training, replay) and feeds each stretch up to the next opening token in one forward. The block
 between them (`feed_block`), its interventions, its copies and its closing token (`closing`) are the same code.
 
-The coroutine holds no model. It yields requests (feed.py) and is sent their answers, so that whoever runs it may batch
-it with others, record it or count its forwards. docs/engine.md shows two blocks forward by forward.
+The coroutine holds no model. It yields requests (requests.py) and is sent their answers, so that whoever runs it may
+batch it with others, record it or count its forwards. docs/engine.md shows two blocks forward by forward.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -18,12 +18,12 @@ from latent_core.events import Reason
 from latent_core.methods.base import LatentMethod
 from latent_core.methods.requests import Context, Feed, Sample
 from latent_core.model.slots import Slots, closing_slots, join, latent_slots, marker_slots, opening_slots, text_slots
-from latent_core.settings import MAX_THOUGHT, Rule, Settings, check
+from latent_core.settings import MAX_RUN_LATENTS, Rule, Settings, check
 
 Run = Generator[Feed | Sample, torch.Tensor | int, Reason]
 """A sequence's coroutine: yields a Feed and receives its states, or yields a Sample and receives an id; returns why it
 ended."""
-Text = Generator[Feed | Sample, torch.Tensor | int, Context | Reason]
+TextRun = Generator[Feed | Sample, torch.Tensor | int, Context | Reason]
 """The part of it up to the next block, which starts from the Context returned; a Reason if the sequence ends there."""
 Intervention = Callable[[Feed], Feed]
 """Called with every feed of latents, and may replace its vectors."""
@@ -37,7 +37,7 @@ class Tokens:
     learn: bool = True
     """Whether these ids are labels."""
     observation: bool = False
-    """Whether they tell what a visual thought showed."""
+    """Whether they tell what a visual latent step showed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,9 @@ class TextSource(Protocol):
     remaining: int
     """Tokens that may still come."""
     samples: bool
-    """Whether the model chooses the words."""
+    """Whether the model chooses the tokens."""
 
-    def write(self, first: Feed | torch.Tensor, blocks: int) -> Text:
+    def write(self, first: Feed | torch.Tensor, blocks: int) -> TextRun:
         """Feeds `first` and then text until block number `blocks` opens.
 
         `first` is what has to be fed before the text: the prompt, a closing token, or latents whose block the model
@@ -98,11 +98,11 @@ class Sampled:
         self.method, self.settings, self.eos_ids = method, settings, eos_ids
         self.remaining = settings.max_new_tokens
 
-    def write(self, first: Feed | torch.Tensor, blocks: int) -> Text:
+    def write(self, first: Feed | torch.Tensor, blocks: int) -> TextRun:
         """See TextSource."""
         method, settings = self.method, self.settings
         latents = 0 if settings.mode == "markers" else settings.latents
-        most = min(settings.max_blocks, method.most_blocks, MAX_THOUGHT // max(1, latents))
+        most = min(settings.max_blocks, method.most_blocks, MAX_RUN_LATENTS // max(1, latents))
         may_open = method.has_latents and settings.mode != "text" and blocks < most
         force = method.open_id if may_open and settings.mode == "forced" and blocks == 0 else None
         # States in place of a feed mean that a block has just ended without a closing token. The next token may be
@@ -141,17 +141,17 @@ class Forced:
         self,
         method: LatentMethod,
         segments: Sequence[Segment],
-        pictures: Sequence[Feed] = (),
+        auxiliary_images: Sequence[Feed] = (),
         markers: tuple[int, int] = (-1, -1),
     ) -> None:
-        """`pictures` are the feeds of the auxiliary images, in order; `markers` the ids around each."""
+        """`auxiliary_images` are their feeds, in order; `markers` the ids around each."""
         self.method = method
         self.markers = markers
         # iterators, because every call of `write` goes on where the one before it stopped
         self._segments = iter(segments)
-        self._pictures = iter(pictures)
+        self._auxiliary_images = iter(auxiliary_images)
 
-    def write(self, first: Feed | torch.Tensor, blocks: int) -> Text:
+    def write(self, first: Feed | torch.Tensor, blocks: int) -> TextRun:
         """See TextSource."""
         states = None
         if isinstance(first, torch.Tensor):
@@ -166,10 +166,10 @@ class Forced:
                 case AuxiliaryImage():
                     # A feed's vectors come before its ids, so that an image starts a feed: its first marker ends the
                     # feed before it, its last one is the first id behind it.
-                    picture = next(self._pictures)
-                    before, behind = marker_slots(picture.block)
+                    image = next(self._auxiliary_images)
+                    before, behind = marker_slots(image.block)
                     yield extend(first, [*ids, self.markers[0]], [*stretches, before])
-                    first, ids, stretches = picture, [self.markers[1]], [behind]
+                    first, ids, stretches = image, [self.markers[1]], [behind]
                 case Block():
                     feed, controls = extend(first, ids, stretches), None
                     if not self.method.overwrites_start(segment.latents):
@@ -199,13 +199,13 @@ def opening(feed: Feed, method: LatentMethod, controls: torch.Tensor | None, blo
 
 
 def behind_opening(states: torch.Tensor, controls: torch.Tensor | None) -> torch.Tensor:
-    """What a block starts from, of the states of the feed that opened it: the opening token's (1, D), or those of its
-    control vectors (C, D)."""
+    """The states that a block starts from, of those of the feed that opened it: the opening token's (1, D), or those
+    of its control vectors (C, D)."""
     return states[-max(1, count(controls)) :]
 
 
 def count(vectors: torch.Tensor | None) -> int:
-    """Rows of a tensor that may be missing."""
+    """The number of vectors in a tensor that may be missing."""
     return 0 if vectors is None else len(vectors)
 
 

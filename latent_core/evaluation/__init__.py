@@ -1,1 +1,1 @@
-"""What is measured: studies, grading, grounding, replay."""
+"""Measurements: studies, grading, grounding, replay."""

@@ -1,4 +1,4 @@
-"""Formulas by their values: two are equal where they agree at a few fixed places.
+"""Comparison of formulas by their values: two are equal where they agree at a few fixed places.
 
 Reads decimal numbers, letters as variables, π, + − · × / ÷ ^, roots, fractions and brackets; nothing is simplified, no
 code of others runs, and no clock decides. Values are exact fractions as long as they can be, else 50 digits.
@@ -26,7 +26,7 @@ _TOKEN = re.compile(
 _CONTEXT = Context(prec=50, Emax=2000, Emin=-2000, traps=[InvalidOperation, DivisionByZero, Overflow])
 _PI = Decimal("3.14159265358979323846264338327950288419716939937511")
 _BITS = 4096
-"""Of an exact numerator or denominator."""
+"""Bits of an exact numerator or denominator at most."""
 _CLOSE = Decimal("1e-35")
 
 
@@ -60,9 +60,9 @@ def close(first: Values, second: Values) -> bool:
     pairs = list(zip(first, second, strict=True))
     if any((a is None) != (b is None) for a, b in pairs):
         return False
-    known = [pair for pair in pairs if pair[0] is not None]
+    with_value = [pair for pair in pairs if pair[0] is not None]
     with localcontext(_CONTEXT):
-        return bool(known) and all(_near(*pair) for pair in known)
+        return bool(with_value) and all(_near(*pair) for pair in with_value)
 
 
 def proportional(first: Values, second: Values) -> bool:
@@ -85,17 +85,17 @@ def minus(first: Values, second: Values) -> Values:
 
 
 class _Reader:
-    """Recursive descent; a tree is (operator, *trees), ("number", Fraction) or ("letter", name)."""
+    """A parser by recursive descent; a tree is (operator, *trees), ("number", Fraction) or ("letter", name)."""
 
     def __init__(self, text: str) -> None:
         self.tokens: list[str] = []
         place, text = 0, text.strip()
         while place < len(text):
-            found = _TOKEN.match(text, place)
-            if not found or re.match(r"0\d", found.group().strip()):
+            match = _TOKEN.match(text, place)
+            if not match or re.match(r"0\d", match.group().strip()):
                 raise _Unread
-            self.tokens.append(found.group().strip())
-            place = found.end()
+            self.tokens.append(match.group().strip())
+            place = match.end()
         self.place = self.depth = 0
 
     def tree(self) -> tuple:
@@ -108,15 +108,15 @@ class _Reader:
     def next(self) -> str:
         return self.tokens[self.place] if self.place < len(self.tokens) else ""
 
-    def take(self, *wanted: str) -> str:
-        """The next token if it is one of those wanted, else nothing."""
-        if self.next not in wanted or not self.next:
+    def take(self, *allowed: str) -> str:
+        """The next token if it is one of those allowed, else nothing."""
+        if self.next not in allowed or not self.next:
             return ""
         self.place += 1
         return self.tokens[self.place - 1]
 
-    def need(self, wanted: str) -> None:
-        if not self.take(wanted):
+    def need(self, token: str) -> None:
+        if not self.take(token):
             raise _Unread
 
     def sum(self) -> tuple:
@@ -227,8 +227,8 @@ def _letter(name: str, place: int) -> Value:
     if name == "π":
         return _PI
     draw = Random(f"{name}/{place}")  # seeding with text goes through SHA-512: the same everywhere
-    found = Fraction(draw.randint(2, 97), draw.choice((3, 7, 11, 13)))
-    return -found if place >= 2 and draw.random() < 0.5 else found
+    value = Fraction(draw.randint(2, 97), draw.choice((3, 7, 11, 13)))
+    return -value if place >= 2 and draw.random() < 0.5 else value
 
 
 def _value(tree: tuple, place: int) -> Value:
@@ -261,12 +261,12 @@ def _exactly(sign: str, first: Fraction | Decimal, second: Fraction | Decimal) -
         first, second = _decimal(first), _decimal(second)
     if sign == "/" and not second:
         raise _NoValue
-    found = {"+": lambda: first + second, "-": lambda: first - second, "*": lambda: first * second}.get(
+    result = {"+": lambda: first + second, "-": lambda: first - second, "*": lambda: first * second}.get(
         sign, lambda: first / second
     )()
-    if isinstance(found, Fraction) and _size(found) > _BITS:
+    if isinstance(result, Fraction) and _size(result) > _BITS:
         raise _NoValue
-    return found
+    return result
 
 
 def _power(base: Fraction | Decimal, exponent: Fraction | Decimal) -> Fraction | Decimal:

@@ -1,4 +1,4 @@
-"""Whether two answers are the same: one rule for studies, rewards and whatever else compares answers.
+"""Grading of answers, whether two are the same: one rule for studies, rewards and whatever else compares answers.
 
 All of an answer counts; how it is written does not. In the order in which they apply:
 
@@ -39,7 +39,7 @@ from latent_core.evaluation.units import unit
 from latent_core.spelling import plain
 
 VERSION = 1
-"""Of the rules above: what was counted by another version is counted again."""
+"""Version of the rules above: what was counted by another version is counted again."""
 LONGEST, MOST, DEEPEST = 1000, 64, 6
 """Characters of an answer that is taken apart, items of a list, brackets in brackets; beyond, it is words."""
 
@@ -63,7 +63,7 @@ def equal(answer: str | None, truth: str | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """Anything that is not taken apart."""
+    """An answer, or a part of one, that is not taken apart."""
 
     key: str
 
@@ -81,7 +81,7 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """Items and the brackets around them, if any."""
+    """A list: items and the brackets around them, if any."""
 
     brackets: str
     items: tuple["Form", ...]
@@ -93,7 +93,7 @@ class Many:
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """Or an inequality."""
+    """An equation or an inequality."""
 
     left: "Form"
     sign: str
@@ -138,18 +138,16 @@ _TIGHT = re.compile(r"\s*([-=<>≤≥≠+*×÷·/^|→,;:()\[\]{}])\s*")
 
 @lru_cache(maxsize=4096)
 def _form(text: str, depth: int = 0) -> Form:
-    """What an answer in its plain spelling is."""
-    if depth == 0 and (found := _OPTION.match(text)):
-        text = plain(text[found.end() :])
-    if found := _LETTER.fullmatch(text):
-        return Wording(found.group(1).casefold())
-    if depth == 0 and (found := _CHOICE.fullmatch(text)):
-        letter = next(filter(None, found.groups()[:4]))
-        return Choice(Wording(letter.casefold()), _form(plain(found.group(5)), 1))
-    if depth < DEEPEST and (found := _many(text, depth)):
-        return found
-    if depth < DEEPEST and (found := _equation(text, depth)):
-        return found
+    """The form of an answer in its plain spelling."""
+    if depth == 0 and (option := _OPTION.match(text)):
+        text = plain(text[option.end() :])
+    if letter := _LETTER.fullmatch(text):
+        return Wording(letter.group(1).casefold())
+    if depth == 0 and (choice := _CHOICE.fullmatch(text)):
+        letter = next(filter(None, choice.groups()[:4]))
+        return Choice(Wording(letter.casefold()), _form(plain(choice.group(5)), 1))
+    if depth < DEEPEST and (form := _many(text, depth) or _equation(text, depth)):
+        return form
     return _quantity(text) or Wording(_key(text))
 
 
@@ -179,14 +177,14 @@ def _closes(text: str) -> bool:
 
 
 def _cuts(text: str, mark: str, *, grouped: bool = False) -> list[int]:
-    """Where a mark stands outside of all brackets, and, if numbers are grouped, outside of them."""
-    numbers = [found.span() for found in _GROUPED.finditer(text)] if grouped else []
-    found, level = [], 0
+    """The places of a mark outside of all brackets, and, if numbers are grouped, outside of them."""
+    numbers = [number.span() for number in _GROUPED.finditer(text)] if grouped else []
+    cuts, level = [], 0
     for place, letter in enumerate(text):
         level += (letter in "([{") - (letter in ")]}")
         if letter == mark and level == 0 and not any(start <= place < end for start, end in numbers):
-            found.append(place)
-    return found
+            cuts.append(place)
+    return cuts
 
 
 def _equation(text: str, depth: int) -> Equation | None:
@@ -204,7 +202,7 @@ def _equation(text: str, depth: int) -> Equation | None:
 
 def _quantity(text: str) -> Quantity | None:
     """A number, a formula, or one of them and a unit."""
-    sign, symbol, rest = found.groups() if (found := _MONEY.fullmatch(text)) else ("", "", text)
+    sign, symbol, rest = money.groups() if (money := _MONEY.fullmatch(text)) else ("", "", text)
     number, length = _number(sign + rest)
     after = (sign + rest)[length:].strip()
     if number is not None:
@@ -212,16 +210,16 @@ def _quantity(text: str) -> Quantity | None:
             return Quantity(number, _key(text), symbol)
         if not symbol and not after:
             return Quantity(number, _key(text))
-        name, known, usual = unit(after, apart=(sign + rest)[length : length + 1].isspace())
-        if not symbol and known:
+        name, is_unit, usual = unit(after, apart=(sign + rest)[length : length + 1].isspace())
+        if not symbol and is_unit:
             return Quantity(number, _key(text), name, usual)
     if not symbol:
         lower = _TIMES.sub("×", text.casefold())
         if (values := formulas.values(lower)) is not None:
             return Quantity(values, _key(text))
-        if found := re.search(r"(?<=[\d)}\]π])\s*([^\W\d_]+(?:\^?[23])?|[°$€]\s*[^\W\d_]?)$", text):
-            name, known, usual = unit(found.group(1), apart=found.group()[0].isspace())
-            values = formulas.values(lower[: found.start()]) if known else None
+        if suffix := re.search(r"(?<=[\d)}\]π])\s*([^\W\d_]+(?:\^?[23])?|[°$€]\s*[^\W\d_]?)$", text):
+            name, is_unit, usual = unit(suffix.group(1), apart=suffix.group()[0].isspace())
+            values = formulas.values(lower[: suffix.start()]) if is_unit else None
             if values is not None:
                 return Quantity(values, _key(text), name, usual)
     if number is not None and re.fullmatch(r"[^\W\d_].*", after) and not re.search(r"\d(?<!\^\d)|[,;=]", after):
@@ -231,19 +229,19 @@ def _quantity(text: str) -> Quantity | None:
 
 def _number(text: str) -> tuple[Values | None, int]:
     """The number that a text begins with, and its length."""
-    if found := _MIXED.match(text):
-        sign, whole, top, bottom = found.groups()
+    if match := _MIXED.match(text):
+        sign, whole, top, bottom = match.groups()
         value = Fraction(int(whole)) + Fraction(int(top), int(bottom))
-    elif (found := _EXACT.match(text)) and not re.match(r"[\d.,/]*\d", text[found.end() :]):
-        sign, digits, percent = found.groups()
+    elif (match := _EXACT.match(text)) and not re.match(r"[\d.,/]*\d", text[match.end() :]):
+        sign, digits, percent = match.groups()
         value = Fraction(digits.replace(",", "")) / (100 if percent else 1)
     else:
         return None, 0
-    return (-value if sign == "-" else value,) * formulas.PLACES, found.end()
+    return (-value if sign == "-" else value,) * formulas.PLACES, match.end()
 
 
 def _key(text: str) -> str:
-    """Words as they are compared: without capitals, with one space between them and none around signs."""
+    """Text as it is compared: without capitals, with one space between words and none around signs."""
     text = _TIGHT.sub(r"\1", " ".join(text.casefold().split()))
     return re.sub(r"([_^])\{(\w+)\}", r"\1\2", text)
 

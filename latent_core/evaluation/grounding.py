@@ -1,9 +1,9 @@
-"""Does a latent look at the thing that its thought is about? Measured where the true region is known.
+"""Grounding: how often a latent looks at the region that its latent step is about, where the true region is known.
 
-A vector looks at the image token that it resembles most, or that it attends to most. A look hits if that token lies in
-the true region of the thought's step. The rule (which level, raw or centred; which layer and head) is chosen on one
-split and reported on another. Beside the latents stand the words of the same runs, and a random region of the same
-size.
+A vector looks at the image token that it resembles most, or that it attends to most. It hits if that token lies in
+the true region of the latent step. The rule (which level, raw or centred; which layer and head) is chosen on one
+split and reported on another. Beside the latents stand the text tokens of the same runs, and a random region of
+the same size.
 
 Shapes: n runs, K latents of a block, N image tokens, D model width.
 """
@@ -32,12 +32,12 @@ FILE = "grounding.json"
 """Beside a checkpoint's weights: what `python -m trainers ground` measured."""
 KINDS = ("similarity", "attention")
 MOST_NUMBER = 10_000
-"""Above every level, block and head."""
+"""Above every level, layer and head."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class LookRule:
-    """How the place that a vector looks at is read off."""
+    """A rule that says which image token a vector looks at."""
 
     kind: str
     """similarity or attention."""
@@ -56,14 +56,14 @@ class LookRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grounding:
-    """What one rule finds on one split."""
+    """The shares of hits under one rule on one split."""
 
     rule: LookRule
     latents: Interval
     by_latent: tuple[Interval, ...]
     """Latent 1, 2, … of the block."""
     words: Interval
-    """The same for the words outside blocks."""
+    """The same for the text tokens outside blocks."""
     elsewhere: Interval
     """The latents, and a random region of the same size in place of the true one."""
 
@@ -73,9 +73,9 @@ Hits = dict[LookRule, dict[str, torch.Tensor]]
 
 
 def collect(reasoner: "Reasoner", examples: Sequence[Example], *, latents: int, batch: int = 32) -> Hits:
-    """Runs every example and looks where the latents of its first block look, under every rule.
+    """Runs every example; the hits of its first block's latents and of its text under every rule.
 
-    Examples need a region in their first step. Runs without a block count as if all looks had missed.
+    Examples need a region in their first step. Runs without a block count as if all latents had missed.
     """
     rows: dict[LookRule, dict[str, list[torch.Tensor]]] = {}
     longest = 0
@@ -90,13 +90,13 @@ def collect(reasoner: "Reasoner", examples: Sequence[Example], *, latents: int, 
         )
         for number, (example, trace) in enumerate(zip(part, traces, strict=True), start):
             longest = max(longest, len(trace.blocks[0].events) if trace.blocks else 0)
-            for rule, found in _hits(example, trace, latents, seed=number):
-                kept = rows.setdefault(rule, {name: [] for name in found})
-                for name, values in found.items():
-                    kept[name].append(values)
-    hits = {rule: {name: torch.stack(values) for name, values in kept.items()} for rule, kept in rows.items()}
-    for kept in hits.values():  # what no block reached says nothing
-        kept["latents"] = kept["latents"][:, : longest or latents]
+            for rule, run in _hits(example, trace, latents, seed=number):
+                runs = rows.setdefault(rule, {name: [] for name in run})
+                for name, values in run.items():
+                    runs[name].append(values)
+    hits = {rule: {name: torch.stack(values) for name, values in runs.items()} for rule, runs in rows.items()}
+    for tensors in hits.values():  # what no block reached says nothing
+        tensors["latents"] = tensors["latents"][:, : longest or latents]
     return hits
 
 
@@ -104,19 +104,19 @@ def _hits(
     example: Example, trace: Trace, latents: int, seed: int
 ) -> Iterator[tuple[LookRule, dict[str, torch.Tensor]]]:
     grids, step = trace.start.grids, example.steps[0]
-    inside = _on(grids, step.image_index, tokens_in(step.region, grids[step.image_index]))
-    other = _on(grids, step.image_index, _random_region(step.region, grids[step.image_index], seed))
+    inside = _over_all_images(grids, step.image_index, tokens_in(step.region, grids[step.image_index]))
+    other = _over_all_images(grids, step.image_index, _random_region(step.region, grids[step.image_index], seed))
     first = [n for n, event in enumerate(trace.steps) if getattr(event, "block", -1) == 0][:latents]
     words = [n for n, event in enumerate(trace.steps) if isinstance(event, TokenEvent) and event.kind == "text"]
     chosen = [*first, *words]
     states = trace.start.image_states
     vectors = torch.stack([s.hidden if isinstance(s, TokenEvent) else s.fed for s in (trace.steps[n] for n in chosen)])
     for centred in (False, True):
-        found = nearest_patch(vectors, states, centred=centred, reference=states[-1]).argmax(-1)  # (chosen, levels)
+        tokens = nearest_patch(vectors, states, centred=centred, reference=states[-1]).argmax(-1)  # (chosen, levels)
         for column, level in enumerate(trace.start.levels):
             yield (
                 LookRule("similarity", level, int(centred)),
-                _count(found[:, column], len(first), latents, inside, other),
+                _count(tokens[:, column], len(first), latents, inside, other),
             )
     attention = trace.attention
     place = {step: row for row, step in enumerate(attention.steps)}
@@ -131,17 +131,17 @@ def _hits(
 
 
 def _count(
-    found: torch.Tensor, first: int, latents: int, inside: torch.Tensor, other: torch.Tensor
+    tokens: torch.Tensor, first: int, latents: int, inside: torch.Tensor, other: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """found: image tokens looked at, `first` latents and then words."""
+    """One run's hits. tokens: the image tokens that `first` latents and then text tokens look at."""
     # a run without a block has missed; a block of fewer latents than K, the most, has not
     hits = torch.full((latents,), float("nan") if first else 0.0)
-    hits[:first] = inside[found[:first]].float()
-    elsewhere = other[found[:first]].float().mean() if first else torch.tensor(0.0)
-    return {"latents": hits, "words": inside[found[first:]].float().mean(), "elsewhere": elsewhere}
+    hits[:first] = inside[tokens[:first]].float()
+    elsewhere = other[tokens[:first]].float().mean() if first else torch.tensor(0.0)
+    return {"latents": hits, "words": inside[tokens[first:]].float().mean(), "elsewhere": elsewhere}
 
 
-def _on(grids: Sequence[Grid], image: int, inside: torch.Tensor) -> torch.Tensor:
+def _over_all_images(grids: Sequence[Grid], image: int, inside: torch.Tensor) -> torch.Tensor:
     """(N,) bool over all images, from that of one."""
     parts = [inside if i == image else torch.zeros(r * c, dtype=torch.bool) for i, (r, c) in enumerate(grids)]
     return torch.cat(parts)
@@ -161,9 +161,9 @@ def _random_region(box: Sequence[float], grid: Grid, seed: int) -> torch.Tensor:
 def looked_at(
     rule: LookRule, start: StartEvent, vector: torch.Tensor | None, look: AttentionSummary | None
 ) -> torch.Tensor | None:
-    """Where one vector (D,) looks under a rule: (N,) cosines in −1…1 or attention in 0…1.
+    """The map (N,) of where one vector (D,) looks under a rule: cosines in −1…1 or attention in 0…1.
 
-    None where the run did not record that. look: where the vector's state attended.
+    None where the run did not record that. look: the attention of the vector's state.
     """
     if rule.kind == "attention":
         if look is None or rule.level not in start.layers or rule.part >= look.image.shape[1]:
@@ -186,7 +186,7 @@ def unmeasured(start: StartEvent) -> LookRule:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """What a grounding.json says, for readers that trust it. Raises ValueError for one that cannot be used."""
+    """The content of a grounding.json, for readers that trust it. Raises ValueError for one that cannot be used."""
     return checked_report(path, _check_report)
 
 
@@ -227,12 +227,12 @@ def best(hits: Hits, kind: str) -> LookRule:
 
 
 def report(hits: Hits, rule: LookRule) -> Grounding:
-    """What a rule finds."""
-    found = hits[rule]
+    """The shares of hits under a rule, with their intervals."""
+    shares = hits[rule]
     return Grounding(
         rule=rule,
-        latents=mean_share(found["latents"].nanmean(1)),
-        by_latent=tuple(mean_share(column[~column.isnan()]) for column in found["latents"].unbind(1)),
-        words=mean_share(found["words"]),
-        elsewhere=mean_share(found["elsewhere"]),
+        latents=mean_share(shares["latents"].nanmean(1)),
+        by_latent=tuple(mean_share(column[~column.isnan()]) for column in shares["latents"].unbind(1)),
+        words=mean_share(shares["words"]),
+        elsewhere=mean_share(shares["elsewhere"]),
     )

@@ -1,4 +1,4 @@
-"""What a measurement was made with, as short hashes: the checkpoint in memory, the examples."""
+"""Hashes of what a measurement was made with: the checkpoint in memory, the examples."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ from latent_core.records import to_json
 from latent_core.settings import FORMER_NAMES
 
 _INCIDENTAL = ("_name_or_path", "name_or_path", "transformers_version", "provenance")
-"""Where something lies and who made it."""
+"""Fields of configurations that decide no answer: where something lies and who made it."""
 
 
 def checkpoint_hash(reasoner: Reasoner) -> str:
-    """Of all that decides an answer: weights as they are loaded, configurations, tokenizer, image processor.
+    """The hash of all that decides an answer: weights as they are loaded, configurations, tokenizer, image processor.
 
     Reads every weight once: about ten seconds for a model of 16 GB.
     """
@@ -36,7 +36,7 @@ def checkpoint_hash(reasoner: Reasoner) -> str:
 
 
 def examples_hash(examples: Iterable[Example]) -> str:
-    """Of questions, true answers and pixels, in order."""
+    """The hash of questions, true answers and pixels, in order."""
     digest = hashlib.sha256()
     for example in examples:
         shown = [(image.mode, image.size, hashlib.sha256(image.tobytes()).hexdigest()) for image in example.images]

@@ -1,4 +1,4 @@
-"""What a latent depicts: a small decoder from latents to the picture that their thought stands for.
+"""A small decoder from a block's latents to the auxiliary image that stands for their latent step.
 
 Shapes: B blocks, K latents of a block, D width of the model that is read, W width of the reader.
 """
@@ -20,7 +20,7 @@ from latent_core.records import checked_report
 from latent_core.settings import check
 
 SIDE = 48
-"""Pixels along each side of a picture."""
+"""Pixels along each side of a decoded image."""
 MOST = 16
 """Latents of a block that can be read."""
 FILE = "depict.safetensors"
@@ -32,11 +32,11 @@ _WIDTH = 128
 
 
 class Depicter(nn.Module):
-    """Paints the picture that some of a block's latents stand for.
+    """A decoder from some of a block's latents to their auxiliary image.
 
     x̂ = f(z), f = argmin E ‖f(z) − x‖² over the training runs' auxiliary images x
 
-    So x̂ is the average of all pictures that fit the latents: what is sharp is in them, what is blurred or grey is not.
+    So x̂ is the average of all images that fit the latents: what is sharp is in them, what is blurred or grey is not.
     It shows what a trained reader can get out of them, which is not yet what the model itself makes of them;
     interventions test that.
     """
@@ -64,7 +64,7 @@ class Depicter(nn.Module):
             nn.PixelShuffle(2),
         )
 
-    def forward(self, latents: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    def forward(self, latents: torch.Tensor, readable: torch.Tensor) -> torch.Tensor:
         """Latents (B, K, D) and which of them may be read (B, K) bool → (B, 3, SIDE, SIDE) in 0…1.
 
         Raises ValueError for more than MOST latents or a wrong width.
@@ -76,16 +76,16 @@ class Depicter(nn.Module):
             )
         vectors = self.enter((latents - self.mean) / self.std) + self.place[: latents.shape[1]]
         ask = self.ask.expand(len(vectors), 1, -1)
-        hidden = torch.cat([torch.zeros(len(there), 1, dtype=torch.bool, device=there.device), ~there], 1)
+        hidden = torch.cat([torch.zeros(len(readable), 1, dtype=torch.bool, device=readable.device), ~readable], 1)
         read = self.mix(torch.cat([ask, vectors], 1), src_key_padding_mask=hidden)[:, 0]
         return self.paint(self.seed(read).view(-1, 64, _START, _START)).sigmoid()
 
     @torch.inference_mode()
     def pictures(self, latents: torch.Tensor) -> torch.Tensor:
-        """(1 + K, SIDE, SIDE, 3) uint8: what a block (K, D), K ≥ 1, depicts as a whole, and each latent alone."""
+        """(1 + K, SIDE, SIDE, 3) uint8: the image of a block (K, D), K ≥ 1, as a whole, and of each latent alone."""
         count = len(latents)
-        there = torch.cat([torch.ones(1, count, dtype=torch.bool), torch.eye(count, dtype=torch.bool)])
-        painted = self(latents.float().expand(1 + count, -1, -1), there)
+        readable = torch.cat([torch.ones(1, count, dtype=torch.bool), torch.eye(count, dtype=torch.bool)])
+        painted = self(latents.float().expand(1 + count, -1, -1), readable)
         return (painted * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
 
     def save(self, path: str | os.PathLike[str], notes: dict[str, object]) -> None:
@@ -122,7 +122,7 @@ class Depicter(nn.Module):
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """What a depict.json says, for readers that trust it. Raises ValueError for one that cannot be used."""
+    """The content of a depict.json, for readers that trust it. Raises ValueError for one that cannot be used."""
     return checked_report(path, _check_report)
 
 

@@ -46,7 +46,7 @@ class Bank:
     """How it was made, and what was measured on the same runs."""
 
     def rows(self, kind: str) -> torch.Tensor:
-        """Numbers of the vectors of a kind."""
+        """Row numbers of the vectors of a kind."""
         return (self.kinds == KINDS.index(kind)).nonzero()[:, 0]
 
     def seen(self, vectors: torch.Tensor, *, scaled: bool) -> torch.Tensor:

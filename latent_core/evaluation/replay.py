@@ -1,4 +1,4 @@
-"""A recorded run once more through its model, in one forward: what the run itself did not keep.
+"""Replay of a recorded run through its model, in one forward, for what its trace does not hold.
 
 States of every word and latent after each decoder layer, for the lens by layer, and attention rollout. The vectors fed
 are those of the trace, so that interventions are replayed, too.
@@ -24,7 +24,7 @@ from latent_core.trace import Trace
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replay:
-    """What one forward over a whole run gives."""
+    """The states and attention rollout of one forward over a whole run."""
 
     states: torch.Tensor
     """(L, Q, D) the states after each decoder layer, the last after the final norm. A word's is the one that produced
@@ -35,17 +35,20 @@ class Replay:
 
 @torch.inference_mode()
 def replay(reasoner: Reasoner, trace: Trace) -> Replay:
-    """Raises ValueError for a trace whose vectors were not recorded or that another model made."""
+    """The states and attention rollout of a recorded run.
+
+    Raises ValueError for a trace whose vectors were not recorded or that another model made.
+    """
     backbone, method = reasoner.backbone, reasoner.method
     _check(reasoner, trace)
-    pictures = [Image.fromarray(image.numpy()) for image in trace.images]
-    prompt = reasoner.prompt(pictures, trace.question)
-    row = ForcedSequence(prompt, tuple(_segments(trace)))
+    images = [Image.fromarray(image.numpy()) for image in trace.images]
+    prompt = reasoner.prompt(images, trace.question)
+    sequence = ForcedSequence(prompt, tuple(_segments(trace)))
     rollout = AttentionRollout(backbone.num_layers)
     unrolled = splice(
         backbone,
         method,
-        [row],
+        [sequence],
         [[block.latents.to(backbone.device) for block in trace.blocks]],
         rule=trace.settings.rule,
         levels=tuple(range(1, backbone.num_layers + 1)),
@@ -59,16 +62,18 @@ def replay(reasoner: Reasoner, trace: Trace) -> Replay:
 
 
 @torch.inference_mode()
-def lens_by_layer(reasoner: Reasoner, found: Replay, steps: list[int], *, count: int = 5) -> list[list[list[Reading]]]:
-    """For each of `steps` and each layer, the likeliest tokens: the final norm and the output layer on its state.
+def lens_by_layer(
+    reasoner: Reasoner, replayed: Replay, steps: list[int], *, count: int = 5
+) -> list[list[list[Reading]]]:
+    """The likeliest tokens for each of `steps` and each layer: the final norm and the output layer on its state.
 
     Ids that are no text are left out, and from every state the mean of that layer's over the run's latents and words.
     """
     backbone = reasoner.backbone
     hidden = reasoner.processor.silent_ids(backbone.vocabulary)
     readings = []
-    for layer, states in enumerate(found.states.to(backbone.device, backbone.dtype)):
-        chosen = states if layer + 1 == len(found.states) else backbone.norm(states)
+    for layer, states in enumerate(replayed.states.to(backbone.device, backbone.dtype)):
+        chosen = states if layer + 1 == len(replayed.states) else backbone.norm(states)
         readings.append(
             logit_lens(
                 chosen[steps],
@@ -96,34 +101,34 @@ def _check(reasoner: Reasoner, trace: Trace) -> None:
 
 
 def _segments(trace: Trace) -> list[Segment]:
-    """The response as forced words and blocks. A block that was cut off inside is closed; nothing is read there."""
+    """The response as forced text and blocks. A block that was cut off inside is closed; nothing is read there."""
     segments: list[Segment] = []
-    words: list[int] = []
+    text: list[int] = []
     blocks = iter(trace.blocks)
-    thinking = False  # a block that no token has followed yet
+    unclosed = False  # whether no token has followed the last block yet
     for step in trace.steps:
         if not isinstance(step, TokenEvent):
             continue
         if step.kind == "open":
             block = next(blocks)
             grid = block.events[0].grid if block.events else None
-            segments += [Tokens(tuple(words)), Block(len(block.latents), grid=grid)]
-            words, thinking = [], True
+            segments += [Tokens(tuple(text)), Block(len(block.latents), grid=grid)]
+            text, unclosed = [], True
             continue
         if step.kind == "text":
-            if thinking:
+            if unclosed:
                 segments[-1] = replace(segments[-1], closed=False)
-            words.append(step.token_id)
-        thinking = False
-    return [*segments, Tokens(tuple(words))]
+            text.append(step.token_id)
+        unclosed = False
+    return [*segments, Tokens(tuple(text))]
 
 
 def _slots(trace: Trace, slot_types: torch.Tensor, prompt: int) -> list[int]:
-    """Where each step's state stands: a latent's own slot, for a token the slot before it.
+    """The slot of each step's state: a latent's own slot, for a token the slot before it.
 
     Slots and positions differ only behind sealed copies, which stand between the last latent and the closing token.
     """
-    places = [slot for slot, kind in enumerate(slot_class(slot_types).tolist()) if kind != SEALED]
+    places = [slot for slot, slot_type in enumerate(slot_class(slot_types).tolist()) if slot_type != SEALED]
     slots = []
     for step in trace.steps:
         position = step.position if isinstance(step, LatentEvent) else step.position - 1

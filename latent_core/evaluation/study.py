@@ -1,4 +1,4 @@
-"""The one evaluator: examples × conditions → a table with intervals.
+"""Studies of a checkpoint: examples × conditions → a table with intervals.
 
 A condition is a way to decode (K, mode, attention rule), an intervention on the fed vectors, or a wrong image.
 Rows are appended to a JSONL file as they finish (study_rows.py), so that a stopped study goes on where it was.
@@ -32,7 +32,7 @@ MAX_BLOCKS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """How a family is run."""
+    """A condition: what a study does to the runs of a family."""
 
     family: str
     latents: int = 8
@@ -51,7 +51,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """Results of one condition; shares in 0…1, the intervals are Wilson's."""
+    """The results of one condition; shares in 0…1, the intervals are Wilson's."""
 
     condition: Condition
     n: int
@@ -77,7 +77,7 @@ def donors(answers: Sequence[str]) -> list[int]:
 
     Raises ValueError where a sample has none.
     """
-    found = []
+    donor_of = []
     for i, answer in enumerate(answers):
         others = (j % len(answers) for j in range(i + 1, i + len(answers)))
         donor = next((j for j in others if not equal(answers[j], answer)), None)
@@ -86,8 +86,8 @@ def donors(answers: Sequence[str]) -> list[int]:
                 f"All {len(answers)} samples have the answer {answer[:60]!r}, but a donor needs another one; "
                 "raise n until the answers differ."
             )
-        found.append(donor)
-    return found
+        donor_of.append(donor)
+    return donor_of
 
 
 class Study:
@@ -121,7 +121,7 @@ class Study:
             "n": self.n,
             "examples": self._hashes[family],
             "checkpoint": self._checkpoint,
-            "settings": dataclasses.asdict(self.reasoner.settings(**_asked(condition), max_blocks=MAX_BLOCKS)),
+            "settings": dataclasses.asdict(self.reasoner.settings(**_settings(condition), max_blocks=MAX_BLOCKS)),
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "device": backbone.device.type,
             "versions": {name: version(name) for name in ("torch", "transformers")},
@@ -148,12 +148,12 @@ class Study:
         chosen, hooks = [], []
         for i, trace in enumerate(clean):
             shape = [len(block.latents) for block in trace.blocks]
-            given = clean[others[i]] if condition.replace == "donor" else trace
+            source = clean[others[i]] if condition.replace == "donor" else trace
             # runs without a block, cut off inside one, or whose donor has others cannot be replaced and do not count
             whole = all(shape) and not isinstance(trace.steps[-1], LatentEvent)
-            if shape and whole and shape == [len(block.latents) for block in given.blocks]:
+            if shape and whole and shape == [len(block.latents) for block in source.blocks]:
                 chosen.append(i)
-                hooks.append(_hook(condition.replace, given, seed=i))
+                hooks.append(_hook(condition.replace, source, seed=i))
         # a run that was led astray may not open more blocks than there are latents for
         blocks = {i: len(clean[i].blocks) for i in chosen}
         traces = self._decode(condition, hooks, chosen, blocks)
@@ -185,7 +185,7 @@ class Study:
                 [examples[i].question for i in part],
                 intervene=None if hooks is None else hooks[start : start + self.batch],
                 max_blocks=[max_blocks[i] if max_blocks else MAX_BLOCKS for i in part],
-                **_asked(condition),
+                **_settings(condition),
             )
         return traces
 
@@ -209,8 +209,8 @@ class Study:
         )
 
 
-def _asked(condition: Condition) -> dict[str, object]:
-    """The settings of its runs."""
+def _settings(condition: Condition) -> dict[str, object]:
+    """The settings of a condition's runs."""
     return {"latents": condition.latents, "mode": condition.mode, "rule": condition.rule, "temperature": 0.0}
 
 
@@ -229,7 +229,7 @@ def _hook(name: str, trace: Trace, seed: int) -> interventions.Intervention:
 
 
 def conditions(reasoner: Reasoner, families: Sequence[str]) -> Iterator[Condition]:
-    """What a full study of one checkpoint runs, ordered so that replacements follow their clean run."""
+    """The conditions of a full study of one checkpoint, ordered so that replacements follow their clean run."""
     config = reasoner.config
     for family in families:
         if reasoner.method.open_id is None:
@@ -267,20 +267,20 @@ class Timing:
 
 
 def timing(study: Study, family: str = "find", n: int = 20) -> Timing:
-    """Runs the first n samples of a family one by one, as a visitor would, without recording."""
-    latent, thought, token, whole = [], [], [], []
+    """The timing of the first n samples of a family, run one by one, as a visitor would, without recording."""
+    latent, all_latents, token, whole = [], [], [], []
     for example in study.examples(family)[:1] + study.examples(family)[:n]:
         trace = study.reasoner.run(list(example.images), example.question, record=False)
         finish = trace.finish
         if finish.latents:
             latent.append(1000 * finish.latent_seconds / finish.latents)
-            thought.append(1000 * finish.latent_seconds)
+            all_latents.append(1000 * finish.latent_seconds)
         token.append(1000 * finish.text_seconds / max(finish.tokens, 1))
         whole.append(1000 * (trace.start.seconds + finish.text_seconds + finish.latent_seconds))
     return Timing(
         n=n,
         latent=statistics.median(latent[1:]) if latent[1:] else None,
-        thought=statistics.median(thought[1:]) if thought[1:] else None,
+        thought=statistics.median(all_latents[1:]) if all_latents[1:] else None,
         token=statistics.median(token[1:]),
         run=statistics.median(whole[1:]),
     )

@@ -56,25 +56,25 @@ def row_from_json(values: dict) -> Row:
 
 
 def _finished(study: Study, todo: Sequence[Condition], path: Path) -> dict[Condition, Row]:
-    """The rows of `path` that this study would measure again as they are."""
+    """The rows of `path` that this study would measure again as they are, by condition."""
     done: dict[Condition, Row] = {}
-    others: dict[Condition, list[str]] = {}
+    outdated: dict[Condition, list[str]] = {}
     lines, broken = read_lines(path)
-    wanted = set(todo)
+    conditions = set(todo)
     for number, values in lines:
         try:
-            row, made = row_from_json(values), values.get(MADE)
+            row, made_with = row_from_json(values), values.get(MADE)
         except (ValueError, KeyError, TypeError, AttributeError):
             broken.append(number)
             continue
-        if row.condition not in wanted:
+        if row.condition not in conditions:
             continue
-        differences = _differences(made, study.made_with(row.condition))
+        differences = _differences(made_with, study.made_with(row.condition))
         if differences:
-            others[row.condition] = differences
+            outdated[row.condition] = differences
         else:
             done[row.condition] = row
-    again = [differences for condition, differences in others.items() if condition not in done]
+    again = [differences for condition, differences in outdated.items() if condition not in done]
     if broken:
         log.warning(
             "%s: line %s cannot be read; what is missing is measured again.", path, ", ".join(map(str, sorted(broken)))
@@ -85,9 +85,10 @@ def _finished(study: Study, todo: Sequence[Condition], path: Path) -> dict[Condi
     return done
 
 
-def _differences(made: object, wanted: dict[str, object]) -> list[str]:
-    """What a row was made with that is not as wanted."""
-    given = dict(made) if isinstance(made, dict) else {}
-    if isinstance(settings := given.get("settings"), dict) and settings.get("rule") in FORMER_NAMES:
-        given["settings"] = settings | {"rule": FORMER_NAMES[settings["rule"]]}
-    return [name for name in (*wanted, *(given.keys() - wanted.keys())) if given.get(name) != wanted.get(name)]
+def _differences(made_with: object, expected: dict[str, object]) -> list[str]:
+    """The names of what a row was made with that differ from what is expected."""
+    actual = dict(made_with) if isinstance(made_with, dict) else {}
+    if isinstance(settings := actual.get("settings"), dict) and settings.get("rule") in FORMER_NAMES:
+        actual["settings"] = settings | {"rule": FORMER_NAMES[settings["rule"]]}
+    names = (*expected, *(actual.keys() - expected.keys()))
+    return [name for name in names if actual.get(name) != expected.get(name)]

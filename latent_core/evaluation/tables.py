@@ -1,4 +1,4 @@
-"""Tables in Markdown: the one writer of them, and how shares stand in their cells."""
+"""The writer of tables in Markdown, and how shares stand in their cells."""
 
 from collections.abc import Iterable, Sequence
 

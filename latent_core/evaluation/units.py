@@ -1,4 +1,4 @@
-"""Names of units: what is one and the same, and which are so usual that a question may have named them already."""
+"""Units by all their names, and which are so usual that a question may have named them already."""
 
 import re
 
@@ -53,11 +53,11 @@ def unit(text: str, *, apart: bool) -> tuple[str, bool, bool]:
     if text.startswith("M") and (key[1:] in _AFTER_MEGA or text == "Mg"):
         return f"M{key[1:]}", False, False
     power = ""
-    if found := _AREA.fullmatch(key):
-        power, key = "2" if found.group(1) in ("square", "sq", "sq.", "平方") else "3", found.group(2)
-    elif found := _POWER.fullmatch(key):
-        key, power = found.groups()
+    if match := _AREA.fullmatch(key):
+        power, key = "2" if match.group(1) in ("square", "sq", "sq.", "平方") else "3", match.group(2)
+    elif match := _POWER.fullmatch(key):
+        key, power = match.groups()
     symbol = _SYMBOL.get(key)
-    known = symbol is not None
-    usual = known and (apart or len(key) > 1 or not key.isalpha() or not key.isascii())
-    return (symbol or key) + (f"^{power}" if power else ""), known, usual
+    is_unit = symbol is not None
+    usual = is_unit and (apart or len(key) > 1 or not key.isalpha() or not key.isascii())
+    return (symbol or key) + (f"^{power}" if power else ""), is_unit, usual

@@ -34,7 +34,7 @@ class Draft:
 
     scene: Scene
     topic: str
-    """What is asked, however it is worded."""
+    """The subject of the question, however it is worded."""
     question: str
     answer: str
     steps: Callable[..., tuple[Step, ...]]
@@ -86,8 +86,8 @@ def find(rng: Random, compose: bool) -> Draft:
     )
 
     def steps(image: Image.Image) -> tuple[Step, ...]:
-        seen = f"Its mark is {target.mark}; it is in the {target.place}."
-        return (_look(image, target, f"I look for the {name}.", seen),)
+        observation = f"Its mark is {target.mark}; it is in the {target.place}."
+        return (_look(image, target, f"I look for the {name}.", observation),)
 
     return Draft(Scene(_sorted([target, *others])), name, question, answer, steps)
 
@@ -115,10 +115,10 @@ def relate(rng: Random, compose: bool) -> Draft:
     )
 
     def steps(image: Image.Image) -> tuple[Step, ...]:
-        found = f"The {target.colour} {target.shape} in the {target.place} has the mark {target.mark}."
+        observation = f"The {target.colour} {target.shape} in the {target.place} has the mark {target.mark}."
         return (
             _look(image, anchor, f"I look for the {name}.", f"It is in the {anchor.place}."),
-            _look(image, target, f"I look directly {direction} it.", found),
+            _look(image, target, f"I look directly {direction} it.", observation),
         )
 
     return Draft(Scene(_sorted([target, anchor, *others])), f"{direction} {name}", question, answer, steps)
@@ -176,8 +176,8 @@ def trace(rng: Random, compose: bool) -> Draft:
     left = [_thing(rng, pair, (row, 0), mark) for pair, row, mark in zip(pairs[3:], starts, marks[3:], strict=True)]
     right = [_thing(rng, pair, (row, 2), mark) for pair, row, mark in zip(pairs[:3], ends, marks[:3], strict=True)]
     lines = tuple(Line(start, end, via) for start, end, via in zip(left, right, vias, strict=False))
-    asked = lines[0]
-    start = asked.start.mark
+    followed = lines[0]
+    start = followed.start.mark
     question = rng.choice(
         (
             f"Which mark does the line from the {start} reach?",
@@ -187,21 +187,21 @@ def trace(rng: Random, compose: bool) -> Draft:
     )
 
     def steps(image: Image.Image) -> tuple[Step, ...]:
-        alone = Scene(_sorted([asked.start, asked.end]), (asked,)).render()
-        via = ("upper middle", "centre", "lower middle")[asked.via_row]
+        alone = Scene(_sorted([followed.start, followed.end]), (followed,)).render()
+        via = ("upper middle", "centre", "lower middle")[followed.via_row]
         return (
             Step(
                 text=f"I follow the line from the {start}.",
-                observation=f"It goes from the {asked.start.place} by the {via} to the {asked.end.place}, to the "
-                f"mark {asked.end.mark}.",
+                observation=f"It goes from the {followed.start.place} by the {via} to the "
+                f"{followed.end.place}, to the mark {followed.end.mark}.",
                 image=alone,
-                region=asked.box,
+                region=followed.box,
             ),
         )
 
     # the order of drawing must not tell which line is asked about
     drawn = tuple(sorted(lines, key=lambda line: line.start.row))
-    return Draft(Scene(_sorted([*left, *right]), drawn), start, question, asked.end.mark, steps)
+    return Draft(Scene(_sorted([*left, *right]), drawn), start, question, followed.end.mark, steps)
 
 
 def listing(rng: Random, compose: bool) -> Draft:
@@ -228,12 +228,12 @@ def views(rng: Random, compose: bool) -> Draft:
     shown = rng.randrange(windows)
     answer = rng.choice(MARKS)
     # columns that two windows share would show the thing twice
-    own = [
+    unshared = [
         column
         for column in range(2 * shown, 2 * shown + 3)
         if sum(2 * w <= column < 2 * w + 3 for w in range(windows)) == 1
     ]
-    target_cell = rng.randrange(3), rng.choice(own)
+    target_cell = rng.randrange(3), rng.choice(unshared)
     cells = [(row, column) for row in range(3) for column in range(2 * windows + 1) if (row, column) != target_cell]
     total = rng.randint(2 * windows, 3 * windows)
     pairs = _pairs(rng, total, compose)
@@ -245,9 +245,9 @@ def views(rng: Random, compose: bool) -> Draft:
     question = rng.choice((f"Which view shows the {name}, and which mark?", f"Which mark is on the {name}?"))
 
     def steps(*images: Image.Image) -> tuple[Step, ...]:
-        seen = replace(target, column=target.column - 2 * shown)
-        found = f"View {shown + 1} shows it: its mark is {target.mark}; it is in the {seen.place}."
-        step = _look(images[shown], seen, f"I look for the {name}.", found)
+        in_view = replace(target, column=target.column - 2 * shown)
+        observation = f"View {shown + 1} shows it: its mark is {target.mark}; it is in the {in_view.place}."
+        step = _look(images[shown], in_view, f"I look for the {name}.", observation)
         return (replace(step, image_index=shown),)
 
     return Draft(Scene(things), f"{windows} {name}", question, answer, steps, scenes)

@@ -106,6 +106,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
+    """The things on a board and the lines between them."""
+
     things: tuple[Thing, ...]
     lines: tuple[Line, ...] = ()
 
@@ -146,7 +148,7 @@ def _ground() -> Image.Image:
 
 @cache
 def _sprite(colour: str, shape: str, mark: str) -> Image.Image:
-    """(2·RADIUS)² RGBA picture of a thing."""
+    """(2·RADIUS)² RGBA image of a thing."""
     s = 2 * RADIUS * _OVERSAMPLING
     middle = s / 2
     outline = Image.new("L", (s, s), 0)

@@ -1,4 +1,4 @@
-"""What every latent method has in common: its tokens, its own parameters and the coroutine of one block."""
+"""The base class of all latent methods: tokens, parameters of its own and the coroutine of one block."""
 
 from collections.abc import Callable, Generator
 from typing import ClassVar
@@ -12,11 +12,11 @@ from latent_core.settings import short
 
 
 class LatentMethod(nn.Module):
-    """A method's tokens, its own parameters (none by default) and its block."""
+    """A latent method: its tokens, its own parameters (none by default) and its block."""
 
     name: ClassVar[str]
     has_options: ClassVar[bool] = False
-    """Whether the method leaves anything open that a configuration's `options` would say."""
+    """Whether the method has options of its own, in a configuration's `options`."""
     samples_close: ClassVar[bool] = False
     """Whether the model itself says when a block closes, as any other token; else the runtime puts the closing token.
     The runtime always closes sealed blocks, whose copies ride with that token, and empty ones."""
@@ -69,7 +69,7 @@ class LatentMethod(nn.Module):
         return overwritten and self.controls() is None
 
     def latents(self, states: torch.Tensor) -> torch.Tensor:
-        """What states (N, D) feed as latents, where a block feeds states back: themselves by default."""
+        """The latents that states (N, D) are fed back as, where a block feeds states back: themselves by default."""
         return states
 
     def block(self, context: Context) -> Generator[Feed, torch.Tensor, None]:

@@ -31,7 +31,7 @@ SIDE = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeepLatentOptions:
-    """What DeepLatent leaves open. [S] stated by the authors, [R] reconstructed, [?] unknown."""
+    """The options of DeepLatent. [S] stated by the authors, [R] reconstructed, [?] unknown."""
 
     width: int
     """D."""
@@ -96,21 +96,21 @@ def centres(grid: Grid) -> torch.Tensor:
 
 def image_tokens(prompt: Feed) -> tuple[torch.Tensor, torch.Tensor]:
     """The image tokens (T, D) of a prompt and their centres (T, 2), every image in a frame of its own."""
-    is_image = torch.tensor([kind == IMAGE for kind in prompt.slots.types])
+    is_image = torch.tensor([slot_type == IMAGE for slot_type in prompt.slots.types])
     features = prompt.embeds[is_image.to(prompt.embeds.device)]
     if not is_image.any():
         return features, torch.zeros(0, 2)
     places = prompt.slots.positions[:, is_image]
-    found = []
+    places_of_images = []
     for start in places[0].unique_consecutive().tolist():  # an image's tokens share their temporal position
-        of_it = places[1:, places[0] == start].amax(1) - start + 1
-        found.append(centres((int(of_it[0]), int(of_it[1]))))
-    return features, torch.cat(found)
+        grid = places[1:, places[0] == start].amax(1) - start + 1
+        places_of_images.append(centres((int(grid[0]), int(grid[1]))))
+    return features, torch.cat(places_of_images)
 
 
 @dataclass(frozen=True, slots=True)
 class Modulated:
-    """What a state makes of vectors x (N, D): the Gaussian N(γ ⊙ x + β, σ²), in float32."""
+    """The Gaussian N(γ ⊙ x + β, σ²) that a state makes of vectors x (N, D), in float32."""
 
     scale: torch.Tensor
     """γ (D,)"""
@@ -141,7 +141,7 @@ class Modulated:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A continuous action of a block: what a state made of vectors, and the noise that was drawn."""
+    """A continuous action of a block: the Gaussian that a state made of vectors, and the noise that was drawn."""
 
     modulated: Modulated
     noise: torch.Tensor
@@ -151,7 +151,7 @@ class Drawn:
 
 
 class Modulation(nn.Module):
-    """A state moves vectors, channel by channel: γ ⊙ x + β, and σ.
+    """The modulation of vectors by a state, channel by channel: γ ⊙ x + β, and σ.
 
         γ = 1 + Δ,  σ = σ_min + softplus(s + b), σ₀ = noise · rms(x) where s = 0, σ_min = noise_floor · rms(x)
 
@@ -184,27 +184,30 @@ class Attention(nn.Module):
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor, at: torch.Tensor, y: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        """x (N, D) at (N, 2) looks at y (T, D) there (T, 2)."""
-        query = self._turn(self._split(self.query(x)), at)
-        key = self._turn(self._split(self.key(y)), there)
+    def forward(
+        self, x: torch.Tensor, x_places: torch.Tensor, y: torch.Tensor, y_places: torch.Tensor
+    ) -> torch.Tensor:
+        """(N, D) of x (N, D) at x_places (N, 2), which attends to y (T, D) at y_places (T, 2)."""
+        query = self._turn(self._split(self.query(x)), x_places)
+        key = self._turn(self._split(self.key(y)), y_places)
         out = F.scaled_dot_product_attention(query, key, self._split(self.value(y)))
         return self.out(out.transpose(0, 1).flatten(1))
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(len(x), self.heads, -1).transpose(0, 1)
 
-    def _turn(self, x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    def _turn(self, x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         quarter = x.shape[-1] // 4
         rates = self.base ** -(torch.arange(quarter, device=x.device) / quarter)
-        angles = (at.to(x.device)[:, :, None] * rates).flatten(1)  # (N, half a head)
+        angles = (places.to(x.device)[:, :, None] * rates).flatten(1)  # (N, half a head)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         first, second = x.chunk(2, -1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 class FormerBlock(nn.Module):
-    """Latents look at each other, then at the image; before each a norm, around each a residual."""
+    """A block of the LatentFormer: latents attend to each other, then to the image; before each a norm, around each a
+    residual."""
 
     def __init__(self, options: DeepLatentOptions) -> None:
         super().__init__()
@@ -219,11 +222,13 @@ class FormerBlock(nn.Module):
                 nn.Linear(options.feed_forward, width),
             )
 
-    def forward(self, x: torch.Tensor, at: torch.Tensor, image: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        own = self.norm_self(x)
-        x = x + self.own(own, at, own, at)
+    def forward(
+        self, x: torch.Tensor, places: torch.Tensor, image: torch.Tensor, image_places: torch.Tensor
+    ) -> torch.Tensor:
+        normed = self.norm_self(x)
+        x = x + self.own(normed, places, normed, places)
         if len(image):
-            x = x + self.cross(self.norm_cross(x), at, self.norm_image(image), there)
+            x = x + self.cross(self.norm_cross(x), places, self.norm_image(image), image_places)
         return x + self.feed_forward(x) if hasattr(self, "feed_forward") else x
 
 
@@ -278,16 +283,16 @@ class DeepLatent(LatentMethod):
     def modulated(
         self, states: torch.Tensor, queries: torch.Tensor, features: torch.Tensor
     ) -> tuple[Modulated | None, Modulated | None]:
-        """What h_q and h_v make of the template (N, D) and of the features (T, D); None for what stays as it is."""
+        """The modulations of the template (N, D) by h_q and of the features (T, D) by h_v; None for what stays."""
         of_queries = self.of_latents(states[1], queries) if self.options.modulate_latents else None
         of_image = self.of_image(states[2], features) if hasattr(self, "of_image") and len(features) else None
         return of_queries, of_image
 
     def form(self, queries: torch.Tensor, grid: Grid, features: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """(N, D) latents of queries (N, D) and image tokens (T, D) at places (T, 2), in any order."""
-        x, at = queries.to(self.template.dtype), centres(grid)
+        x, grid_places = queries.to(self.template.dtype), centres(grid)
         for block in self.former:
-            x = block(x, at, features.to(x.dtype), places)
+            x = block(x, grid_places, features.to(x.dtype), places)
         return x
 
     def block(self, context: Context) -> Generator[Feed, torch.Tensor, None]:

@@ -37,7 +37,7 @@ def distance(first: torch.Tensor, second: torch.Tensor, kind: Distance) -> torch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LvrOptions:
-    """What LVR leaves open."""
+    """The options of LVR."""
 
     exit: Literal["fixed", "latent_end", "mode_switch"] = "fixed"
     """How a block ends before its cap; the authors recommend `fixed`, the others collapse (their Table 5)."""
@@ -99,20 +99,20 @@ class Lvr(LatentMethod):
             self.lvr_latent_end_emb = nn.Parameter(F.normalize(torch.randn(width), dim=0) * width**0.5)
 
     def latents(self, states: torch.Tensor) -> torch.Tensor:
-        """What states (N, D) feed as latents."""
+        """The latents that states (N, D) are fed back as."""
         return states if self.options.head == "none" else self.lvr_head(states)
 
     def block(self, context: Context) -> Generator[Feed | Sample, torch.Tensor | int, None]:
         """Latent 1 is what the opening token's state feeds."""
-        hidden, way_out = context.hidden, self.options.exit if context.free else "fixed"
+        hidden, exit_rule = context.hidden, self.options.exit if context.free else "fixed"
         for _ in range(context.num_latents):
-            if way_out == "mode_switch":
+            if exit_rule == "mode_switch":
                 token = yield Sample(hidden, may_open=False, may_close=True, silent=True)
                 if token == self.close_id:
                     return
             latent = self.latents(hidden)
             hidden = yield Feed(latent)
-            if way_out == "latent_end" and self._near_the_end(latent):
+            if exit_rule == "latent_end" and self._near_the_end(latent):
                 return
 
     def _near_the_end(self, latent: torch.Tensor) -> bool:

@@ -83,7 +83,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a block starts from: the state behind its opening token, how many latents it may hold, and the prompt."""
+    """The start of a block: the state behind its opening token, how many latents it may hold, and the prompt."""
 
     hidden: torch.Tensor
     """(1, D) state of the opening token, or under `start_overwritten` the state that produced it; (C, D) the states of

@@ -1,9 +1,9 @@
-"""Text alone: the same model without latents, the baseline of every comparison."""
+"""The method without latents: text alone, the baseline of every comparison."""
 
 from latent_core.methods.base import LatentMethod
 
 
 class Text(LatentMethod):
-    """No opening token, so no block ever opens."""
+    """The method without an opening token, so that no block ever opens."""
 
     name = "text"

@@ -18,7 +18,7 @@ from latent_core.records import from_json
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValrOptions:
-    """What VaLR leaves open."""
+    """The options of VaLR."""
 
     count_delimiters: bool = False
     """Whether K counts the opening and the closing token, as the paper's text has it; its Figure 1 and its ablation

@@ -1,1 +1,1 @@
-"""The backbone and what stands around it: attention, cache, processor, images."""
+"""The backbone, with its attention, cache, processor and images."""

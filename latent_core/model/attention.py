@@ -1,10 +1,12 @@
-"""Who may attend to whom, as data: every slot has a kind, a rule says which slot_types see which.
+"""Attention: rules as data, the mask that follows from them, and the attention function of every backbone.
+
+Every slot has a type, and a rule says which types of slots may attend to which.
 
 `attend` is the only place where a mask comes from; decoding, unrolling, splicing and replay all call it. `attention`
 is the attention function of every Backbone: `sdpa`, and when a `Recorder` is passed down as a keyword it also keeps
 the weights of the layers asked for.
 
-Shapes: B rows, Q queries, S slots, H heads, D head width.
+Shapes: B sequences, Q queries, S slots, H heads, D head width.
 """
 
 from collections.abc import Sequence
@@ -44,16 +46,16 @@ def _allowed() -> torch.Tensor:
     """
     table = torch.zeros(len(_RULES), CLASSES, CLASSES, dtype=torch.bool)
     table[:, PROMPT:, PROMPT:] = True
-    table[:, PAD, PAD] = True  # a row that sees nothing would be NaN
+    table[:, PAD, PAD] = True  # a query that sees nothing would be NaN
     reads = {
         "no_image": {PROMPT, OPEN, CONTROL, LATENT, CLOSE, TEXT, AFTER},
         "latents_only": {LATENT, CLOSE, AFTER},
         "sealed": {SEALED, CLOSE, AFTER},
     }
     for rule, slot_types in reads.items():
-        for text in (CLOSE, AFTER):
-            table[_RULES.index(rule), text] = False
-            table[_RULES.index(rule), text, list(slot_types)] = True
+        for reader in (CLOSE, AFTER):
+            table[_RULES.index(rule), reader] = False
+            table[_RULES.index(rule), reader, list(slot_types)] = True
     table[:, SEALED] = False
     table[:, SEALED, SEALED] = True
     return table
@@ -63,13 +65,13 @@ _ALLOWED = _allowed()
 
 
 def tables(rules: Sequence[Rule], device: torch.device | str = "cpu") -> torch.Tensor:
-    """(B, slot_types, slot_types) bool: each row's rule as a table from query kind and key kind to "may attend"."""
+    """(B, CLASSES, CLASSES) bool: each sequence's rule as a table from query class and key class to "may attend"."""
     return _ALLOWED[[_RULES.index(rule) for rule in rules]].to(device)
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Who may look at auxiliary images while training: Monet's controlled attention flow (section 3.2).
+    """The attention to auxiliary images while training: Monet's controlled attention flow (section 3.2).
 
     The i-th auxiliary image belongs to the i-th block. The default is plain causal attention.
     """
@@ -78,9 +80,9 @@ class Flow:
     """latents: the image's own block's latents alone, so that whatever later text knows of it came through them.
     open+latents: its opening token too, whose state is latent 1 under `start_fed`; nobody but the block may then see
     that token."""
-    own: bool = True
+    within_image: bool = True
     """Whether an auxiliary image's tokens see each other (and themselves)."""
-    free_thoughts: bool = False
+    free_latents: bool = False
     """Whether auxiliary images, opening tokens and latents escape all rules, and an image with the opening token after
     it is fed without gradient, as in the pass of Monet's released code that generates the latents."""
 
@@ -89,30 +91,30 @@ PLAIN = Flow()
 
 
 def _directed(slot_types: torch.Tensor, queries: torch.Tensor, flow: Flow) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where `flow` allows a query (B, Q) to see a slot (B, S), and which queries (B, Q, 1) escape the rules."""
+    """(B, Q, S) bool where `flow` lets queries (B, Q) see slots (B, S), and (B, Q, 1) bool which escape the rules."""
     keys, queries = slot_types[:, None], queries[..., None]
     key, query = slot_class(keys), slot_class(queries)
     same = keys // CLASSES == queries // CLASSES  # of the block and the image with the same number
-    thinks = (query == LATENT) | (query == CONTROL)
+    in_block = (query == LATENT) | (query == CONTROL)
     if flow.readers == "open+latents":
-        thinks = thinks | (query == OPEN)
-    allowed = (key != AUX) | (thinks & same)
+        in_block = in_block | (query == OPEN)
+    allowed = (key != AUX) | (in_block & same)
     if flow.readers == "all":
         allowed = torch.ones_like(allowed)
     elif flow.readers == "open+latents":
-        allowed = allowed & ((key != OPEN) | (thinks & same))
+        allowed = allowed & ((key != OPEN) | (in_block & same))
     within = (key == AUX) & (query == AUX) & same
-    allowed = allowed | within if flow.own else allowed & ~within
-    free = (thinks | (query == OPEN) | (query == AUX) | (query == AUX_END)) & flow.free_thoughts
+    allowed = allowed | within if flow.within_image else allowed & ~within
+    free = (in_block | (query == OPEN) | (query == AUX) | (query == AUX_END)) & flow.free_latents
     return allowed, free
 
 
 def attend(slot_types: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor, flow: Flow = PLAIN) -> torch.Tensor:
-    """(B, Q, S) bool, True where a query may attend: to slots up to its own whose kind its rule and the flow allow.
+    """(B, Q, S) bool, True where a query may attend: to slots up to its own that its rule and the flow allow.
 
     `causal`      plain causal.
     `no_image`        text behind the first block, closing tokens included, does not see images.
-    `latents_only`    it sees latents, closing tokens and itself; nothing that has looked at the prompt or the image.
+    `latents_only`    it sees latents, closing tokens and itself; nothing that has seen the prompt or the image.
     `sealed`          as before, but in place of the latents (whose cached keys have seen the image) their sealed
                       copies, which see only sealed copies.
     Opening, control and latent slots see everything before them under every rule. No slot sees padding.
@@ -120,20 +122,20 @@ def attend(slot_types: torch.Tensor, rules: torch.Tensor, slots: torch.Tensor, f
     slot_types (B, S) of all slots, rules from `tables`, slots (B, Q) of the queries.
     """
     classes = slot_class(slot_types)  # rules ask for a slot's type, the flow for its number, too
-    rows = torch.arange(len(slot_types), device=slot_types.device)[:, None]
-    may = rules[rows, classes.gather(1, slots)]  # (B, Q, slot_types)
-    seen = may.gather(2, classes[:, None].expand(-1, slots.shape[1], -1))
+    sequences = torch.arange(len(slot_types), device=slot_types.device)[:, None]
+    allowed_classes = rules[sequences, classes.gather(1, slots)]  # (B, Q, CLASSES)
+    allowed = allowed_classes.gather(2, classes[:, None].expand(-1, slots.shape[1], -1))
     if flow != PLAIN:
-        allowed, free = _directed(slot_types, slot_types.gather(1, slots), flow)
-        seen = seen & allowed | free & (classes != PAD)[:, None]
-    return seen & (torch.arange(slot_types.shape[1], device=slot_types.device) <= slots[..., None])
+        directed, free = _directed(slot_types, slot_types.gather(1, slots), flow)
+        allowed = allowed & directed | free & (classes != PAD)[:, None]
+    return allowed & (torch.arange(slot_types.shape[1], device=slot_types.device) <= slots[..., None])
 
 
 class Recorder:
-    """Attention weights of the layers asked for, kept by the caller, never by a module.
+    """A recorder of attention weights of the layers asked for, kept by the caller, never by a module.
 
-    `maps[(row, position)]` is (layers, H, S) float32 on the CPU: the weights over all slots of the token or latent
-    that entered at `position`. Slots and positions differ only under `sealed`.
+    `maps[(sequence, position)]` is (layers, H, S) float32 on the CPU: the weights over all slots of the token or
+    latent that entered at `position`. Slots and positions differ only under `sealed`.
     """
 
     def __init__(self, layers: Sequence[int]) -> None:
@@ -149,7 +151,7 @@ class Recorder:
     def see(
         self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, watch: torch.Tensor
     ) -> None:
-        """Keeps queries (B, H, Q, D), of which watch[b] (W,) are each row's, and keys (B, key heads, S, D).
+        """Keeps queries (B, H, Q, D), of which watch[b] (W,) are sequence b's, and keys (B, key heads, S, D).
 
         Nothing is computed before `take`, which does it for all layers at once: this is called for every layer.
         """
@@ -160,36 +162,36 @@ class Recorder:
 
     def take(self) -> torch.Tensor:
         """(B, W, layers, H, S) weights since the last call: softmax(q·kᵀ), of all layers at once."""
-        rows, heads, asked, width = self._queries[0].shape
-        watch, count = self._watch, self._watch.shape[1] if asked > 1 else 1  # a single query is the one
-        every = torch.arange(rows, device=self._queries[0].device)[:, None] if asked > 1 else None
+        batch, heads, fed, width = self._queries[0].shape
+        watch, count = self._watch, self._watch.shape[1] if fed > 1 else 1  # a single query is the one
+        sequences = torch.arange(batch, device=self._queries[0].device)[:, None] if fed > 1 else None
         scores = []
         for query, key in zip(self._queries, self._keys, strict=True):  # stacked, the keys would be copied
             shared = key.shape[1]  # the heads that share a key are its queries, as are those of all positions
-            if asked > 1:
-                query = query.transpose(1, 2)[every, watch].view(rows, count, shared, -1, width).transpose(1, 2)
-            found = query.reshape(rows, shared, -1, width).float() @ key.float().transpose(-1, -2)
-            if asked > 1:
-                found = found.view(rows, shared, count, -1, found.shape[-1]).transpose(1, 2)
-            scores.append(found.reshape(rows, count, heads, -1))
+            if fed > 1:
+                query = query.transpose(1, 2)[sequences, watch].view(batch, count, shared, -1, width).transpose(1, 2)
+            products = query.reshape(batch, shared, -1, width).float() @ key.float().transpose(-1, -2)
+            if fed > 1:
+                products = products.view(batch, shared, count, -1, products.shape[-1]).transpose(1, 2)
+            scores.append(products.reshape(batch, count, heads, -1))
         self._queries, self._keys = [], []
         scores = torch.stack(scores, 2) * self._scaling
         if self._mask is not None:
-            seen = self._mask[every, 0, watch] if asked > 1 else self._mask[:, 0]
-            scores = scores.masked_fill(~seen[:, :, None, None], float("-inf"))
-        elif asked > 1:  # plain causal: a single query sees every slot
+            allowed = self._mask[sequences, 0, watch] if fed > 1 else self._mask[:, 0]
+            scores = scores.masked_fill(~allowed[:, :, None, None], float("-inf"))
+        elif fed > 1:  # plain causal: a single query sees every slot
             slots = scores.shape[-1]
-            unseen = torch.arange(slots, device=scores.device) > (watch + slots - asked)[..., None]
-            scores = scores.masked_fill(unseen[:, :, None, None], float("-inf"))
+            later = torch.arange(slots, device=scores.device) > (watch + slots - fed)[..., None]
+            scores = scores.masked_fill(later[:, :, None, None], float("-inf"))
         return scores.softmax(-1)
 
 
 class AttentionRollout:
     """Attention rollout over one whole feed (Abnar & Zuidema 2020, arXiv 2005.00928, equation 1).
 
-    R_ℓ = (½ Ā_ℓ + ½ I) R_ℓ−1, R_0 = I, Ā_ℓ the mean over the heads of block ℓ
+    R_ℓ = (½ Ā_ℓ + ½ I) R_ℓ−1, R_0 = I, Ā_ℓ the mean over the heads of layer ℓ
 
-    A single (S, S) matrix per row is kept, whatever the number of layers.
+    A single (S, S) matrix per sequence is kept, whatever the number of layers.
     """
 
     def __init__(self, layers: int) -> None:
@@ -201,11 +203,11 @@ class AttentionRollout:
         self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, watch: None
     ) -> None:
         """One more layer; query (B, H, S, D), key (B, key heads, S, D)."""
-        rows, heads, slots, width = query.shape
-        shared = query.float().view(rows, key.shape[1], -1, slots, width)
-        scores = (shared @ key.float().transpose(-1, -2)[:, :, None]).view(rows, heads, slots, slots) * scaling
-        seen = torch.ones(slots, slots, dtype=torch.bool, device=query.device).tril() if mask is None else mask
-        mean = scores.masked_fill(~seen, float("-inf")).softmax(-1).mean(1)
+        batch, heads, slots, width = query.shape
+        shared = query.float().view(batch, key.shape[1], -1, slots, width)
+        scores = (shared @ key.float().transpose(-1, -2)[:, :, None]).view(batch, heads, slots, slots) * scaling
+        allowed = torch.ones(slots, slots, dtype=torch.bool, device=query.device).tril() if mask is None else mask
+        mean = scores.masked_fill(~allowed, float("-inf")).softmax(-1).mean(1)
         step = (mean + torch.eye(slots, device=mean.device)) / 2
         self._flow = step if self._flow is None else step @ self._flow
 
@@ -237,12 +239,12 @@ def attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **keywords)
     # One query: the heads that share a key are its queries, so that nothing is repeated. The same kernel gets there
     # through transformers' function too, at twice the cost of the whole call on a small model.
-    rows, heads, _, width = query.shape
-    packed = query.view(rows, key.shape[1], heads // key.shape[1], width)
+    batch, heads, _, width = query.shape
+    packed = query.view(batch, key.shape[1], heads // key.shape[1], width)
     out = torch.nn.functional.scaled_dot_product_attention(
         packed, key, value, attn_mask=attention_mask, scale=keywords["scaling"], dropout_p=keywords["dropout"]
     )
-    return out.reshape(rows, 1, heads, width), None
+    return out.reshape(batch, 1, heads, width), None
 
 
 AttentionInterface.register(IMPLEMENTATION, attention)

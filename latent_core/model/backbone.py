@@ -3,7 +3,7 @@
 `qwen2_5_vl.py` implements it and is the only file that touches the insides of a model; `backbones.py` picks the class
 by the model type that config.json names.
 
-Shapes: B rows, N vectors, D model width, V vocabulary, L decoder layers, I images, P patches of C numbers each.
+Shapes: B sequences, N vectors, D model width, V vocabulary, L decoder layers, I images, P patches of C numbers each.
 """
 
 from abc import ABC, abstractmethod
@@ -61,7 +61,7 @@ class ImageGeometry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedImages:
-    """What the vision tower makes of images: merged tokens, and in other backbones what else they bring."""
+    """Images as the vision tower encodes them: merged tokens, and in other backbones what else they bring."""
 
     tokens: torch.Tensor
     """(N, D) merged image tokens, all images one after the other. Token i of an image with w columns of patches lies
@@ -77,10 +77,10 @@ class Backbone(nn.Module, ABC):
     Qwen3-VL fits this protocol. It is not built; its parts go here:
     - deepstack features: a second field of EncodedImages, which feeds of images carry to a keyword of `forward`; that
       adds them to the states of image tokens after each of the first decoder layers;
-    - norms of queries and keys: inside its layers; lean.py puts them between projection and rotation;
+    - norms of queries and keys: inside its layers; fast_layer.py puts them between projection and rotation;
     - patches of 16 pixels: `image_geometry`;
     - no default system prompt: `Chat.default_system` becomes None, for which the processor writes no turn;
-    - interleaved M-RoPE: `rotary`, for callers look at positions alone;
+    - interleaved M-RoPE: `rotary`, for callers know positions alone;
     - heads of their own width (head_dim), whatever the model's: `head_width`.
     """
 
@@ -135,12 +135,12 @@ class Backbone(nn.Module, ABC):
     @staticmethod
     @abstractmethod
     def image_geometry(config: PreTrainedConfig) -> ImageGeometry:
-        """How a model of this configuration cuts images."""
+        """The image geometry of a model of this configuration."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where embeddings live and feeds have to be."""
+        """The device of the embeddings, on which feeds have to be."""
 
     @property
     @abstractmethod
@@ -178,8 +178,8 @@ class Backbone(nn.Module, ABC):
         """Rotations for positions (3, B, N)."""
 
     @abstractmethod
-    def new_cache(self, rows: int, capacity: int) -> Cache:
-        """An empty cache for `rows` rows, with room for `capacity` slots before it has to grow."""
+    def new_cache(self, sequences: int, capacity: int) -> Cache:
+        """An empty cache for so many sequences, with room for `capacity` slots before it has to grow."""
 
     @abstractmethod
     def forward(
@@ -197,7 +197,7 @@ class Backbone(nn.Module, ABC):
 
         embeds (B, N, D); mask (B, N, S) bool from `attend`, or None where attention is plain causal and either the
         cache is empty or N is 1. Level 0 is the input, ℓ the state after layer ℓ, L the state after the final norm.
-        A Recorder keeps the attention of each row's queries watch (B, W), counted within this feed; an
+        A Recorder keeps the attention of each sequence's queries watch (B, W), counted within this feed; an
         AttentionRollout that of all.
         Raises ValueError where gradient checkpointing would drop the cache and thereby change the latents.
         """

@@ -5,7 +5,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from latent_core.model.backbone import Backbone, ImageGeometry
 from latent_core.model.qwen2_5_vl import Qwen2_5_VL
 
-BACKBONES: dict[str, type[Backbone]] = {kind.model_type: kind for kind in (Qwen2_5_VL,)}
+BACKBONES: dict[str, type[Backbone]] = {backbone.model_type: backbone for backbone in (Qwen2_5_VL,)}
 
 
 def wrap(model: PreTrainedModel) -> Backbone:
@@ -19,5 +19,5 @@ def build(config: PreTrainedConfig) -> Backbone:
 
 
 def image_geometry(config: PreTrainedConfig) -> ImageGeometry:
-    """How a backbone of this configuration cuts images."""
+    """The image geometry of a backbone of this configuration."""
     return BACKBONES[config.model_type].image_geometry(config)

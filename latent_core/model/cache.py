@@ -1,12 +1,12 @@
-"""Caches of keys and values of the slots so far. Every row has its own length; every slot keeps its type.
+"""Caches of keys and values of the slots so far. Every sequence has its own length; every slot keeps its type.
 
 `Cache` preallocates and writes in place: for decoding. `GradientCache` concatenates, so that autograd keeps every
 version: for unrolling. transformers' attention layers call `update`; nobody else needs to know which one it is.
 
-Both pad a feed on the right where rows feed different numbers of vectors. In `Cache` the padding lands beyond the
-row's end, where causality hides it until the row's next feed overwrites it; `GradientCache` keeps it as PAD slots.
+Both pad a feed on the right where sequences feed different numbers of vectors. In `Cache` the padding lands beyond a
+sequence's end, where causality hides it until its next feed overwrites it; `GradientCache` keeps it as PAD slots.
 
-Shapes: B rows, H heads of keys, N vectors fed at once, S slots, D head width.
+Shapes: B sequences, H heads of keys, N vectors fed at once, S slots, D head width.
 """
 
 from collections.abc import Sequence
@@ -17,28 +17,28 @@ import torch
 class Cache:
     """The cache of decoding: preallocated, written in place, grown by doubling."""
 
-    def __init__(self, layers: int, rows: int, heads: int, width: int, capacity: int, like: torch.Tensor) -> None:
-        """`capacity` slots for `rows` rows at once; device and dtype are those of `like`."""
+    def __init__(self, layers: int, sequences: int, heads: int, width: int, capacity: int, like: torch.Tensor) -> None:
+        """`capacity` slots for each of so many sequences at once; device and dtype are those of `like`."""
         # zeros, not empty: a masked slot has weight 0, but 0 · NaN is NaN
-        self.keys = [like.new_zeros(rows, heads, capacity, width) for _ in range(layers)]
-        self.values = [like.new_zeros(rows, heads, capacity, width) for _ in range(layers)]
-        self.slot_types = torch.zeros(rows, capacity, dtype=torch.long, device=like.device)
-        self.lengths = [0] * rows
-        """Slots filled, per row."""
+        self.keys = [like.new_zeros(sequences, heads, capacity, width) for _ in range(layers)]
+        self.values = [like.new_zeros(sequences, heads, capacity, width) for _ in range(layers)]
+        self.slot_types = torch.zeros(sequences, capacity, dtype=torch.long, device=like.device)
+        self.lengths = [0] * sequences
+        """Slots filled, per sequence."""
         self.width = 0
-        """Slots in view: the longest row, the feed in progress included."""
+        """Slots in view: the longest sequence, the feed in progress included."""
         self.gapless = True
-        """Whether all rows in view end at the same slot, so that none sees another's padding."""
-        self._rows = torch.arange(rows, device=like.device)[:, None]
+        """Whether all sequences end at the same slot, so that none sees another's padding."""
+        self._index = torch.arange(sequences, device=like.device)[:, None]
         self._start: int | None = 0
         self.slots: torch.Tensor | None = None
 
     def begin(self, slot_types: torch.Tensor, counts: Sequence[int]) -> None:
-        """Makes room for a feed of slot_types (B, N), of which row b uses the first counts[b]."""
+        """Makes room for a feed of slot_types (B, N), of which sequence b uses the first counts[b]."""
         size = slot_types.shape[1]
         self.width = max(self.lengths) + size
         self._reserve(self.width)
-        # rows of equal length write one slice; otherwise each its own slots, by index
+        # sequences of equal length write one slice; otherwise each its own slots, by index
         level = len(set(self.lengths)) == 1
         self.gapless = level and min(counts) == size
         if level:
@@ -49,7 +49,7 @@ class Cache:
             self._start = None
             starts = torch.tensor(self.lengths, device=slot_types.device)[:, None]
             self.slots = starts + torch.arange(size, device=slot_types.device)
-            self.slot_types[self._rows, self.slots] = slot_types
+            self.slot_types[self._index, self.slots] = slot_types
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
 
     def query_slots(self) -> torch.Tensor:
@@ -59,7 +59,7 @@ class Cache:
         return torch.arange(self._start, self.width, device=self.slot_types.device).expand(len(self.slot_types), -1)
 
     def all_slot_types(self) -> torch.Tensor:
-        """(B, S) slot_types of the slots in view."""
+        """(B, S) types of the slots in view."""
         return self.slot_types[:, : self.width]
 
     def update(
@@ -71,24 +71,24 @@ class Cache:
             all_keys[:, :, self._start : self.width] = keys
             all_values[:, :, self._start : self.width] = values
         else:
-            all_keys[self._rows, :, self.slots] = keys.transpose(1, 2)
-            all_values[self._rows, :, self.slots] = values.transpose(1, 2)
+            all_keys[self._index, :, self.slots] = keys.transpose(1, 2)
+            all_values[self._index, :, self.slots] = values.transpose(1, 2)
         return all_keys[:, :, : self.width], all_values[:, :, : self.width]
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Forgets all other rows, so that finished ones cost nothing."""
-        index = torch.tensor(rows, device=self.slot_types.device)
+    def keep(self, running: Sequence[int]) -> None:
+        """Drops all sequences but those of these numbers, so that finished ones cost nothing."""
+        index = torch.tensor(running, device=self.slot_types.device)
         self.keys = [keys.index_select(0, index) for keys in self.keys]
         self.values = [values.index_select(0, index) for values in self.values]
         self.slot_types = self.slot_types.index_select(0, index)
-        self.lengths = [self.lengths[row] for row in rows]
-        self._rows = self._rows[: len(rows)]
+        self.lengths = [self.lengths[number] for number in running]
+        self._index = self._index[: len(running)]
 
     def _reserve(self, width: int) -> None:
-        have = self.slot_types.shape[1]
-        if width <= have:
+        capacity = self.slot_types.shape[1]
+        if width <= capacity:
             return
-        extra = max(width, 2 * have) - have
+        extra = max(width, 2 * capacity) - capacity
         self.keys = [torch.nn.functional.pad(keys, (0, 0, 0, extra)) for keys in self.keys]
         self.values = [torch.nn.functional.pad(values, (0, 0, 0, extra)) for values in self.values]
         self.slot_types = torch.nn.functional.pad(self.slot_types, (0, extra))
@@ -97,20 +97,20 @@ class Cache:
 class GradientCache:
     """The cache of unrolling: concatenated, so that nothing that autograd kept is overwritten.
 
-    Rows share columns, and a row that feeds less than others has PAD slots.
+    All sequences have as many slots, and one that feeds less than others has PAD slots.
     """
 
-    def __init__(self, layers: int, rows: int, device: torch.device) -> None:
+    def __init__(self, layers: int, sequences: int, device: torch.device) -> None:
         self.keys: list[torch.Tensor | None] = [None] * layers
         self.values: list[torch.Tensor | None] = [None] * layers
-        self.slot_types = torch.zeros(rows, 0, dtype=torch.long, device=device)
-        self.lengths = [0] * rows
+        self.slot_types = torch.zeros(sequences, 0, dtype=torch.long, device=device)
+        self.lengths = [0] * sequences
         self.gapless = True
         """Whether there are no PAD slots."""
         self._start = 0
 
     def begin(self, slot_types: torch.Tensor, counts: Sequence[int]) -> None:
-        """Appends a feed of slot_types (B, N), of which row b uses the first counts[b]."""
+        """Appends a feed of slot_types (B, N), of which sequence b uses the first counts[b]."""
         self._start = self.slot_types.shape[1]
         self.slot_types = torch.cat([self.slot_types, slot_types], 1)
         self.lengths = [self.slot_types.shape[1]] * len(slot_types)
@@ -122,7 +122,7 @@ class GradientCache:
         return torch.arange(self._start, end, device=self.slot_types.device).expand(len(self.slot_types), -1)
 
     def all_slot_types(self) -> torch.Tensor:
-        """(B, S) slot_types of all slots."""
+        """(B, S) types of all slots."""
         return self.slot_types
 
     def update(

@@ -1,4 +1,4 @@
-"""The bytes of an image file → those that make its first picture, what turns it upright, and what decoding them takes.
+"""Image files, cut to what a decoder needs: the bytes of the first picture, its orientation and the memory it takes.
 
 Decoders are given nothing else, and nothing whose cost its size does not show: text, profiles, further pictures and
 tables that point at one place a thousand times cost them time and memory without end. What is said beside the pixels
@@ -57,7 +57,7 @@ class ImageProblem(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFile:
-    """What a decoder needs of an image file."""
+    """An image file, cut to what a decoder needs."""
 
     data: bytes
     """The file without what does not make its first picture."""
@@ -98,29 +98,29 @@ def damaged(name: str, reason: str) -> ImageProblem:
 
 
 def orientation(exif: bytes, xmp: bytes = b"") -> int | None:
-    """What EXIF, or else XMP, says of how the picture is to be held; None where it says nothing that can be read."""
+    """The orientation in EXIF, or else in XMP; None where neither has one that can be read."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    found = None
+    value = None
     if order and len(exif) >= 10:
         (at,) = struct.unpack_from(f"{order}I", exif, 4)
-        for tag, kind, count, value in _entries(exif, at, order, big=False):
+        for tag, kind, count, packed in _entries(exif, at, order, big=False):
             if tag == ORIENTATION and kind in (3, 4) and count == 1:
-                (found,) = struct.unpack_from(order + {3: "H", 4: "I"}[kind], value)
-    if found is None and (said := re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)):
-        found = int(said[1])
-    return found
+                (value,) = struct.unpack_from(order + {3: "H", 4: "I"}[kind], packed)
+    if value is None and (match := re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)):
+        value = int(match[1])
+    return value
 
 
 def _png(data: bytes) -> ImageFile:
     """A PNG's header, palette and pixels, these in one chunk."""
-    kept, pixels, exif, xmp, at = [], [], b"", b"", 8
+    chunks, pixels, exif, xmp, at = [], [], b"", b"", 8
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         if kind == b"IDAT":
             pixels.append(data[at + 8 : at + 8 + length])
         elif kind in PNG_PARTS and not pixels:
-            kept.append(data[at : at + 12 + length])
+            chunks.append(data[at : at + 12 + length])
         elif kind == b"eXIf":
             exif = data[at + 8 : at + 8 + length]
         elif kind in (b"tEXt", b"zTXt", b"iTXt") and data.startswith((PNG_EXIF + b"\0", PNG_XMP + b"\0"), at + 8):
@@ -134,10 +134,10 @@ def _png(data: bytes) -> ImageFile:
         if kind == b"IEND":
             break
     if pixels:
-        kept.append(_chunk(b"IDAT", b"".join(pixels)))
+        chunks.append(_chunk(b"IDAT", b"".join(pixels)))
         if at <= len(data):  # what is cut off stays so
-            kept.append(_chunk(b"IEND", b""))
-    return ImageFile(data=data[:8] + b"".join(kept), orientation=orientation(exif, xmp))
+            chunks.append(_chunk(b"IEND", b""))
+    return ImageFile(data=data[:8] + b"".join(chunks), orientation=orientation(exif, xmp))
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
@@ -163,11 +163,11 @@ def _jpeg(name: str, data: bytes) -> ImageFile:
 
     Raises ImageProblem for arithmetic coding and for more scans than any program writes.
     """
-    kept, exif, xmp, at = [], b"", b"", 2
+    parts, exif, xmp, at = [], b"", b"", 2
     segments = scans = area = components = start = 0
     marker = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # those without content stand in the pixels
-    while found := marker.search(data, at):
-        kind, at = found[1][0], found.end()
+    while match := marker.search(data, at):
+        kind, at = match[1][0], match.end()
         segments += 1
         if segments > MAX_SEGMENTS:
             raise damaged(name, f"it has more than {MAX_SEGMENTS:,} segments")
@@ -182,7 +182,7 @@ def _jpeg(name: str, data: bytes) -> ImageFile:
             height, width = struct.unpack_from(">HH", data, at + 3)
             area, components = max(area, width * height), max(components, data[at + 7])
         if kind == 0xDA:
-            start = start or found.start()
+            start = start or match.start()
             scans += 1
             _check_scans(name, scans, area)
         elif not start and kind in JPEG_REMARKS:
@@ -192,12 +192,12 @@ def _jpeg(name: str, data: bytes) -> ImageFile:
             elif kind == 0xE1:
                 xmp = xmp or body
             if kind in JPEG_PARTS:
-                kept.append(b"\xff" + bytes([kind]) + data[at : at + length])
+                parts.append(b"\xff" + bytes([kind]) + data[at : at + length])
         elif not start:
-            kept.append(b"\xff" + bytes([kind]) + data[at : at + length])
+            parts.append(b"\xff" + bytes([kind]) + data[at : at + length])
         at += max(length, 2)
     return ImageFile(
-        data=data[:2] + b"".join(kept) + (data[start:] if start else b""),
+        data=data[:2] + b"".join(parts) + (data[start:] if start else b""),
         orientation=orientation(exif, xmp),
         working=2 * components * area if scans > 1 else 0,  # all coefficients, until the last scan is read
     )
@@ -221,21 +221,21 @@ def _gif(data: bytes) -> ImageFile:
 
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + table(flags)
-    kept = [data[:at]]
+    parts = [data[:at]]
     while at < len(data) and data[at] != 0x3B:
         begin, kind = at, data[at]
         at += 1
         if kind == 0x2C:
             left, top, wide, high = struct.unpack_from("<HHHH", data, at)
-            kept.append(data[begin:])
-            return ImageFile(data=b"".join(kept), size=(max(width, left + wide), max(height, top + high)))
+            parts.append(data[begin:])
+            return ImageFile(data=b"".join(parts), size=(max(width, left + wide), max(height, top + high)))
         if kind == 0x21:
             at += 1
             while data[at]:
                 at += 1 + data[at]
             at += 1
             if data[begin + 1] == 0xF9:  # transparency
-                kept.append(data[begin:at])
+                parts.append(data[begin:at])
     return ImageFile(data=data)
 
 
@@ -294,13 +294,13 @@ def _tiff(name: str, data: bytes) -> ImageFile:
         if tag in TIFF_LAYOUT:
             if kind not in TIFF_NUMBERS:
                 raise damaged(name, f"its tag {tag} is not a whole number")
-            read = np.frombuffer(value if inline else data, order + TIFF_NUMBERS[kind], count, start)
+            numbers = np.frombuffer(value if inline else data, order + TIFF_NUMBERS[kind], count, start)
             if tag in (273, 324):  # where the parts begin
                 values[tag] = [count]
             elif tag in (279, 325):  # bytes of each part
-                values[tag] = [int(read.astype(np.float64).sum())]
+                values[tag] = [int(numbers.astype(np.float64).sum())]
             else:
-                values[tag] = read[:8].tolist()
+                values[tag] = numbers[:8].tolist()
     _check_tiff(name, len(data), values)
     if values.get(259) in ([6], [7]):
         wide, high = max(_parts(values), key=math.prod)

@@ -1,4 +1,4 @@
-"""Any image file that a person may offer → an upright, opaque, 8-bit RGB image, or a sentence that says why not.
+"""The loader of images: any file that a person may offer → an upright, opaque, 8-bit RGB image, or a sentence why not.
 
 The size is read from the header and checked before a pixel is decoded, so that a small file cannot claim gigabytes;
 image_files.py says what else a file may not claim. What it says beside its pixels (EXIF, text, profiles) turns the
@@ -92,7 +92,7 @@ def load_image(
     try:
         format = image.format
         image.load()
-        turn = TURNS.get(file.orientation or _said_inside(image) if file else _said_by(image))
+        turn = TURNS.get(file.orientation or _file_orientation(image) if file else _pillow_orientation(image))
         if turn is not None:
             image = image.transpose(turn)
         image = _to_rgb(image, ground)
@@ -101,7 +101,7 @@ def load_image(
         elif type(image) is not Image.Image or image is source:  # neither a file's reader nor what was given
             image = image.copy()
     except DECODING_ERRORS as error:
-        raise damaged(name, _said(error)) from error
+        raise damaged(name, _reason(error)) from error
     except MemoryError as error:
         raise _too_large(name) from error
     if not fit:
@@ -160,16 +160,16 @@ def _opened(name: str, data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
-        begun = [format for format in formats if Image.OPEN[format][1](data[:16]) is True]
-        if begun and data[8:12] not in (b"mif1", b"msf1"):  # HEIF's, of which AVIF is one of many kinds
-            raise damaged(name, f"it begins as {begun[0]}, but what follows is none") from error
+        matching = [format for format in formats if Image.OPEN[format][1](data[:16]) is True]
+        if matching and data[8:12] not in (b"mif1", b"msf1"):  # HEIF's, of which AVIF is one of many kinds
+            raise damaged(name, f"it begins as {matching[0]}, but what follows is none") from error
         raise ImageProblem(f"{name} is not an image that can be read here; use {', '.join(formats)}.") from error
     except Image.DecompressionBombError as error:
         raise ImageProblem(
             f"{name} has more than {MAX_PIXELS / 1e6:g} million pixels. Scale it down or crop it."
         ) from error
     except DECODING_ERRORS as error:
-        raise damaged(name, _said(error)) from error
+        raise damaged(name, _reason(error)) from error
     except MemoryError as error:
         raise _too_large(name) from error
 
@@ -178,17 +178,17 @@ def _too_large(name: str) -> ImageProblem:
     return ImageProblem(f"{name} takes more memory than there is. Scale it down or crop it.")
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _said_inside(image: Image.Image) -> int | None:
+def _file_orientation(image: Image.Image) -> int | None:
     """The orientation of an opened file, from what its format keeps in pieces of its own."""
     exif, xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
     return orientation(exif, xmp if isinstance(xmp, bytes) else b"")
 
 
-def _said_by(image: Image.Image) -> object:
+def _pillow_orientation(image: Image.Image) -> object:
     """The orientation of a Pillow image; one that cannot be read says nothing."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)

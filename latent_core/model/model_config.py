@@ -51,16 +51,16 @@ def read_model_config(folder: Path) -> PreTrainedConfig:
     """The backbone's configuration. Raises ValueError that names what in config.json cannot be used, and why."""
     where = f"config.json of {folder.name}"
     values = read_object(folder / "config.json")
-    kind = values.get("model_type") or Qwen2_5_VL.model_type
-    known = ", ".join(f"{backbone.title} ({name})" for name, backbone in BACKBONES.items())
-    check(kind in tuple(BACKBONES), f"{where} is that of a {kind!r}; only {known} can be loaded.")
+    model_type = values.get("model_type") or Qwen2_5_VL.model_type
+    loadable = ", ".join(f"{backbone.title} ({name})" for name, backbone in BACKBONES.items())
+    check(model_type in tuple(BACKBONES), f"{where} is that of a {model_type!r}; only {loadable} can be loaded.")
     for part, fields in _parts(values, where):
         _check_weights(fields, f"{where}{part}")
         _check_sizes(fields, f"{where}{part}")
         for name in DTYPES:
             fields.pop(name, None)
     try:
-        config = BACKBONES[kind].configuration(values)
+        config = BACKBONES[model_type].configuration(values)
     except (StrictDataclassError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise ValueError(f"{where} cannot be used: {' '.join(str(error).split())[:300]}") from error
     _check_shape(config, where)
@@ -104,16 +104,16 @@ def check_buildable(config: PreTrainedConfig, stored: int, name: str) -> None:
 def check_fit(config: PreTrainedConfig, processor: Processor, name: str) -> None:
     """Raises ValueError where the processor cuts images or marks them otherwise than checkpoint `name` expects."""
     images, vision = processor.image_processor, config.vision_config
-    for theirs, own in (
+    for of_images, of_model in (
         ("patch_size", "patch_size"),
         ("merge_size", "spatial_merge_size"),
         ("temporal_patch_size", "temporal_patch_size"),
     ):
-        cut, expected = getattr(images, theirs), getattr(vision, own)
+        cut, expected = getattr(images, of_images), getattr(vision, of_model)
         check(
             cut == expected,
-            f"The image processor of {name} has {theirs} {cut}, but its config.json has {own} {expected}; one of the "
-            "files belongs to another checkpoint, so take both from the same one.",
+            f"The image processor of {name} has {of_images} {cut}, but its config.json has {of_model} {expected}; one "
+            "of the files belongs to another checkpoint, so take both from the same one.",
         )
     side = image_geometry(config).token_side
     check(
@@ -121,16 +121,16 @@ def check_fit(config: PreTrainedConfig, processor: Processor, name: str) -> None
         f"config.json of {name} (vision_config) has window_size {vision.window_size}, less than the {side} pixels of "
         "an image token.",
     )
-    for token, own in (
+    for token, field in (
         (processor.chat.image, "image_token_id"),
         (processor.chat.image_start, "vision_start_token_id"),
         (processor.chat.image_end, "vision_end_token_id"),
     ):
-        given, expected = processor.token_id(token), getattr(config, own)
+        token_id, expected = processor.token_id(token), getattr(config, field)
         check(
-            given == expected,
-            f"The tokenizer of {name} gives {token} id {given}, but its config.json has {own} {expected}; one of the "
-            "files belongs to another checkpoint, so take both from the same one.",
+            token_id == expected,
+            f"The tokenizer of {name} gives {token} id {token_id}, but its config.json has {field} {expected}; "
+            "one of the files belongs to another checkpoint, so take both from the same one.",
         )
 
 
@@ -146,16 +146,16 @@ def _parts(values: dict[str, object], where: str) -> Iterator[tuple[str, dict[st
 def _check_weights(fields: dict[str, object], where: str) -> None:
     """Refuses weights and attention of other kinds than the program has."""
     for name in QUANTIZED:
-        given = fields.get(name)
-        method = given.get("quant_method", "unnamed") if isinstance(given, dict) else given
+        value = fields.get(name)
+        method = value.get("quant_method", "unnamed") if isinstance(value, dict) else value
         check(
-            not given,
+            not value,
             f"{where} has a {name} ({str(method)[:40]}): its weights are quantized, and only those in bfloat16, "
             "float16 or float32 can be loaded; take the checkpoint that was quantized.",
         )
     for name in ATTENTION:
-        given = fields.get(name)
-        for value in given.values() if isinstance(given, dict) else [given]:
+        values = fields.get(name)
+        for value in values.values() if isinstance(values, dict) else [values]:
             check(
                 value in STOCK,
                 f"{where} asks for {name} {str(value)[:80]!r}, but the program brings its own attention; delete that "
@@ -163,13 +163,13 @@ def _check_weights(fields: dict[str, object], where: str) -> None:
             )
     for name in DTYPES:
         value = fields.get(name)
-        kind = getattr(torch, value, None) if isinstance(value, str) else None
-        known = value in (None, "auto") or (isinstance(kind, torch.dtype) and kind.is_floating_point)
-        check(known, f"{where} has {name} {str(value)[:40]!r}; write bfloat16, float16 or float32, or delete it.")
+        dtype = getattr(torch, value, None) if isinstance(value, str) else None
+        loadable = value in (None, "auto") or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)
+        check(loadable, f"{where} has {name} {str(value)[:40]!r}; write bfloat16, float16 or float32, or delete it.")
 
 
 def _check_sizes(fields: dict[str, object], where: str) -> None:
-    """Refuses what would be too large a model, before transformers lays out as much as a list of its blocks."""
+    """Refuses what would be too large a model, before transformers lays out as much as a list of its layers."""
     for names in SIZES.values():
         for name, most in names.items():
             value = fields.get(name)

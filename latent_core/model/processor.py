@@ -1,4 +1,4 @@
-"""Images and a question → the model's inputs; ids → text. Works without torchvision.
+"""The processor: images and a question → the model's inputs; ids → text. Works without torchvision.
 
 Follows transformers' Qwen2.5-VL chat template and image processor (equal in tests), with one difference:
 text from users is encoded by a copy of the tokenizer that knows no control tokens, so that a question containing
@@ -154,9 +154,9 @@ class Processor:
         rows, columns = pixels.shape[0] // self._patch, pixels.shape[1] // self._patch
         return self._patchify(pixels), torch.tensor([[1, rows, columns]])
 
-    def system(self, given: str | None) -> str:
-        """The system prompt given, or the chat template's own for None."""
-        return self.chat.default_system if given is None else given
+    def system(self, prompt: str | None) -> str:
+        """The system prompt, for None the chat template's own."""
+        return self.chat.default_system if prompt is None else prompt
 
     @property
     def control_tokens(self) -> list[str]:
@@ -191,11 +191,11 @@ class Processor:
         """The ids below `vocabulary` that are no text by themselves: control tokens and characters, parts of a
         multi-byte character, and rows of the embedding without a token."""
         if vocabulary not in self._silent:
-            known = len(self.tokenizer)
+            num_tokens = len(self.tokenizer)
             self._silent[vocabulary] = [
                 id
                 for id in range(vocabulary)
-                if id >= known or self.is_special(id) or not _readable(self.decode([id], skip_special=False))
+                if id >= num_tokens or self.is_special(id) or not _readable(self.decode([id], skip_special=False))
             ]
         return self._silent[vocabulary]
 
@@ -226,7 +226,7 @@ class Processor:
         return [self.turn_start_id, *self.encode(f"{role}\n{text}"), self.eos_id, *self.encode("\n")]
 
     def _pixels(self, image: Image.Image, fit: Fit) -> torch.Tensor:
-        """What the model sees of an image of any mode, unless it is that already: uint8 (H, W, 3)."""
+        """uint8 (H, W, 3): the image, of any mode, as the model sees it."""
         return torch.from_numpy(np.array(image if fit.has_fitted(image) else fit(load_image(image))))
 
     def _patchify(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -234,9 +234,9 @@ class Processor:
         patch, merge, temporal = self._patch, self.merge_size, self._temporal
         height, width, _ = pixels.shape
         values = pixels.float() * self._scale + self._shift
-        blocks = values.reshape(height // (patch * merge), merge, patch, width // (patch * merge), merge, patch, 3)
-        blocks = blocks.permute(0, 3, 1, 4, 6, 2, 5)  # (rows, columns, merge, merge, 3, patch, patch)
-        repeated = blocks.unsqueeze(5).expand(-1, -1, -1, -1, -1, temporal, -1, -1)
+        tiles = values.reshape(height // (patch * merge), merge, patch, width // (patch * merge), merge, patch, 3)
+        tiles = tiles.permute(0, 3, 1, 4, 6, 2, 5)  # (rows, columns, merge, merge, 3, patch, patch)
+        repeated = tiles.unsqueeze(5).expand(-1, -1, -1, -1, -1, temporal, -1, -1)
         return repeated.reshape(-1, 3 * temporal * patch * patch)
 
 
@@ -262,7 +262,7 @@ class Detokenizer:
         return self._utf8.decode(_token_bytes(token))
 
     def flush(self) -> str:
-        """What an unfinished character leaves behind at the end of the stream."""
+        """The text of a character left incomplete at the end of the stream: U+FFFD, or nothing."""
         return self._utf8.decode(b"", final=True)
 
 
@@ -278,10 +278,10 @@ def _fit(images: ImageProcessor) -> Fit:
 def _image_processor(folder: Path, min_pixels: int | None, max_pixels: int | None) -> ImageProcessor:
     """A checkpoint's image processor, with the limits that are given in place of its own."""
     limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-    given = {name: value for name, value in limits.items() if value is not None}
+    overrides = {name: value for name, value in limits.items() if value is not None}
     file, settings = _image_settings(folder)
     with _named(ValueError, f"{file} in {folder.name} cannot be read"):
-        images = ImageProcessor.from_dict(settings, **given)
+        images = ImageProcessor.from_dict(settings, **overrides)
     _check_images(images, f"{file} in {folder.name}")
     return images
 
@@ -289,17 +289,17 @@ def _image_processor(folder: Path, min_pixels: int | None, max_pixels: int | Non
 def _image_settings(folder: Path) -> tuple[str, dict[str, object]]:
     """The image processor's file and its fields, as transformers 5 saves them (inside processor_config.json) or as
     earlier versions did."""
-    for file, inside in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
+    for file, key in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
         if not (folder / file).is_file():
             continue
         with _named(ValueError, f"{file} in {folder.name} cannot be read"):
             settings = json.loads((folder / file).read_text(encoding="utf-8"))
         check(isinstance(settings, dict), f"{file} in {folder.name} is not a JSON object of named fields.")
-        if inside is None:
+        if key is None:
             return file, settings
-        if inside in settings:  # older ones have a chat template alone
-            nested = settings[inside]
-            check(isinstance(nested, dict), f"{inside} of {file} in {folder.name} is not an object of named fields.")
+        if key in settings:  # older ones have a chat template alone
+            nested = settings[key]
+            check(isinstance(nested, dict), f"{key} of {file} in {folder.name} is not an object of named fields.")
             return file, nested
     raise ValueError(f"{folder.name} has no preprocessor_config.json, and no processor_config.json in its place.")
 

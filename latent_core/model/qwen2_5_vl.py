@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from latent_core.model.attention import IMPLEMENTATION, AttentionRollout, Recorder
 from latent_core.model.backbone import Backbone, Chat, EncodedImages, ImageGeometry, Rotary
 from latent_core.model.cache import Cache, GradientCache
-from latent_core.model.fast_layer import block, is_stock, norm, signed
+from latent_core.model.fast_layer import fast_layer, is_stock, norm, signed
 from latent_core.model.qwen2_5_vl_facts import CONTROL_TOKENS, PIXELS
 
 ImageProcessor = Qwen2VLImageProcessorPil
@@ -47,7 +47,7 @@ class Qwen2_5_VL(Backbone):
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
-        # the vision tower keeps its own implementation: it has no causal rows to record
+        # the vision tower keeps its own implementation: its attention is not recorded
         self._language.set_attn_implementation(IMPLEMENTATION)
         text = model.config.text_config
         self.width = text.hidden_size
@@ -133,9 +133,9 @@ class Qwen2_5_VL(Backbone):
     def rotary(self, positions: torch.Tensor) -> Rotary:
         return self._language.rotary_emb(self._language.norm.weight, positions)
 
-    def new_cache(self, rows: int, capacity: int) -> Cache:
+    def new_cache(self, sequences: int, capacity: int) -> Cache:
         weight = self._language.norm.weight
-        return Cache(self.num_layers, rows, self.num_key_heads, self.head_width, capacity, like=weight.detach())
+        return Cache(self.num_layers, sequences, self.num_key_heads, self.head_width, capacity, like=weight.detach())
 
     def forward(
         self,
@@ -156,23 +156,23 @@ class Qwen2_5_VL(Backbone):
             )
         if mask is not None:
             mask = mask[:, None]
-        lean = isinstance(cache, Cache) and not torch.is_grad_enabled() and all(map(_is_stock, language.layers))
+        fast = isinstance(cache, Cache) and not torch.is_grad_enabled() and all(map(_is_stock, language.layers))
         watched = {} if recorder is None else {"recorder": recorder, "watch": watch}
-        places = signed(rotary) if lean else rotary
-        kept = {0: embeds}
+        rotations = signed(rotary) if fast else rotary
+        states = {0: embeds}
         hidden = embeds
         for number, layer in enumerate(language.layers, start=1):
-            if lean:
-                hidden = block(layer, hidden, places, cache, mask, **watched)
+            if fast:
+                hidden = fast_layer(layer, hidden, rotations, cache, mask, **watched)
             else:
                 hidden = layer(
-                    hidden, attention_mask=mask, position_embeddings=places, past_key_values=cache, **watched
+                    hidden, attention_mask=mask, position_embeddings=rotations, past_key_values=cache, **watched
                 )
             if number in levels:
-                kept[number] = hidden
-        hidden = norm(language.norm, hidden) if lean else language.norm(hidden)
-        kept[self.num_layers] = hidden
-        return hidden, [kept[level] for level in levels]
+                states[number] = hidden
+        hidden = norm(language.norm, hidden) if fast else language.norm(hidden)
+        states[self.num_layers] = hidden
+        return hidden, [states[level] for level in levels]
 
     def norm(self, states: torch.Tensor) -> torch.Tensor:
         return self._language.norm(states)

@@ -9,14 +9,14 @@ close. AUX slots are the tokens of an auxiliary image, which only training shows
 AUX_END. Types that belong to a block (or an auxiliary image) carry its number, see `numbered`."""
 
 CLASSES = 16
-"""Room for slot_types: what lies above it is a number."""
+"""The number of classes that a slot type has room for; multiples of it are the number of a block."""
 
 
-def numbered(kind: int, number: int) -> int:
-    """The kind of a slot of block (or auxiliary image) `number`, e.g. numbered(LATENT, 2)."""
-    return kind + CLASSES * number
+def numbered(slot_type: int, number: int) -> int:
+    """The type of a slot of block (or auxiliary image) `number`, e.g. numbered(LATENT, 2)."""
+    return slot_type + CLASSES * number
 
 
 def slot_class(slot_types: torch.Tensor | int) -> torch.Tensor | int:
-    """PAD … AFTER without the block's number; one kind or a tensor of any shape."""
+    """The class of slot types, PAD to AUX_END without the block's number; one type or a tensor of any shape."""
     return slot_types & (CLASSES - 1)

@@ -63,7 +63,7 @@ def axes(positions: range | torch.Tensor) -> torch.Tensor:
 
 def join(*stretches: Slots) -> Slots:
     """One stretch out of several, one behind the other."""
-    types = tuple(kind for stretch in stretches for kind in stretch.types)
+    types = tuple(slot_type for stretch in stretches for slot_type in stretch.types)
     if all(stretch.positions is None for stretch in stretches):
         return Slots(types)
     places, end = [], 0
@@ -106,7 +106,7 @@ def closing_slots(block: int, sealed: Slots | None = None) -> Slots:
     return Slots(types, torch.cat([axes(positions) - end, axes(range(1))], 1))
 
 
-def picture_slots(number: int, positions: torch.Tensor) -> Slots:
+def auxiliary_image_slots(number: int, positions: torch.Tensor) -> Slots:
     """The tokens of auxiliary image `number`, at positions (3, N) counted from its first."""
     return Slots((numbered(AUX, number),) * positions.shape[1], positions)
 

@@ -1,4 +1,4 @@
-"""How large a row's images may be, in tokens of the language model (28 × 28 pixels of Qwen2.5-VL)."""
+"""Caps on the size of a row's images, in tokens of the language model (28 × 28 pixels of Qwen2.5-VL)."""
 
 import math
 from collections.abc import Sequence

@@ -51,10 +51,10 @@ class _Parquet(Sequence):
 def read_parquet(file: Path) -> Sequence[object]:
     """The rows of a Parquet file as plain values, whatever its metadata says. Raises ValueError."""
     try:
-        found, state = pyarrow.parquet.ParquetFile(file), file.stat()
-        if not found.metadata.num_rows:
+        parquet, state = pyarrow.parquet.ParquetFile(file), file.stat()
+        if not parquet.metadata.num_rows:
             return ()
-        features = datasets.Features.from_arrow_schema(found.schema_arrow.remove_metadata())
+        features = datasets.Features.from_arrow_schema(parquet.schema_arrow.remove_metadata())
         # given as a path, train[1].parquet would be a pattern, and a new file of the same age the old one
         exact = DataFilesList([str(file.absolute())], [(str(state.st_mtime_ns), str(state.st_size))])
         return _Parquet(

@@ -3,9 +3,9 @@
     {"dataset", "question_id", "image": [path], "conversations": [{"from": "human" | "gpt", "value"}, …],
      "bboxes": [[x0, y0, x1, y1], …]}
 
-`<image>` in the human's turn stands for an image, `<lvr>` in the answer for a thought; the k-th looks at the k-th box,
-in shares of the image. As in the released code, newlines around `<image>` go, and so does what stands before the first
-`<lvr>` of an answer. Only the first question and answer of a row are read.
+`<image>` in the human's turn stands for an image, `<lvr>` in the answer for a latent step; the k-th is about the k-th
+box, in shares of the image. As in the released code, newlines around `<image>` go, and so does what stands before the
+first `<lvr>` of an answer. Only the first question and answer of a row are read.
 """
 
 import os
@@ -43,7 +43,7 @@ class LvrRow:
     paths: tuple[str, ...]
     question: str
     parts: tuple[TextSpan | Box, ...]
-    """The response word for word; what is no TextSpan is a thought's box."""
+    """The response word for word; what is no TextSpan is a latent step's box."""
 
 
 def parse_row(row: object, place: str) -> LvrRow:
@@ -58,24 +58,24 @@ def parse_row(row: object, place: str) -> LvrRow:
         raise BadRow(place, "question_id is missing.")
     name = f"{dataset}/{number}"
     images = image_paths(row, name)
-    asked, said = exchange(row, name)
-    if asked.count(IMAGE) != len(images):
-        raise BadRow(name, f"{len(images)} images stand beside {asked.count(IMAGE)} marks {IMAGE}.")
-    question = without_marks(asked)
+    prompt, response = exchange(row, name)
+    if prompt.count(IMAGE) != len(images):
+        raise BadRow(name, f"{len(images)} images stand beside {prompt.count(IMAGE)} marks {IMAGE}.")
+    question = without_marks(prompt)
     if not question.strip():
         raise BadRow(name, "the question is empty.")
     boxes = row.get("bboxes") or []
     if not isinstance(boxes, list):
         raise BadRow(name, f"bboxes is {type(boxes).__name__}; it has to be a list.")
-    if said.count(MARK) != len(boxes):
-        raise BadRow(name, f"{len(boxes)} boxes stand beside {said.count(MARK)} marks {MARK} in the answer.")
+    if response.count(MARK) != len(boxes):
+        raise BadRow(name, f"{len(boxes)} boxes stand beside {response.count(MARK)} marks {MARK} in the answer.")
     if boxes and len(images) > 1:
         raise BadRow(name, f"it has {len(images)} images; which one a box lies on cannot be told. Give it one.")
     checked = [_box(box, name) for box in boxes]
     if checked:
-        said = said[said.index(MARK) :]
+        response = response[response.index(MARK) :]
     parts: list[TextSpan | Box] = []
-    for index, text in enumerate(said.split(MARK)):
+    for index, text in enumerate(response.split(MARK)):
         if index:
             parts.append(checked[index - 1])
         if text:
@@ -101,12 +101,12 @@ def to_example(row: LvrRow, images: Sequence[Image.Image]) -> Example:
         part if isinstance(part, TextSpan) else LatentStep(Step(text="", observation="", region=part))
         for part in row.parts
     )
-    said = "".join(part.text for part in parts if isinstance(part, TextSpan))
+    response = "".join(part.text for part in parts if isinstance(part, TextSpan))
     return Example(
         images=tuple(images),
         question=row.question,
         steps=tuple(part.step for part in parts if isinstance(part, LatentStep)),
-        answer=answers.extract(said) or "",
+        answer=answers.extract(response) or "",
         name=row.name,
         metadata={"family": row.dataset},
         parts=parts,
@@ -116,9 +116,9 @@ def to_example(row: LvrRow, images: Sequence[Image.Image]) -> Example:
 def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], dataset: str) -> Path:
     """Writes examples as folder/dataset/train.json and images.zip; returns the JSON file.
 
-    Thoughts come first, as the format has it, each with the box that it looks at; the answer follows in `<answer>`.
-    Raises ValueError for a dataset name that is no plain file name, and BadRow for a thought without a box and for one
-    about several images.
+    Latent steps come first, as the format has it, each with the box that it is about; the answer follows in
+    `<answer>`. Raises ValueError for a dataset name that is no plain file name, and BadRow for a latent step without a
+    box and for one about several images.
     """
     return write_dataset(examples, folder, dataset, partial(_row, dataset), parse_row)
 

@@ -5,8 +5,8 @@ A file is a JSON list (or one object a line) of
     {"metadata": {"dataset_name", "sample_id"}, "data": [system, user, assistant]}
 
 where a turn is `{"role", "content": [{"type": "text", "text"} | {"type": "image", "image": relative path}]}`. The text
-before every assistant image ends in `<abs_vis_token></abs_vis_token>`, which marks a thought; what `<observation>…
-</observation>` encloses after it is what the thought has to make visible. Images lie below the root folder, or in the
+before every assistant image ends in `<abs_vis_token></abs_vis_token>`, which marks a latent step; what `<observation>…
+</observation>` encloses after it is what the step has to make visible. Images lie below the root folder, or in the
 `images.zip` of their subset, which is read as it is.
 """
 
@@ -43,7 +43,7 @@ class MonetRow:
     """Of the question."""
     question: str
     parts: tuple[TextSpan | str, ...]
-    """The response word for word; a text that is no TextSpan is the path of a thought's image."""
+    """The response word for word; a text that is no TextSpan is the path of a latent step's image."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def parse_row(row: object, place: str) -> MonetRow:
     """Checks a row without opening its images; `place` names it where it does not name itself.
 
     Raises BadRow for a wrong type, wrong roles, no question image, images and marks that do not match, and for a
-    response that observes nothing after its first thought.
+    response that observes nothing after its first latent step.
     """
     metadata, data = (field(row, key, kind, place) for key, kind in (("metadata", dict), ("data", list)))
     dataset, number = metadata.get("dataset_name"), metadata.get("sample_id")
@@ -82,7 +82,7 @@ def parse_row(row: object, place: str) -> MonetRow:
 def _content(turn: dict[str, object], name: str) -> list[tuple[str, str]]:
     """(type, text or path) of a turn's items."""
     items = field(turn, "content", list, name)
-    found = []
+    content = []
     for item in items:
         kind = item.get("type") if isinstance(item, dict) else None
         value = item.get(kind) if kind in ("text", "image") else None
@@ -90,12 +90,12 @@ def _content(turn: dict[str, object], name: str) -> list[tuple[str, str]]:
             raise BadRow(
                 name, f"the {turn['role']}'s content holds {str(item)[:60]!r}, which is no text and no image."
             )
-        found.append((kind, value))
-    return found
+        content.append((kind, value))
+    return content
 
 
 def _parts(items: list[tuple[str, str]], name: str) -> Iterator[TextSpan | str]:
-    """An assistant turn as words and thoughts."""
+    """An assistant turn as texts and the images of latent steps."""
     images = sum(kind == "image" for kind, _ in items)
     marks = sum(value.count(MARK) for kind, value in items if kind == "text")
     if images != marks:
@@ -138,7 +138,7 @@ def _parts(items: list[tuple[str, str]], name: str) -> Iterator[TextSpan | str]:
 def to_example(row: MonetRow, images: Sequence[Image.Image]) -> Example:
     """The row with its images, in the order of `row.paths`."""
     count = len(row.images)
-    seen = iter(images[count:])
+    auxiliary = iter(images[count:])
     parts: list[TextSpan | LatentStep] = []
     texts = _around(row.parts)
     for part in row.parts:
@@ -146,13 +146,13 @@ def to_example(row: MonetRow, images: Sequence[Image.Image]) -> Example:
             parts.append(part)
         else:
             text, observation = next(texts)
-            parts.append(LatentStep(Step(text=text, observation=observation, image=next(seen), region=None)))
-    said = "".join(part.text for part in parts if isinstance(part, TextSpan))
+            parts.append(LatentStep(Step(text=text, observation=observation, image=next(auxiliary), region=None)))
+    response = "".join(part.text for part in parts if isinstance(part, TextSpan))
     return Example(
         images=tuple(images[:count]),
         question=row.question,
         steps=tuple(part.step for part in parts if isinstance(part, LatentStep)),
-        answer=answers.extract(said) or "",
+        answer=answers.extract(response) or "",
         name=row.name,
         metadata={"family": row.dataset},
         parts=tuple(parts),
@@ -160,7 +160,7 @@ def to_example(row: MonetRow, images: Sequence[Image.Image]) -> Example:
 
 
 def _around(parts: Sequence[TextSpan | str]) -> Iterator[tuple[str, str]]:
-    """Per thought, the text before it since the last one and the observations after it up to the next one."""
+    """Per latent step, the text before it since the last one and the observations after it up to the next one."""
     places = [i for i, part in enumerate(parts) if isinstance(part, str)]
     for number, place in enumerate(places):
         start = places[number - 1] + 1 if number else 0
@@ -173,8 +173,8 @@ def _around(parts: Sequence[TextSpan | str]) -> Iterator[tuple[str, str]]:
 def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], dataset: str) -> Path:
     """Writes examples as a subset: folder/dataset/train.json and images.zip. Returns the JSON file.
 
-    Raises ValueError for a dataset name that is no plain file name and BadRow for an example without thoughts or with
-    a thought without an image.
+    Raises ValueError for a dataset name that is no plain file name and BadRow for an example without latent steps or
+    with one that has no image.
     """
     return write_dataset(examples, folder, dataset, partial(_row, dataset), parse_row)
 
@@ -184,22 +184,22 @@ def _row(dataset: str, example: Example, number: int, store: Callable[[Image.Ima
         return {"type": "image", "image": store(image)}
 
     user = [*map(put, example.images), {"type": "text", "text": example.question + TAIL}]
-    said: list[dict[str, str]] = []
+    assistant: list[dict[str, str]] = []
     for part in segments(example):
         text = MARK
         if isinstance(part, TextSpan):
             text = f"<observation>{part.text}</observation>" if part.role == "observation" else part.text
         elif part.step.image is None:
             raise BadRow(example.name, "a thought has no image, which the format needs.")
-        if said and said[-1]["type"] == "text":
-            said[-1]["text"] += text
+        if assistant and assistant[-1]["type"] == "text":
+            assistant[-1]["text"] += text
         else:
-            said.append({"type": "text", "text": text})
+            assistant.append({"type": "text", "text": text})
         if isinstance(part, LatentStep):
-            said.append(put(part.step.image))
+            assistant.append(put(part.step.image))
     if not example.steps:
         raise BadRow(example.name, "it has no thoughts, which the format needs.")
-    turns = (("system", [{"type": "text", "text": SYSTEM}]), ("user", user), ("assistant", said))
+    turns = (("system", [{"type": "text", "text": SYSTEM}]), ("user", user), ("assistant", assistant))
     return {
         "metadata": {"dataset_name": dataset, "sample_id": number},
         "data": [{"role": role, "content": content} for role, content in turns],

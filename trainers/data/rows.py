@@ -42,7 +42,7 @@ class BadRow(ValueError):
 
 
 class Row(Protocol):
-    """A checked row."""
+    """A checked row of any format."""
 
     name: str
     dataset: str
@@ -52,7 +52,7 @@ class Row(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How rows are read."""
+    """A published format: how its rows are read and written."""
 
     parse_row: Callable[[object, str], Row]
     """A row of JSON and the name of its place; raises BadRow."""
@@ -94,8 +94,8 @@ def exchange(row: object, name: str) -> tuple[str, str]:
     turns = field(row, "conversations", list, name)[:2]
     if [turn.get("from") if isinstance(turn, dict) else None for turn in turns] != ["human", "gpt"]:
         raise BadRow(name, "conversations have to begin with a turn of human and one of gpt.")
-    asked, said = (field(turn, "value", str, name) for turn in turns)
-    return asked, said
+    question, answer = (field(turn, "value", str, name) for turn in turns)
+    return question, answer
 
 
 def without_marks(question: str) -> str:
@@ -131,14 +131,14 @@ class PublishedDataset(Dataset):
 
         Raises BadRow; ValueError for a file that cannot be read and where no row is left.
         """
-        if found := no_character(instruction):
-            raise ValueError(f"The instruction holds {found}, which is no character.")
+        if escape := no_character(instruction):
+            raise ValueError(f"The instruction holds {escape}, which is no character.")
         self.store, self.format, self.batch, self.seed = ImageStore(root), format, batch, seed
         self.instruction = instruction
         self.skip, self.report = on_bad_row == "skip", report
         self.bad: list[BadRow] = []
         self.empty: list[str] = []
-        """What is to be said of files without rows."""
+        """Sentences on files without rows."""
         self._inside: dict[str, tuple[Sequence[dict[str, object]], int]] = {}
         """Where the rows lie whose images are within them, by place."""
         paths = [Path(file) for file in files]
@@ -219,8 +219,8 @@ class PublishedDataset(Dataset):
             raise BadRow(place, str(raw))
         row = self.format.parse_row(raw, place)
         for where, text in texts(row):
-            if found := no_character(text):
-                raise BadRow(row.name, f"{where} holds {found}: half of a character, or a byte that is no UTF-8.")
+            if escape := no_character(text):
+                raise BadRow(row.name, f"{where} holds {escape}: half of a character, or a byte that is no UTF-8.")
         try:
             for path in row.paths:
                 self.store.find(path)
@@ -235,8 +235,8 @@ class PublishedDataset(Dataset):
         if len(self.empty) == len(files):
             return " ".join(self.empty)
         reasons = [*self.empty, *(f"The first of {len(self.bad)} bad rows: {bad}" for bad in self.bad[:1])]
-        said = f"{', '.join(map(str, files))}: no usable row in split {split} (val is a hundredth)."
-        return " ".join([said, *reasons])
+        none_left = f"{', '.join(map(str, files))}: no usable row in split {split} (val is a hundredth)."
+        return " ".join([none_left, *reasons])
 
     def _note(self, error: BadRow) -> None:
         if self.report is not None:
@@ -244,7 +244,7 @@ class PublishedDataset(Dataset):
 
 
 def short_names(files: Sequence[Path]) -> list[str]:
-    """What to call every file: its name, with as many of the folders above it as tell it from the others."""
+    """A short name of every file: its own, with as many of the folders above it as tell it from the others."""
     whole = [Path(os.path.abspath(file)).parts for file in files]
 
     def shortest(parts: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Example → what the assistant says: words, then a visual thought, then what it showed, … and the answer.
+"""The response of an example in segments: text, then a latent step, then its observation, … and the answer.
 
 Every collator derives from this one layout (Monet's order: text · block · observation).
 """

@@ -1,4 +1,4 @@
-"""Where a data set's images lie: as files, or inside zip archives that stay as they are."""
+"""A data set's images on the disk: files, or members of zip archives that stay as they are."""
 
 import lzma
 import os
@@ -84,8 +84,8 @@ class ImageStore:
 
     def _open(self, path: Path) -> tuple[zipfile.ZipFile, dict[str, str]]:
         """The archive, and its members' names by the paths that they stand for."""
-        known = self._zips.get(path)
-        if known is None or known[0] != os.getpid():
+        entry = self._zips.get(path)
+        if entry is None or entry[0] != os.getpid():
             try:
                 archive = zipfile.ZipFile(path)
             except ZIP_PROBLEMS as error:
@@ -93,8 +93,8 @@ class ImageStore:
                     f"{path.relative_to(self.root)} is no zip file that can be read: {error}."
                 ) from error
             members = {name.replace("\\", "/"): name for name in archive.namelist()}
-            known = self._zips[path] = os.getpid(), archive, members
-        return known[1:]
+            entry = self._zips[path] = os.getpid(), archive, members
+        return entry[1:]
 
     def _unreadable(self, path: str, archive: Path, error: Exception) -> ImageProblem:
         reason = str(error).rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Text of rows: what of it can be neither tokenised nor printed, and how it is quoted in a sentence."""
+"""Checks and quotation of rows' text: what of it can be neither tokenised nor printed."""
 
 import re
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ def no_character(text: str) -> str | None:
 
     Such are halves of surrogate pairs, which JSON can write, and bytes of a file that are no UTF-8.
     """
-    found = _LONE.search(text)
-    return found and printable(found.group())
+    match = _LONE.search(text)
+    return match and printable(match.group())
 
 
 def texts(row: object) -> Iterator[tuple[str, str]]:

@@ -29,19 +29,19 @@ def parse_row(row: object, place: str) -> QuestionRow:
     images = field(row, "images", list, place)
     if not images or not all(isinstance(image, str) for image in images):
         raise BadRow(place, "images has to list one or more images in base64.")
-    asked, said = (field(row, key, str, place) for key in ("question", "solution"))
-    return QuestionRow(place, "thyme", (), *checked(asked, said, place))
+    question, answer = (field(row, key, str, place) for key in ("question", "solution"))
+    return QuestionRow(place, "thyme", (), *checked(question, answer, place))
 
 
 def images(row: dict[str, object]) -> list[bytes]:
     """The files of a row's images; white space and the head of a data URI do not count. Raises ImageProblem."""
-    found = []
+    files = []
     for text in row["images"]:
         try:
-            found.append(base64.b64decode(_HEAD.sub("", "".join(text.split()), count=1), validate=True))
+            files.append(base64.b64decode(_HEAD.sub("", "".join(text.split()), count=1), validate=True))
         except (binascii.Error, ValueError) as error:
             raise ImageProblem(f"an image is no base64: {error}.") from error
-    return found
+    return files
 
 
 def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], dataset: str) -> Path:
@@ -54,12 +54,12 @@ def write_rows(examples: Iterable[Example], folder: str | os.PathLike[str], data
     def fill(draft: Path) -> None:
         rows = []
         for example in examples:
-            pictures = []
+            encoded = []
             for image in example.images:
                 data = io.BytesIO()
                 image.save(data, "PNG")
-                pictures.append(base64.b64encode(data.getvalue()).decode())
-            rows.append({"images": pictures, "question": example.question, "solution": example.answer})
+                encoded.append(base64.b64encode(data.getvalue()).decode())
+            rows.append({"images": encoded, "question": example.question, "solution": example.answer})
             passes(parse_row, rows[-1], example.name)
         Dataset.from_list(rows).to_parquet(draft / "train.parquet")
 

@@ -41,32 +41,32 @@ def parse_row(row: object, place: str) -> QuestionRow:
     Raises BadRow for a wrong type, for images and marks that do not match, and for an empty question or answer.
     """
     if isinstance(row, dict) and "conversations" in row:
-        asked, said = exchange(row, place)
+        question, answer = exchange(row, place)
     else:
-        asked, said = (field(row, key, str, place) for key in ("question", "answer"))
+        question, answer = (field(row, key, str, place) for key in ("question", "answer"))
     number = row.get("qid", row.get("question_id"))
     name = f"virl/{number}" if isinstance(number, (str, int)) else place
     images = image_paths(row, name)
-    if asked.count(IMAGE) not in (0, len(images)):
-        raise BadRow(name, f"{len(images)} images stand beside {asked.count(IMAGE)} marks {IMAGE}.")
+    if question.count(IMAGE) not in (0, len(images)):
+        raise BadRow(name, f"{len(images)} images stand beside {question.count(IMAGE)} marks {IMAGE}.")
     category = row.get("category")
     dataset = category if isinstance(category, str) and category else "virl"
-    return QuestionRow(name, dataset, images, *checked(asked, said, name))
+    return QuestionRow(name, dataset, images, *checked(question, answer, name))
 
 
-def checked(asked: str, said: str, name: str) -> tuple[str, str]:
+def checked(question: str, answer: str, name: str) -> tuple[str, str]:
     """Question and answer without marks.
 
     Raises BadRow where one of them is empty: an answer of space, wrapping and punctuation alone (`\\boxed{}`,
     `\\boxed{\\text{}}`, `<answer></answer>`) says nothing, and what was cut off within its box or tags neither.
     """
-    question = without_marks(asked).strip()
+    question = without_marks(question).strip()
     if not question:
         raise BadRow(name, "the question is empty.")
-    answer = answers.truth(said)
-    if answer is None:
-        raise BadRow(name, f"the answer is empty or cut off: {said.strip()[:60]!r} says nothing to compare with.")
-    return question, answer
+    truth = answers.truth(answer)
+    if truth is None:
+        raise BadRow(name, f"the answer is empty or cut off: {answer.strip()[:60]!r} says nothing to compare with.")
+    return question, truth
 
 
 def to_example(row: QuestionRow, images: Sequence[Image.Image]) -> Example:

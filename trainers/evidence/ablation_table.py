@@ -39,9 +39,9 @@ def together(rows: Sequence[Row]) -> Interval:
 
 
 def markdown(report: Report) -> str:
-    """What an ablations.json says, as Markdown."""
+    """An ablations.json as Markdown."""
     ablation = from_json(Ablation, report["ablation"], "ablations.json")
-    rows = {name: list(map(row_from_json, found)) for name, found in report["rows"].items()}
+    rows = {name: list(map(row_from_json, values)) for name, values in report["rows"].items()}
     results = [Result(variant, rows[variant.name]) for variant in ablation.variants]
     steps = ", then ".join(f"{name} for {budget} steps" for name, budget in ablation.stages)
     text = (
@@ -61,13 +61,13 @@ def verdict(gap: Interval, variant: Variant, whole: Variant) -> str:
     """Whether the sign of a difference to the whole method is the paper's."""
     if gap.low <= 0 <= gap.high:
         return "no difference beyond chance"
-    found = "lower" if gap.value < 0 else "higher"
+    direction = "lower" if gap.value < 0 else "higher"
     if variant.paper is None and variant.lower is None:
-        return f"{found}; the paper's figure is not at hand"
+        return f"{direction}; the paper's figure is not at hand"
     if variant.lower is None and variant.paper == whole.paper:
-        return f"{found}: in the paper equal"
+        return f"{direction}: in the paper equal"
     lower = variant.lower if variant.lower is not None else variant.paper < whole.paper
-    return f"{found}: {'agrees' if (gap.value < 0) == lower else 'disagrees'}"
+    return f"{direction}: {'agrees' if (gap.value < 0) == lower else 'disagrees'}"
 
 
 def _accuracies(ablation: Ablation, results: Sequence[Result]) -> str:
@@ -93,7 +93,7 @@ def _accuracies(ablation: Ablation, results: Sequence[Result]) -> str:
 
 
 def _replaced(ablation: Ablation, results: Sequence[Result]) -> str:
-    """What replacing the latents does to the answers of `find`."""
+    """The table of what replacing the latents does to answers of `find`."""
     words = {"zero": "zeros change", "noise": "noise", "permute": "permuting"}
     shown = [by for by in ablation.replace if by in words]
     header = ["variant", "opens a block", "latents", "donor's answer", *(words[by] for by in shown)]

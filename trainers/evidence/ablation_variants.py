@@ -12,7 +12,7 @@ from latent_core import glyphs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One row of a table."""
+    """A variant of a method: one row of an ablation's table."""
 
     name: str
     options: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ablation:
-    """One table."""
+    """The ablation of one checkpoint: the variants of one table, and what they share."""
 
     checkpoint: str
     """The embedded checkpoint that it stands beside."""
@@ -107,9 +107,9 @@ LVR = Ablation(
 )
 
 
-def _thoughts(latents: int, paper: float) -> Variant:
-    given = (f"latents_min={latents}", f"latents_max={latents}", f"latents_default={latents}")
-    return Variant(name=f"K = {latents}", options=given, latents=latents, paper=paper)
+def _with_latents(latents: int, paper: float) -> Variant:
+    options = (f"latents_min={latents}", f"latents_max={latents}", f"latents_default={latents}")
+    return Variant(name=f"K = {latents}", options=options, latents=latents, paper=paper)
 
 
 VALR = Ablation(
@@ -132,10 +132,10 @@ VALR = Ablation(
         Variant(name="two encoders", options=("valr.encoders=[glyph-dinov2, glyph-siglip]",), paper=64.7),
         Variant(name="an early layer (4 of 28)", options=("valr.layer=1",), paper=59.2),
         Variant(name="the last layer (27 of 28)", options=("valr.layer=4",), paper=62.8),
-        _thoughts(1, 58.6),
-        _thoughts(4, 62.0),
-        _thoughts(16, 63.1),
-        _thoughts(25, 63.2),
+        _with_latents(1, 58.6),
+        _with_latents(4, 62.0),
+        _with_latents(16, 63.1),
+        _with_latents(25, 63.2),
     ),
 )
 

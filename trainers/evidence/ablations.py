@@ -31,7 +31,7 @@ def ablate(checkpoint: str = "glyph-monet", *, n: int = 500, split: str = "test"
         "n": n,
         "split": split,
         "ablation": dataclasses.asdict(ablation),
-        "rows": {name: list(map(row_to_json, found)) for name, found in rows.items()},
+        "rows": {name: list(map(row_to_json, measured)) for name, measured in rows.items()},
     }
     written = write_report(folder / f"{split}.json", report, markdown)
     if split == "test" and (EMBEDDED / checkpoint).is_dir():
@@ -50,7 +50,7 @@ def _measure(ablation: Ablation, variant: Variant, folder: Path, *, n: int, spli
 
 
 def conditions(ablation: Ablation, variant: Variant, rule: str) -> Iterator[Condition]:
-    """What is measured of a variant."""
+    """The conditions that a variant is measured under."""
     if variant.recipe is not None:
         yield from (Condition(family=family, latents=0, mode="text") for family in ablation.families)
         return
@@ -68,17 +68,17 @@ def train_variant(ablation: Ablation, variant: Variant, folder: Path) -> Path:
     """Runs a variant's stages; returns the last one's checkpoint."""
     start = Path("runs") / ablation.start / "final"
     if variant.recipe is not None:
-        given = [
+        overrides = [
             f"max_steps={ablation.stages[0][1]}",
             ablation.shared[0],
             f"init={start}",
             f"output_dir={folder}/stage1",
         ]
-        return train(*load_recipe(variant.recipe, [*given, "eval_strategy='no'"]))
+        return train(*load_recipe(variant.recipe, [*overrides, "eval_strategy='no'"]))
     teacher, options = start, variant.options
     for number, (name, budget) in enumerate(ablation.stages, start=1):
-        given = [f"max_steps={budget}", *ablation.shared, f"init={start}", f"output_dir={folder}/stage{number}"]
+        overrides = [f"max_steps={budget}", *ablation.shared, f"init={start}", f"output_dir={folder}/stage{number}"]
         if load_recipe(name, [])[0].teacher is not None:
-            given.append(f"teacher={teacher}")
-        teacher, options = train(*load_recipe(name, [*given, "eval_strategy='no'", *options])), ()
+            overrides.append(f"teacher={teacher}")
+        teacher, options = train(*load_recipe(name, [*overrides, "eval_strategy='no'", *options])), ()
     return teacher

@@ -74,27 +74,27 @@ def _vectors(
     examples: Sequence[Example], traces: Sequence[Trace], rng: Random
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
     """EACH patches, words and latents, all after the final norm."""
-    found: dict[str, list[tuple[torch.Tensor, str]]] = {kind: [] for kind in KINDS}
+    by_kind: dict[str, list[tuple[torch.Tensor, str]]] = {kind: [] for kind in KINDS}
     for example, trace in zip(examples, traces, strict=True):
         rows, columns = trace.start.grids[0]
         for cell, state in enumerate(trace.start.image_states[-1]):
             row, column = divmod(cell, columns)
-            found["patch"].append(
+            by_kind["patch"].append(
                 (state, _shown(example.metadata["scene"], (row + 0.5) / rows, (column + 0.5) / columns))
             )
         for event in trace.steps:
             if isinstance(event, TokenEvent) and event.kind == "text" and event.text.strip():
-                found["word"].append((event.hidden, event.text.strip()))
+                by_kind["word"].append((event.hidden, event.text.strip()))
         for number, block in enumerate(trace.blocks, 1):
             name = f"{example.metadata['family']}, block {number}"
-            found["latent"] += [(z, f"{name}, latent {t}") for t, z in enumerate(block.latents, 1)]
-    chosen = [(kind, *item) for kind in KINDS for item in rng.sample(found[kind], min(EACH, len(found[kind])))]
+            by_kind["latent"] += [(z, f"{name}, latent {t}") for t, z in enumerate(block.latents, 1)]
+    chosen = [(kind, *item) for kind in KINDS for item in rng.sample(by_kind[kind], min(EACH, len(by_kind[kind])))]
     kinds = torch.tensor([KINDS.index(kind) for kind, _, _ in chosen], dtype=torch.uint8)
     return torch.stack([state for _, state, _ in chosen]), kinds, tuple(label for _, _, label in chosen)
 
 
 def _shown(scene: Scene, y: float, x: float) -> str:
-    """What lies at a place of a scene, in shares of its height and width."""
+    """The label of a place of a scene: the thing there or the ground, in shares of its height and width."""
     thing = scene.at(int(y * SIZE) // CELL, int(x * SIZE) // CELL)
     return f"{thing.colour} {thing.shape}, {thing.mark}" if thing else "ground"
 
@@ -132,6 +132,6 @@ def _words(trace: Trace) -> torch.Tensor:
 
 
 def _mean(quantity: str, of: str, values: Iterable[float | None]) -> dict[str, object]:
-    found = mean(torch.tensor([value for value in values if value is not None]))
-    bounds = [round(found.low, 4), round(found.high, 4)]
-    return {"quantity": quantity, "of": of, "value": round(found.value, 4), "interval": bounds, "n": found.n}
+    interval = mean(torch.tensor([value for value in values if value is not None]))
+    bounds = [round(interval.low, 4), round(interval.high, 4)]
+    return {"quantity": quantity, "of": of, "value": round(interval.value, 4), "interval": bounds, "n": interval.n}

@@ -66,7 +66,7 @@ BEFORE_AND_AFTER = (*REINFORCED, "glyph-text")
 PAINTED = ("glyph-monet", "glyph-monet-faithful")
 """Checkpoints that ship with a decoder."""
 BANKED = (*PAINTED, "glyph-valr")
-"""Checkpoints that ship with a bank: their latents are states after the final norm, as words are."""
+"""Checkpoints that ship with a bank: their latents are states after the final norm, as text's are."""
 STAGES = ("glyph-monet-stage1", "glyph-monet-stage2")
 """Checkpoints that ship for comparison between stages."""
 
@@ -103,7 +103,7 @@ def build(*, n: int = 500) -> None:
 
 
 def families(name: str) -> tuple[str, ...]:
-    """What a checkpoint is measured on: the four families, and `views` where it learned them."""
+    """The families that a checkpoint is measured on: the four, and `views` where it learned them."""
     learned = load_recipe(name, [])[0].mixture
     return (*glyphs.FAMILIES, *(family for family in ("views",) if family in learned))
 

@@ -43,7 +43,7 @@ def as_markdown(name: str, file: str) -> str:
 
 
 def _latents(recipe: Recipe) -> str:
-    """What the model card says about blocks."""
+    """The sentences of the model card on blocks."""
     text = recipe.spec.stage.card(recipe)
     if recipe.method == "text" or not text:
         return ""

@@ -1,8 +1,8 @@
-"""`python -m trainers depict`: trains the decoder from latents to pictures, and has its pictures read by a classifier.
+"""`python -m trainers depict`: trains the decoder from latents to images, and has its images read by a classifier.
 
-The classifier never sees a latent: it learns colour, shape and mark from the true pictures of the train split. It then
-reads the decoder's pictures of the test split's `find`. Beside them stand the true pictures, those of a second decoder
-that was trained in the same way on the states of the words before the block, and those from another sample's latents.
+The classifier never sees a latent: it learns colour, shape and mark from the true images of the train split. It then
+reads the decoder's images of the test split's `find`. Beside them stand the true images, those of a second decoder
+that was trained in the same way on the states of the text before the block, and those from another sample's latents.
 """
 
 import dataclasses
@@ -37,17 +37,17 @@ RATE = 2e-3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Thoughts:
-    """Blocks of some runs and what they stand for, N in all."""
+    """Blocks of some runs with the auxiliary images that they stand for, N in all."""
 
     latents: torch.Tensor
     """(N, MOST, D), zeros where there is none."""
-    there: torch.Tensor
+    mask: torch.Tensor
     """(N, MOST) bool."""
-    words: torch.Tensor
-    """(N, MOST, D) the states of the last words before the block, the last one first."""
-    worded: torch.Tensor
+    text_states: torch.Tensor
+    """(N, MOST, D) the states of the last text tokens before the block, the last one first."""
+    text_mask: torch.Tensor
     """(N, MOST) bool."""
-    pictures: torch.Tensor
+    images: torch.Tensor
     """(N, 3, SIDE, SIDE) the true auxiliary image, in 0…1."""
     family: tuple[str, ...]
     sample: tuple[int, ...]
@@ -68,24 +68,24 @@ def thoughts(reasoner: Reasoner, examples: Sequence[Example], latents: Sequence[
             max_blocks=4,
         )
         for number, (example, trace) in enumerate(zip(some, traces, strict=True), start):
-            said: list[torch.Tensor] = []
+            text_states_before: list[torch.Tensor] = []
             before = []
             for event in trace.steps:
                 if isinstance(event, TokenEvent) and event.kind == "open":
-                    before.append(said[-MOST:][::-1])
+                    before.append(text_states_before[-MOST:][::-1])
                 if isinstance(event, TokenEvent) and event.kind == "text":
-                    said.append(event.hidden)
-            for block, words, step in zip(trace.blocks, before, example.steps, strict=False):
-                if len(block.latents) and words:
-                    parts.append((*_padded(block.latents), *_padded(torch.stack(words)), _picture(step.image)))
+                    text_states_before.append(event.hidden)
+            for block, text_states, step in zip(trace.blocks, before, example.steps, strict=False):
+                if len(block.latents) and text_states:
+                    parts.append((*_padded(block.latents), *_padded(torch.stack(text_states)), _picture(step.image)))
                     family.append(str(example.metadata["family"]))
                     sample.append(number)
     return Thoughts(*(torch.stack(column) for column in zip(*parts, strict=True)), tuple(family), tuple(sample))
 
 
 def _padded(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    there = torch.arange(MOST) < len(vectors)
-    return F.pad(vectors, (0, 0, 0, MOST - len(vectors))), there
+    mask = torch.arange(MOST) < len(vectors)
+    return F.pad(vectors, (0, 0, 0, MOST - len(vectors))), mask
 
 
 def _picture(image) -> torch.Tensor:
@@ -94,18 +94,18 @@ def _picture(image) -> torch.Tensor:
 
 
 def train_depicter(
-    vectors: torch.Tensor, there: torch.Tensor, pictures: torch.Tensor, *, steps: int, seed: int
+    vectors: torch.Tensor, mask: torch.Tensor, images: torch.Tensor, *, steps: int, seed: int
 ) -> Depicter:
-    """Least squares on pictures; half of the time it reads some of the vectors only, so that it can read one alone."""
+    """Least squares on images; half of the time it reads some of the vectors only, so that it can read one alone."""
     torch.manual_seed(seed)
     decoder = Depicter(vectors.shape[-1])
-    decoder.mean.copy_(vectors[there].mean(0))
-    decoder.std.copy_(vectors[there].std(0).clamp(min=1e-6))
+    decoder.mean.copy_(vectors[mask].mean(0))
+    decoder.std.copy_(vectors[mask].std(0).clamp(min=1e-6))
     draw = torch.Generator().manual_seed(seed)
 
     def batch() -> tuple[torch.Tensor, ...]:
         rows = torch.randint(len(vectors), (BATCH,), generator=draw)
-        return vectors[rows], _some(there[rows], draw), pictures[rows]
+        return vectors[rows], _some(mask[rows], draw), images[rows]
 
     def loss(v: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         return F.mse_loss(decoder(v, t), p)
@@ -114,13 +114,13 @@ def train_depicter(
     return decoder.eval()
 
 
-def _some(there: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+def _some(mask: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
     """Of half of the rows all vectors, of the others a random share and at least one."""
-    keep = torch.rand(there.shape, generator=draw) < torch.rand(len(there), 1, generator=draw)
-    first = (torch.rand(there.shape, generator=draw) * there).argmax(1)
-    keep[torch.arange(len(there)), first] = True
-    whole = torch.rand(len(there), 1, generator=draw) < 0.5
-    return there & (keep | whole)
+    keep = torch.rand(mask.shape, generator=draw) < torch.rand(len(mask), 1, generator=draw)
+    first = (torch.rand(mask.shape, generator=draw) * mask).argmax(1)
+    keep[torch.arange(len(mask)), first] = True
+    whole = torch.rand(len(mask), 1, generator=draw) < 0.5
+    return mask & (keep | whole)
 
 
 def _fit(model: nn.Module, batch, loss, steps: int, what: str) -> None:
@@ -137,7 +137,7 @@ def _fit(model: nn.Module, batch, loss, steps: int, what: str) -> None:
 
 
 class Classifier(nn.Module):
-    """Colour, shape and mark of the thing on a picture."""
+    """A small network that reads colour, shape and mark of the thing on an image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,14 +154,14 @@ class Classifier(nn.Module):
             nn.Linear(128, sum(map(len, LABELS.values()))),
         )
 
-    def forward(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """(B, 3, SIDE, SIDE) → the scores of each label of LABELS, in order."""
-        return list(self.body(pictures).split([len(values) for values in LABELS.values()], -1))
+        return list(self.body(images).split([len(values) for values in LABELS.values()], -1))
 
     @torch.inference_mode()
-    def read(self, pictures: torch.Tensor) -> torch.Tensor:
+    def read(self, images: torch.Tensor) -> torch.Tensor:
         """(B, labels) the likeliest values."""
-        return torch.stack([scores.argmax(-1) for scores in self(pictures)], -1)
+        return torch.stack([scores.argmax(-1) for scores in self(images)], -1)
 
 
 def truth(example: Example) -> list[int]:
@@ -173,28 +173,28 @@ def truth(example: Example) -> list[int]:
     return [LABELS["colour"].index(thing.colour), LABELS["shape"].index(thing.shape), LABELS["mark"].index(mark)]
 
 
-def train_classifier(pictures: torch.Tensor, labels: torch.Tensor, *, steps: int, seed: int) -> Classifier:
-    """Cross-entropy on true pictures, blurred by chance, because a decoder's pictures are."""
+def train_classifier(images: torch.Tensor, labels: torch.Tensor, *, steps: int, seed: int) -> Classifier:
+    """Cross-entropy on true images, blurred by chance, because a decoder's images are."""
     torch.manual_seed(seed)
     classifier = Classifier()
     draw = torch.Generator().manual_seed(seed)
 
     def batch() -> tuple[torch.Tensor, ...]:
-        rows = torch.randint(len(pictures), (BATCH,), generator=draw)
+        rows = torch.randint(len(images), (BATCH,), generator=draw)
         small = int(torch.randint(8, SIDE + 1, (1,), generator=draw))
-        blurred = F.interpolate(pictures[rows], size=(small, small), mode="area")
+        blurred = F.interpolate(images[rows], size=(small, small), mode="area")
         return F.interpolate(blurred, size=(SIDE, SIDE), mode="bilinear"), labels[rows]
 
-    def loss(p: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return sum(F.cross_entropy(scores, wanted[:, i]) for i, scores in enumerate(classifier(p)))
+    def loss(p: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return sum(F.cross_entropy(scores, labels[:, i]) for i, scores in enumerate(classifier(p)))
 
     _fit(classifier, batch, loss, steps, "Classifier")
     return classifier.eval()
 
 
-def rates(read: torch.Tensor, wanted: torch.Tensor) -> dict[str, Interval]:
-    """Of pictures (N, labels): how often each label is right, and all of them."""
-    right = read == wanted
+def rates(read: torch.Tensor, labels: torch.Tensor) -> dict[str, Interval]:
+    """Of images (N, labels): how often each label is right, and all of them."""
+    right = read == labels
     columns = [*right.unbind(1), right.all(1)]
     named = zip([*LABELS, "all three"], columns, strict=True)
     return {name: wilson(int(column.sum()), len(column)) for name, column in named}
@@ -213,31 +213,35 @@ def depict(checkpoint: str, *, n: int = 500, train: int = 2500, steps: int = 200
     examples = [glyphs.sample(family, i, "train") for i in range(train) for family in glyphs.FAMILIES]
     # every other sample with the usual K, the others with all K in turn
     counts = [usual if i % 2 else 1 + i // 2 % MOST for i in range(len(examples))]
-    known = thoughts(reasoner, examples, counts)
-    decoder = train_depicter(known.latents, known.there, known.pictures, steps=steps, seed=seed)
-    reader = train_depicter(known.words, known.worded, known.pictures, steps=steps, seed=seed)
+    train_blocks = thoughts(reasoner, examples, counts)
+    decoder = train_depicter(train_blocks.latents, train_blocks.mask, train_blocks.images, steps=steps, seed=seed)
+    text_decoder = train_depicter(
+        train_blocks.text_states, train_blocks.text_mask, train_blocks.images, steps=steps, seed=seed
+    )
     finds = [example for example in examples if example.metadata["family"] == "find"]
     true = torch.stack([_picture(example.steps[0].image) for example in finds])
     classifier = train_classifier(true, torch.tensor([truth(e) for e in finds]), steps=steps // 2, seed=seed)
 
-    asked = {family: [glyphs.sample(family, i, "test") for i in range(n)] for family in glyphs.FAMILIES}
-    tested = {family: thoughts(reasoner, some, [usual] * n) for family, some in asked.items()}
-    average = known.pictures.mean(0)
+    test_examples = {family: [glyphs.sample(family, i, "test") for i in range(n)] for family in glyphs.FAMILIES}
+    tested = {family: thoughts(reasoner, some, [usual] * n) for family, some in test_examples.items()}
+    average = train_blocks.images.mean(0)
     find = tested["find"]
-    wanted = torch.tensor([truth(asked["find"][i]) for i in find.sample])
-    swapped = torch.tensor(donors([asked["find"][i].answer for i in find.sample]))
+    labels = torch.tensor([truth(test_examples["find"][i]) for i in find.sample])
+    swapped = torch.tensor(donors([test_examples["find"][i].answer for i in find.sample]))
     rows = {
-        "the true picture": rates(classifier.read(find.pictures), wanted),
-        "from the block": rates(classifier.read(_paint(decoder, find.latents, find.there)), wanted),
+        "the true picture": rates(classifier.read(find.images), labels),
+        "from the block": rates(classifier.read(_paint(decoder, find.latents, find.mask)), labels),
         **{
             f"from latent {t + 1} alone": rates(
-                classifier.read(_paint(decoder, find.latents, _only(find.there, t))), wanted
+                classifier.read(_paint(decoder, find.latents, _only(find.mask, t))), labels
             )
             for t in range(usual)
         },
-        "from the words before it": rates(classifier.read(_paint(reader, find.words, find.worded)), wanted),
+        "from the words before it": rates(
+            classifier.read(_paint(text_decoder, find.text_states, find.text_mask)), labels
+        ),
         "from another sample’s block": rates(
-            classifier.read(_paint(decoder, find.latents[swapped], find.there[swapped])), wanted
+            classifier.read(_paint(decoder, find.latents[swapped], find.mask[swapped])), labels
         ),
     }
     errors = {family: _explained(decoder, some, average) for family, some in tested.items()}
@@ -259,22 +263,22 @@ def depict(checkpoint: str, *, n: int = 500, train: int = 2500, steps: int = 200
 
 
 @torch.inference_mode()
-def _paint(decoder: Depicter, vectors: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    return decoder(vectors, there)
+def _paint(decoder: Depicter, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return decoder(vectors, mask)
 
 
-def _only(there: torch.Tensor, index: int) -> torch.Tensor:
-    return there & (torch.arange(there.shape[1]) == index)
+def _only(mask: torch.Tensor, index: int) -> torch.Tensor:
+    return mask & (torch.arange(mask.shape[1]) == index)
 
 
 def _explained(decoder: Depicter, some: Thoughts, average: torch.Tensor) -> float:
-    """Share of the pictures' variance around the mean training picture that the decoder explains; 1 is perfect."""
-    missed = (_paint(decoder, some.latents, some.there) - some.pictures).square().mean()
-    return round(1 - (missed / (average - some.pictures).square().mean()).item(), 4)
+    """Share of the images' variance around the mean training image that the decoder explains; 1 is perfect."""
+    missed = (_paint(decoder, some.latents, some.mask) - some.images).square().mean()
+    return round(1 - (missed / (average - some.images).square().mean()).item(), 4)
 
 
 def markdown(report: Report) -> str:
-    """What a depict.json says, as Markdown: how it was measured, and a line per kind of picture."""
+    """A depict.json as Markdown: how it was measured, and a line per kind of image."""
     names = [*LABELS, "all three"]
     explained = ", ".join(f"{family} {value:.2f}" for family, value in report["explained"].items())
     lines = [

@@ -1,4 +1,4 @@
-"""`python -m trainers ground`: how often latents look at what they are about; rule from val, figures on test."""
+"""`python -m trainers ground`: how often latents attend to what they are about; rule from val, figures on test."""
 
 import dataclasses
 from pathlib import Path
@@ -25,11 +25,11 @@ def ground(checkpoint: str, *, n: int = 300) -> Path:
     latents = reasoner.config.latents.default
     if reasoner.method.open_id is None:
         raise ValueError(f"{checkpoint} has no latents, so there is nothing to ground.")
-    found = {}
+    by_split = {}
     for split in ("val", "test"):
         examples = [glyphs.sample(FAMILY, seed, split) for seed in range(n)]
-        found[split] = grounding.collect(reasoner, examples, latents=latents)
-    rows = [grounding.report(found["test"], grounding.best(found["val"], kind)) for kind in KINDS]
+        by_split[split] = grounding.collect(reasoner, examples, latents=latents)
+    rows = [grounding.report(by_split["test"], grounding.best(by_split["val"], kind)) for kind in KINDS]
     command = f"python -m trainers ground {checkpoint} --n {n}"
     report = {
         "command": command,
@@ -42,7 +42,7 @@ def ground(checkpoint: str, *, n: int = 300) -> Path:
 
 
 def markdown(report: Report) -> str:
-    """What a grounding.json says, as Markdown: how it was measured, and a line per rule."""
+    """A grounding.json as Markdown: how it was measured, and a line per rule."""
     rows = [from_json(grounding.Grounding, row, grounding.FILE) for row in report["rows"]]
     numbers = [str(t + 1) for t in range(len(rows[0].by_latent))]
     header = ["looks at the highest", "all latents", *numbers, "words of the same runs", "random region of that size"]

@@ -18,7 +18,7 @@ from trainers.evidence.reports import METRICS_FILE, Report, write_report
 
 
 def beside_weights(checkpoint: str, what: str) -> Path:
-    """Where the page looks for what belongs to a checkpoint: its own folder, or runs/`what`/ for one from the Hub.
+    """The folder of a checkpoint's reports and files: its own, or runs/`what`/ for one from the Hub.
 
     Raises ValueError for a checkpoint that is not there.
     """
@@ -62,11 +62,11 @@ def study(
             progress.update(task, advance=1, description=f"{label}: {row.accuracy.value:.3f}")
     times = timing(work, families[0])
     blind = {family: glyphs.blind_accuracy(family, split=split) for family in families}
-    asked = "" if tuple(families) == glyphs.FAMILIES else f" --families {' '.join(families)}"
+    flags = "" if tuple(families) == glyphs.FAMILIES else f" --families {' '.join(families)}"
     report = {
         "checkpoint": checkpoint,
         "fingerprint": fingerprint,
-        "command": f"python -m trainers study {checkpoint} --n {n} --split {split}{asked}",
+        "command": f"python -m trainers study {checkpoint} --n {n} --split {split}{flags}",
         "split": split,
         "seeds": [0, n - 1],
         "n": n,
@@ -82,7 +82,7 @@ def study(
 
 
 def markdown(report: Report) -> str:
-    """What a metrics.json says, as Markdown: how it was measured, guessing, speed, and a line per condition."""
+    """A metrics.json as Markdown: how it was measured, guessing, speed, and a line per condition."""
     blind = ", ".join(f"{family} {percent(value)}%" for family, value in report["blind_accuracy"].items())
     guess = ", ".join(f"{family} {percent(value)}%" for family, value in report["guessing"].items())
     times = report["timing_ms"]

@@ -32,12 +32,12 @@ def reinforce(name: str, *, n: int = 500, split: str = "test", batch: int = 250)
         raise ValueError(f"There are no runs of {name!r}; choose one of {', '.join(RUNS)}.")
     recipe, arguments = load_recipe(name, [])
     finals = {run.name: run.train(name) for run in RUNS[name]}
-    known = load(str(next(iter(finals.values())))).config.latents
+    latents = load(str(next(iter(finals.values())))).config.latents
     start = str(source_folder(recipe.init, Path(arguments.output_dir).parent))
     before = f"`{recipe.init}`"
     rows = {
         label: list(
-            _measure(str(folder), recipe, known, FOLDER / name / label.strip("`"), n=n, split=split, batch=batch)
+            _measure(str(folder), recipe, latents, FOLDER / name / label.strip("`"), n=n, split=split, batch=batch)
         )
         for label, folder in {before: start, **finals}.items()
     }
@@ -54,7 +54,7 @@ def reinforce(name: str, *, n: int = 500, split: str = "test", batch: int = 250)
             "updates": options.updates,
             "responses": size * options.group,
         },
-        "rows": {label: list(map(row_to_json, found)) for label, found in rows.items()},
+        "rows": {label: list(map(row_to_json, measured)) for label, measured in rows.items()},
         "curves": {label: curve(folder.parent / "metrics.jsonl") for label, folder in finals.items()},
     }
     written = write_report(FOLDER / name / f"{split}.json", report, markdown)
@@ -65,11 +65,11 @@ def reinforce(name: str, *, n: int = 500, split: str = "test", batch: int = 250)
 
 
 def _measure(
-    checkpoint: str, recipe: Recipe, known: LatentRange, folder: Path, *, n: int, split: str, batch: int
+    checkpoint: str, recipe: Recipe, latents: LatentRange, folder: Path, *, n: int, split: str, batch: int
 ) -> Iterator[Row]:
     reasoner = load(checkpoint)
     # the checkpoint before is asked for the same K, beyond what it offers
-    reasoner.config = dataclasses.replace(reasoner.config, latents=known)
+    reasoner.config = dataclasses.replace(reasoner.config, latents=latents)
     study = Study(reasoner, lambda family, index: glyphs.sample(family, index, split), n=n, batch=batch)
     folder.mkdir(parents=True, exist_ok=True)
     yield from run_study(study, list(conditions(reasoner, recipe)), folder / f"{split}-{n}.jsonl")
@@ -82,21 +82,21 @@ def conditions(reasoner: Reasoner, recipe: Recipe) -> Iterator[Condition]:
     if not reasoner.method.has_latents:
         yield from (Condition(family=family, latents=0, mode="text") for family in (*learned, *others))
         return
-    given, own = reasoner.config.latents, recipe.latents_default
+    largest, usual = reasoner.config.latents.max, recipe.latents_default
     for family in learned:
-        base = Condition(family=family, latents=own, rule=recipe.rule)
+        base = Condition(family=family, latents=usual, rule=recipe.rule)
         yield base
         yield dataclasses.replace(base, replace="donor")
         yield dataclasses.replace(base, mode="markers")
         for latents in SWEEP:
-            if latents != own and latents <= given.max:
+            if latents != usual and latents <= largest:
                 yield dataclasses.replace(base, latents=latents)
-    yield from (Condition(family=family, latents=own, rule=recipe.rule) for family in others)
+    yield from (Condition(family=family, latents=usual, rule=recipe.rule) for family in others)
 
 
 def curve(log: Path) -> list[dict[str, float]]:
     """The evaluations of a run, in order, and between them the means of what was logged in training."""
-    found: list[dict[str, float]] = []
+    points: list[dict[str, float]] = []
     since: list[dict[str, float]] = []
     for _, line in read_lines(log)[0]:
         if "solved_0" in line:
@@ -104,6 +104,6 @@ def curve(log: Path) -> list[dict[str, float]]:
         elif "eval_reward" in line and since:
             names = [name for name in since[-1] if name not in ("step", "epoch", "learning_rate")]
             means = {name: sum(s.get(name, 0.0) for s in since) / len(since) for name in names}
-            found.append({"step": line["step"], **means, **{k: v for k, v in line.items() if k.startswith("eval_")}})
+            points.append({"step": line["step"], **means, **{k: v for k, v in line.items() if k.startswith("eval_")}})
             since = []
-    return found
+    return points

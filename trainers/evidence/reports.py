@@ -25,5 +25,5 @@ def write_report(path: Path, report: Report, markdown: Callable[[Report], str]) 
 
 
 def read_report(path: Path) -> Report:
-    """What `write_report` wrote as JSON."""
+    """The JSON of a report, as `write_report` wrote it."""
     return json.loads(path.read_text(encoding="utf-8"))

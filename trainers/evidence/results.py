@@ -53,7 +53,7 @@ def headline(names: Sequence[str]) -> str:
 
 
 def evidence(names: Sequence[str], reinforced: Sequence[str] = ()) -> str:
-    """docs/RESULTS.md: the headline, K, looks, pictures, blocks against words, ablations, reinforcement."""
+    """docs/RESULTS.md: the headline, K, attention, images, blocks against text, ablations, reinforcement."""
     reports, latent = _reports(names)
     parts = [TITLE, _accuracies(reports), "## Do the latents matter?", _interventions(latent)]
     parts += ["## How many latents, and how fast", _sweeps(latent)]
@@ -78,7 +78,7 @@ them. What the checkpoints are stands in the [README](../README.md#the-embedded-
 def _reports(names: Sequence[str]) -> tuple[dict[str, dict], dict[str, dict]]:
     """All measurements by checkpoint, and those of checkpoints with latents."""
     reports = {name: measurements(name) for name in names}
-    return reports, {name: report for name, report in reports.items() if _own(report)[1] is not None}
+    return reports, {name: report for name, report in reports.items() if _default_rule_and_k(report)[1] is not None}
 
 
 def _accuracies(reports: dict[str, dict]) -> str:
@@ -86,18 +86,18 @@ def _accuracies(reports: dict[str, dict]) -> str:
     families = (*glyphs.FAMILIES, "views")
     lines = []
     for label, key in (("uniform guessing", "guessing"), ("best answer from the question alone", "blind_accuracy")):
-        known = {family: share for report in reports.values() for family, share in report[key].items()}
-        lines.append([label, *(percent(known.get(family)) for family in families)])
+        shares = {family: share for report in reports.values() for family, share in report[key].items()}
+        lines.append([label, *(percent(shares.get(family)) for family in families)])
     for name, report in reports.items():
-        rows, rule, latents = _rows(report), *_own(report)
+        rows, rule, latents = _rows(report), *_default_rule_and_k(report)
         if latents is None:
-            asked = {f"`{name}`": {"latents": 0, "mode": "text"}}
+            conditions = {f"`{name}`": {"latents": 0, "mode": "text"}}
         else:
             rules = dict.fromkeys((rule, "causal"))
-            asked = {f"`{name}`, K = {latents}, `{r}`": {"latents": latents, "rule": r} for r in rules}
-        for label, fields in asked.items():
-            found = (rows.get(Condition(family=family, **fields)) for family in families)
-            lines.append([label, *("" if row is None else percent(row.accuracy) for row in found)])
+            conditions = {f"`{name}`, K = {latents}, `{r}`": {"latents": latents, "rule": r} for r in rules}
+        for label, fields in conditions.items():
+            measured = (rows.get(Condition(family=family, **fields)) for family in families)
+            lines.append([label, *("" if row is None else percent(row.accuracy) for row in measured)])
     return (
         f"Test split, seeds {first['seeds'][0]} to {first['seeds'][1]}, greedy; accuracy in %, 95% intervals:\n\n"
         + table(["", *families], lines)
@@ -107,8 +107,8 @@ def _accuracies(reports: dict[str, dict]) -> str:
 def _interventions(reports: dict[str, dict]) -> str:
     lines = []
     for name, report in reports.items():
-        rows, own, latents = _rows(report), *_own(report)
-        for rule in dict.fromkeys((own, "causal")):
+        rows, default_rule, latents = _rows(report), *_default_rule_and_k(report)
+        for rule in dict.fromkeys((default_rule, "causal")):
             base = Condition(family="find", latents=latents, rule=rule)
             by = {what: rows[replace(base, replace=what)] for what in REPLACEMENTS}
             cells = [f"`{name}`", f"`{rule}`", percent(rows[base].accuracy), percent(by["donor"].donor)]
@@ -130,12 +130,12 @@ def _sweeps(reports: dict[str, dict]) -> str:
     counts = (1, 2, 4, 6, 8, 9, 12, 16, 25, 36)
     lines = []
     for name, report in reports.items():
-        rows, rule, _ = _rows(report), *_own(report)
-        found = [rows.get(Condition(family="find", latents=count, rule=rule)) for count in counts]
+        rows, rule, latents = _rows(report), *_default_rule_and_k(report)
+        measured = [rows.get(Condition(family="find", latents=count, rule=rule)) for count in counts]
         times = report["timing_ms"]
-        cells = [f"`{name}`", *("" if row is None else percent(row.accuracy.value) for row in found)]
-        own = rows[Condition(family="find", latents=_own(report)[1], rule=rule)]
-        cells += [percent(own.trigger), f"{own.latents:.1f}", f"{times['latent']:.2f}", f"{times['thought']:.1f}"]
+        cells = [f"`{name}`", *("" if row is None else percent(row.accuracy.value) for row in measured)]
+        usual = rows[Condition(family="find", latents=latents, rule=rule)]
+        cells += [percent(usual.trigger), f"{usual.latents:.1f}", f"{times['latent']:.2f}", f"{times['thought']:.1f}"]
         lines.append(cells)
     header = [
         *(f"K = {count}" for count in counts),
@@ -148,15 +148,15 @@ def _sweeps(reports: dict[str, dict]) -> str:
 
 
 def _looks(names: Iterable[str]) -> str:
-    """What each checkpoint's latents look at, by the two rules that were measured."""
+    """The table of what each checkpoint's latents attend to, by the two rules that were measured."""
     lines = []
     for name in names:
         file = EMBEDDED / name / grounding.FILE
         if file.is_file():
             for row in read_report(file)["rows"]:
-                found = from_json(Grounding, row, file.name)
-                shares = map(percent, (found.latents, found.words, found.elsewhere))
-                lines.append([f"`{name}`", str(found.rule), *shares])
+                grounded = from_json(Grounding, row, file.name)
+                shares = map(percent, (grounded.latents, grounded.words, grounded.elsewhere))
+                lines.append([f"`{name}`", str(grounded.rule), *shares])
     header = ["", "looks at the highest", "latents", "words of the same runs", "random region of that size"]
     return (
         "How often a look falls on the thing asked for, `find`, percent (`python -m trainers ground`, n = 300):\n\n"
@@ -167,7 +167,7 @@ def _looks(names: Iterable[str]) -> str:
 
 
 def _depictions(names: Sequence[str]) -> str:
-    """The mark, as read from what a decoder paints."""
+    """The table of marks, as read from what a decoder paints."""
     lines = []
     for name in names:
         file = EMBEDDED / name / depict.REPORT
@@ -191,19 +191,19 @@ def _is_long(report: dict | None) -> bool:
 
 
 def _without_blocks(name: str, report: dict) -> str:
-    """Accuracy against the length of the reasoning, with blocks and without."""
-    rows, rule, latents = _rows(report), *_own(report)
+    """The table of accuracy against the length of the reasoning, with blocks and without."""
+    rows, rule, latents = _rows(report), *_default_rule_and_k(report)
     lines = []
     for family in report["guessing"]:
         cells = [f"`{family}`"]
-        for asked in dict.fromkeys((rule, "causal")):
+        for shown_rule in dict.fromkeys((rule, "causal")):
             for mode in ("latent", "text"):
-                row = rows[Condition(family=family, latents=latents, rule=asked, mode=mode)]
+                row = rows[Condition(family=family, latents=latents, rule=shown_rule, mode=mode)]
                 cells += [percent(row.accuracy), f"{row.tokens:.0f}"]
         lines.append(cells)
     header = [
-        f"`{asked}`, {words}{what}"
-        for asked in dict.fromkeys((rule, "causal"))
+        f"`{shown_rule}`, {words}{what}"
+        for shown_rule in dict.fromkeys((rule, "causal"))
         for words in ("with blocks", "words only")
         for what in ("", ": tokens")
     ]
@@ -214,7 +214,7 @@ def _rows(report: dict) -> dict[Condition, Row]:
     return {row.condition: row for row in report["rows"]}
 
 
-def _own(report: dict) -> tuple[str, int | None]:
-    """The checkpoint's own rule and K, which its first row was measured with; None for a model without latents."""
+def _default_rule_and_k(report: dict) -> tuple[str, int | None]:
+    """The checkpoint's rule and K where its user names none, as in its first row; None for a model without latents."""
     condition = report["rows"][0].condition
     return condition.rule, None if condition.mode == "text" else condition.latents

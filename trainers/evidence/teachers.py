@@ -1,4 +1,4 @@
-"""`python -m trainers teachers`: small vision encoders of the published classes, taught what stands in every patch.
+"""`python -m trainers teachers`: small vision encoders of the published classes, trained to read every patch.
 
 They play the part of DINOv3 and SigLIP2 for VaLR on Glyphs. A linear head reads colour, shape, mark, line and place
 off every patch; the head is thrown away, the encoder stays frozen from then on.

@@ -14,7 +14,7 @@ from latent_core.settings import check
 
 HALVES = torch.bfloat16, torch.float16
 COPY = "copy"
-"""What a copy is called among its own states, so that it is saved and resumed with them."""
+"""Name of a copy among its own states, so that it is saved and resumed with them."""
 
 
 class CopiedAdamW(torch.optim.AdamW):

@@ -60,9 +60,9 @@ def set_aside(run: Path, *, only: str | None = None) -> Path | None:
 
     Other things stay where they are. Killed at any moment, weights and recipe belong together in either folder.
     """
-    found = [run / FINAL, *checkpoints(run), *(run / name for name in _LOGS)]
-    found = [path for path in found if path.exists() and only in (None, path.name)]
-    if not found:
+    outputs = [run / FINAL, *checkpoints(run), *(run / name for name in _LOGS)]
+    leftovers = [path for path in outputs if path.exists() and only in (None, path.name)]
+    if not leftovers:
         return None
     numbers = [int(match[1]) for path in run.iterdir() if (match := _EARLIER.fullmatch(path.name))]
     aside = run / f"earlier-{max(numbers, default=0) + 1}"
@@ -70,7 +70,7 @@ def set_aside(run: Path, *, only: str | None = None) -> Path | None:
     records = [run / name for name in (RECIPE, PARENTS) if (run / name).is_file()]
     for path in records:  # first, so that what moves is named on both sides meanwhile
         write_file(aside / path.name, path.read_bytes())
-    for path in found:
+    for path in leftovers:
         os.rename(path, aside / path.name)
     for path in records if only is None else ():
         path.unlink()

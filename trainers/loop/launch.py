@@ -1,4 +1,4 @@
-"""From a recipe to a finished checkpoint folder."""
+"""A run from its recipe to the finished checkpoint's folder."""
 
 import dataclasses
 from functools import partial
@@ -44,7 +44,7 @@ from trainers.stage import Stage
 from trainers.tiny_model import build_image_processor, build_model, build_tokenizer
 
 Standing = Literal["finished", "saved", "begun", "other"]
-"""What a run's folder holds: this run's end, a checkpoint of it, its beginning, or another run or nothing."""
+"""State of a run's folder: it holds this run's end, a checkpoint of it, its beginning, or another run or nothing."""
 
 
 def build_stage(recipe: Recipe, runs: Path) -> Stage:
@@ -78,8 +78,11 @@ def check_goes_on(recipe: Recipe, folder: Path) -> None:
         return
     before, now = read_config(folder, name), recipe.method_config()
     for field in ("method", "system", "convention"):
-        was, given = getattr(before, field), getattr(now, field)
-        check(was == given, f"{field} is {given!r}, but {recipe.init} was taught with {was!r}; set {field} to that.")
+        former, value = getattr(before, field), getattr(now, field)
+        check(
+            former == value,
+            f"{field} is {value!r}, but {recipe.init} was taught with {former!r}; set {field} to that.",
+        )
 
 
 def checkpoints_activations(arguments: TrainingArguments) -> bool:
@@ -125,8 +128,8 @@ def build_data(recipe: Recipe, arguments: TrainingArguments, report: Path | None
         val = GlyphsDataset(recipe.mixture, recipe.val_size * len(recipe.mixture), split="val") if evaluates else None
     else:
         data, report = recipe.data, report if arguments.should_save else None
-        asked = dict(on_bad_row=data.on_bad_row, instruction=data.instruction)
-        published = partial(PublishedDataset, data.files, data.root, FORMATS[data.format], **asked)
+        options = dict(on_bad_row=data.on_bad_row, instruction=data.instruction)
+        published = partial(PublishedDataset, data.files, data.root, FORMATS[data.format], **options)
         learned = published(size=fresh, batch=batch, split="train", seed=seed, report=report)
         val = published(size=recipe.val_size, split="val") if evaluates else None
     if times > 1:
@@ -178,7 +181,7 @@ def _train(recipe: Recipe, arguments: TrainingArguments, run: Path, resume: bool
 
 
 def look(run: Path, origin: Origin, resume: bool) -> Standing:
-    """What a start finds in a folder that is held. Raises ValueError where that is another run, not to be begun anew.
+    """The standing of a folder that is held. Raises ValueError where that is another run, not to be begun anew.
 
     A finished checkpoint that is damaged is set aside, with a line that says so.
     """
@@ -226,7 +229,8 @@ def _optimise(
     check(same, f"What {recipe.name} starts from was replaced while it was read; start it again.")
     from_main(lambda: begin(run, origin, standing))
     data, val = build_data(recipe, arguments, run / BAD_ROWS)
-    ends = StopAt(recipe.stop_at), SaveWhenAsked(signals, recipe.spec.stage.repeats(recipe))
+    stop_at = StopAt(recipe.stop_at)
+    save_when_asked = SaveWhenAsked(signals, recipe.spec.stage.repeats(recipe))
     trainer = StageTrainer(
         model=stage,
         args=arguments,
@@ -234,7 +238,8 @@ def _optimise(
         train_dataset=data,
         eval_dataset=val,
         callbacks=[
-            *ends,
+            stop_at,
+            save_when_asked,
             *(_logs(recipe, run) if arguments.should_save else ()),
             *stage.callbacks(run, val),
         ],
@@ -242,8 +247,7 @@ def _optimise(
     trainer.remove_callback(PrinterCallback)
     checkpoint = resume_from(run, trainer.files())
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    reached, asked = ends
-    if asked.stopped and not reached.reached:
+    if save_when_asked.stopped and not stop_at.reached:
         raise Interrupted("SIGTERM", SIGTERM)
     weights = trainer.weights()
     trainer.check(weights.items())
@@ -253,7 +257,7 @@ def _optimise(
 
 
 def _logs(recipe: Recipe, run: Path) -> list[TrainerCallback]:
-    """What the main process writes of a run."""
+    """The callbacks by which the main process writes a run's logs."""
     return [JsonlLog(run / METRICS), Progress(recipe), TensorBoardCallback(SummaryWriter(run / TENSORBOARD))]
 
 
@@ -272,16 +276,16 @@ def save_final(stage: Stage, recipe: Recipe, run: Path, origin: Origin, weights:
         most = max(read_config(before, recipe.init).latents.max, config.latents.max)
         config = dataclasses.replace(config, latents=dataclasses.replace(config.latents, max=most))
     prefix = "model."
-    own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    model_weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     with torch.device("meta"):
         model = type(stage.model)(stage.model.config)
-    model.load_state_dict(own, strict=False, assign=True)
+    model.load_state_dict(model_weights, strict=False, assign=True)
     model.tie_weights()
     model.generation_config = stage.model.generation_config
     prefix = "method."
-    heads = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    method_weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     method = None
-    if heads:
+    if method_weights:
         method = build_method(config, stage.processor.token_id)
-        method.load_state_dict(heads)
+        method.load_state_dict(method_weights)
     save(run / FINAL, model=model, processor=stage.processor, config=config, method=method)

@@ -1,4 +1,4 @@
-"""What a run is and what it starts from, as recorded with it: its recipe, and the checkpoints that it learns from."""
+"""The origin of a run, as recorded with it: its recipe, and the checkpoints that it starts and learns from."""
 
 import dataclasses
 import hashlib
@@ -45,7 +45,7 @@ class Origin:
 
     @property
     def text(self) -> str:
-        """What recipe.json holds."""
+        """The content of recipe.json."""
         return json.dumps(self.recipe, indent=1, sort_keys=True)
 
     @property
@@ -91,11 +91,11 @@ class Origin:
             return False
         fingerprints = [parent["fingerprint"] for parent in self.parents.values()]
         contents = [parent["fingerprint"] or parent["content"] for parent in self.parents.values()]
-        known = {_hash(run, fingerprints), _hash(run, contents)}  # the first as runs of earlier versions have it
-        if provenance.get("fingerprint") not in known and self.parents:
+        accepted = {_hash(run, fingerprints), _hash(run, contents)}  # the first as runs of earlier versions have it
+        if provenance.get("fingerprint") not in accepted and self.parents:
             names = {role: parent["name"] for role, parent in self.parents.items()}
             raise ValueError(_changed_parent(final.parent, " or ".join(names) or "init", " or ".join(names.values())))
-        return provenance.get("fingerprint") in known
+        return provenance.get("fingerprint") in accepted
 
 
 def _changed_parent(run: Path, role: str, name: str) -> str:
@@ -106,7 +106,7 @@ def _changed_parent(run: Path, role: str, name: str) -> str:
 
 
 def source_folder(init: str, runs: Path) -> Path:
-    """Where `init` lies: a recipe's finished run, a checkpoint folder or name, or a Hub id, which is fetched.
+    """The folder of `init`: a recipe's finished run, a checkpoint folder or name, or a Hub id, which is fetched.
 
     A recipe that has not run here, but whose checkpoint is embedded, need not run again.
     """
@@ -138,15 +138,15 @@ def normal(run: dict[str, object]) -> dict[str, object]:
     """A recipe as any version has written it down, with those inner fields alone that are not at their
     defaults.
     """
-    found, nested = renamed(run), nested_fields()
-    for name in found.keys() & nested.keys():
-        if isinstance(given := found[name], dict):
+    values, nested = renamed(run), nested_fields()
+    for name in values.keys() & nested.keys():
+        if isinstance(inner := values[name], dict):
             defaults = _defaults(nested[name])
-            kept = {field: value for field, value in given.items() if defaults.get(field, ...) != value}
-            found[name] = kept
-            if not kept:
-                del found[name]
-    return found
+            changed = {field: value for field, value in inner.items() if defaults.get(field, ...) != value}
+            values[name] = changed
+            if not changed:
+                del values[name]
+    return values
 
 
 def _defaults(kind: type) -> dict[str, object]:
@@ -176,8 +176,8 @@ def _provenance(folder: Path) -> dict[str, object]:
 
 def fingerprint_of(folder: Path) -> str:
     """The fingerprint of the run that made a checkpoint; empty where none is recorded."""
-    found = _provenance(folder).get("fingerprint", "")
-    return found if isinstance(found, str) else ""
+    fingerprint = _provenance(folder).get("fingerprint", "")
+    return fingerprint if isinstance(fingerprint, str) else ""
 
 
 def content_hash(folder: Path) -> str:

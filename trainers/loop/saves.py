@@ -30,8 +30,8 @@ def checkpoints(run: Path) -> list[Path]:
     """Folders of a run's checkpoints, the newest last, written to their end or not; no others, such as
     `checkpoint-best`.
     """
-    found = [path for path in run.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=step_of)
+    folders = [path for path in run.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(folders, key=step_of)
 
 
 def is_complete(folder: Path) -> bool:
@@ -52,9 +52,9 @@ def prune(saved: Path, keep: int | None) -> None:
     if keep is None or keep < 1:
         return
     before = [path for path in checkpoints(saved.parent) if step_of(path) < step_of(saved)]
-    kept = [path for path in reversed(before) if is_complete(path)][: keep - 1]
+    newest = [path for path in reversed(before) if is_complete(path)][: keep - 1]
     for path in before:
-        if path not in kept:
+        if path not in newest:
             shutil.rmtree(path, ignore_errors=True)  # no reason to end a run
 
 
@@ -66,14 +66,14 @@ def resume_from(run: Path, files: list[str]) -> Path | None:
     Raises ValueError where there are checkpoints and none is whole.
     """
 
-    def look() -> Path | None:
+    def choose() -> Path | None:
         folder, reasons = newest_whole(run, files)
         if reasons:
             goes_on = f"The run goes on from {folder.name}." if folder else "The run begins anew."
             print(" ".join([*reasons, goes_on]), flush=True)
         return folder
 
-    return from_main(look)
+    return from_main(choose)
 
 
 def newest_whole(run: Path, files: Sequence[str]) -> tuple[Path | None, list[str]]:

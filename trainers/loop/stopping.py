@@ -1,4 +1,4 @@
-"""How a run ends before its end: numbers that are not finite, SIGTERM, Ctrl-C."""
+"""Early ends of a run: numbers that are not finite, SIGTERM, Ctrl-C."""
 
 import os
 import signal
@@ -32,10 +32,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """What SIGTERM does within a `with`: raises Interrupted at once, or asks a run that saves for a checkpoint."""
+    """A handler of SIGTERM within a `with`: raises Interrupted at once, or asks a run that saves for a checkpoint."""
 
     def __init__(self, *, saves: bool) -> None:
-        self.saves, self.asked = saves, False
+        self.saves, self.save_requested = saves, False
         self._process = os.getpid()
 
     def __enter__(self) -> "Signals":
@@ -53,7 +53,7 @@ class Signals:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         elif self.saves:
-            self.asked = True
+            self.save_requested = True
         else:
             raise Interrupted("SIGTERM", signal.Signals(number))
 
@@ -71,12 +71,12 @@ class SaveWhenAsked(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         if not self.signals.saves or state.global_step % self.every or state.global_step >= state.max_steps:
             return
-        if any(gather_object([self.signals.asked])):
+        if any(gather_object([self.signals.save_requested])):
             self.stopped = control.should_save = control.should_training_stop = True
 
 
 def kept(run: Path) -> str:
-    """What the next start goes on from."""
+    """The sentence on what the next start goes on from."""
     folder = last_checkpoint(run)
     if folder is None:
         return "No checkpoint is complete yet, so the same command begins anew."
@@ -84,7 +84,7 @@ def kept(run: Path) -> str:
 
 
 def why_diverged(error: Diverged, name: str, arguments: TrainingArguments, run: Path) -> str:
-    """What happened, why it did in all likelihood, what is left and what to do."""
+    """The message of a run that diverged: what happened, the likely causes, what is left and what to do."""
     folder = last_checkpoint(run)
     causes = [f"the learning rate ({arguments.learning_rate:g}) is too high"]
     if arguments.max_grad_norm <= 0:

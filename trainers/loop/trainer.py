@@ -40,7 +40,7 @@ Sums = dict[str, tuple[float, int]]
 
 
 class StageTrainer(Trainer):
-    """Adds a stage's metrics to the log and keeps the data in their order, so that resuming repeats nothing.
+    """transformers' Trainer with a stage's metrics in the log and the data in order, so that resuming repeats nothing.
 
     Trained weights of 16 bits have fp32 copies. Numbers that are not finite raise Diverged in every process, before
     they reach the weights where gradients show them, and before anything is saved where they do not.
@@ -54,7 +54,7 @@ class StageTrainer(Trainer):
         self._sums: Sums = {}
         self._loss = 0.0
         self.model.sharded = is_sharded(self.accelerator)
-        # what Trainer asks of a model: the stage's passes then keep their blocks' inputs alone
+        # what Trainer asks of a model: the stage's passes then keep their layers' inputs alone
         stage = self.model
         stage.activation_checkpointing_enable = stage.model.activation_checkpointing_enable
 
@@ -77,9 +77,9 @@ class StageTrainer(Trainer):
             raise ValueError(f"optim is {self.args.optim.value!r}: {error}") from error
         rates = self.model.rates()
         for group in list(optimizer.param_groups) if rates else ():
-            mine = [parameter for parameter in group["params"] if parameter in rates]
+            with_rate = [parameter for parameter in group["params"] if parameter in rates]
             group["params"] = [parameter for parameter in group["params"] if parameter not in rates]
-            for parameter in mine:
+            for parameter in with_rate:
                 optimizer.add_param_group({**group, "params": [parameter], "lr": rates[parameter]})
         halves = any(weight.dtype in HALVES for group in optimizer.param_groups for weight in group["params"])
         if halves and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -101,10 +101,10 @@ class StageTrainer(Trainer):
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: object = None) -> object:
         """Comes before each step of the optimiser."""
         norm = super()._get_grad_norm(model, grad_norm)
-        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        found = {"loss": float(self._loss), "gradient norm": float(whole or 0)}
+        total = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        numbers = {"loss": float(self._loss), "gradient norm": float(total or 0)}
         self._loss = 0.0
-        self._end_if(f"the {name} is {value}" for name, value in found.items() if not math.isfinite(value))
+        self._end_if(f"the {name} is {value}" for name, value in numbers.items() if not math.isfinite(value))
         return norm
 
     def check(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -114,9 +114,9 @@ class StageTrainer(Trainer):
 
     def _end_if(self, reasons: Iterable[str]) -> None:
         """Raises Diverged in every process where any has a reason."""
-        found = gather_object([*reasons])
-        if found:
-            raise Diverged(self.state.global_step, found[0])
+        gathered = gather_object([*reasons])
+        if gathered:
+            raise Diverged(self.state.global_step, gathered[0])
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The stage's parameters, each once and whole, on the CPU; where they are sharded, in the main process alone.
@@ -155,7 +155,7 @@ class StageTrainer(Trainer):
             prune(folder, self._keep)
 
     def files(self) -> list[str]:
-        """What a checkpoint of this run holds, without which it could not go on as it was."""
+        """The files of a checkpoint of this run, without which it could not go on as it was."""
         world = self.args.world_size
         rng = [f"rng_state_{number}.pth" for number in range(world)] if world > 1 else ["rng_state.pth"]
         if self.is_deepspeed_enabled:
@@ -214,10 +214,10 @@ def _add(sums: Sums, metrics: dict[str, float]) -> None:
 
 def _means(sums: Sums) -> dict[str, float]:
     """Means over the batches of all processes."""
-    found: dict[str, list[tuple[float, int]]] = {}
+    by_name: dict[str, list[tuple[float, int]]] = {}
     for name, pair in gather_object(list(sums.items())):
-        found.setdefault(name, []).append(pair)
-    return {name: sum(t for t, _ in pairs) / sum(n for _, n in pairs) for name, pairs in found.items()}
+        by_name.setdefault(name, []).append(pair)
+    return {name: sum(t for t, _ in pairs) / sum(n for _, n in pairs) for name, pairs in by_name.items()}
 
 
 class _Share:
@@ -248,7 +248,7 @@ class _Share:
 
 
 class JsonlLog(TrainerCallback):
-    """Appends every log line to metrics.jsonl; a resumed run first drops what it will write again or a kill cut."""
+    """The log of a run in metrics.jsonl; a resumed run first drops what it will write again or a kill cut."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -262,8 +262,8 @@ class JsonlLog(TrainerCallback):
         if cut:
             numbers = ", ".join(map(str, sorted(cut)))
             print(f"{self.path}: line {numbers} is no log line, as a kill leaves it, and is dropped.", flush=True)
-        kept = [values for number, values in lines if number not in cut and values["step"] <= state.global_step]
-        write_file(self.path, "".join(json.dumps(values) + "\n" for values in kept).encode())
+        earlier = [values for number, values in lines if number not in cut and values["step"] <= state.global_step]
+        write_file(self.path, "".join(json.dumps(values) + "\n" for values in earlier).encode())
 
     def on_log(
         self,
@@ -298,7 +298,7 @@ class StopAt(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """One line per log: step, loss, accuracies, time left. Readable on a terminal and in a file alike."""
+    """Progress on stdout, a line per log: step, loss, accuracies, time left; readable on a terminal and in a file."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe

@@ -15,8 +15,8 @@ def add_tokens(model: PreTrainedModel, processor: Processor, tokens: Sequence[st
     as in Monet's training. Where they do not suffice, rows are appended with the mean of the others.
     """
     tokenizer = processor.tokenizer
-    known = tokenizer.get_vocab()
-    missing = [token for token in tokens if token not in known]
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in tokens if token not in vocabulary]
     if not missing:
         return processor
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True)

@@ -1,1 +1,1 @@
-"""What a run would cost."""
+"""The dry run: what a run would cost, without a device."""

@@ -1,4 +1,4 @@
-"""What a run will cost in memory, time and disk: formulas, without a device.
+"""Formulas of what a run costs in memory, time and disk, without a device.
 
 Shapes: D model width, F feed-forward width, V vocabulary, n tokens of a micro-batch, b bytes of a weight, G GPUs.
 """
@@ -37,7 +37,7 @@ GPUS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What the formulas need of a model; parameters in numbers of them."""
+    """A model's sizes, as the formulas need them; parameters in numbers of them."""
 
     layers: int
     width: int
@@ -72,7 +72,7 @@ def shape(config: PreTrainedConfig, *, train_vision: bool) -> Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A micro-batch of one process."""
+    """A micro-batch of one process, counted."""
 
     tokens: int
     learned: int
@@ -100,31 +100,31 @@ def state_memory(shape: Shape, strategy: Strategy, gpus: int, b: int) -> dict[st
     two bytes.
 
     one, ddp: b·P, b·T (twice under DDP, whose buckets are copies), 8T, with copies 12T. zero2: b·P, b·T/G, 12T/G.
-    zero3: b·P/G, b·T/G, 12T/G, and three gathered blocks. fsdp2: 4P/G, 4T/G, 8T/G, and gathered at two bytes three
-    blocks and all that is no block. P all parameters, T trainable ones.
+    zero3: b·P/G, b·T/G, 12T/G, and three gathered layers. fsdp2: 4P/G, 4T/G, 8T/G, and gathered at two bytes three
+    layers and all that is no layer. P all parameters, T trainable ones.
     """
-    everything, trainable = shape.parameters, shape.trainable
-    rest = everything - shape.layers * shape.layer
+    parameters, trainable = shape.parameters, shape.trainable
+    rest = parameters - shape.layers * shape.layer
     match strategy:
         case "one" | "ddp":
             buckets = 2 if strategy == "ddp" else 1
-            kept = 12 if b == 2 else 8
-            return {"weights": b * everything, "gradients": buckets * b * trainable, "optimiser": kept * trainable}
+            each = 12 if b == 2 else 8
+            return {"weights": b * parameters, "gradients": buckets * b * trainable, "optimiser": each * trainable}
         case "zero2":
             return {
-                "weights": b * everything,
+                "weights": b * parameters,
                 "gradients": b * trainable / gpus,
                 "optimiser": 12 * trainable / gpus,
             }
         case "zero3":
             return {
-                "weights": b * everything / gpus + 3 * b * shape.layer,
+                "weights": b * parameters / gpus + 3 * b * shape.layer,
                 "gradients": b * trainable / gpus,
                 "optimiser": 12 * trainable / gpus,
             }
         case "fsdp2":
             return {
-                "weights": 4 * everything / gpus + 2 * (3 * shape.layer + rest),
+                "weights": 4 * parameters / gpus + 2 * (3 * shape.layer + rest),
                 "gradients": 4 * trainable / gpus,
                 "optimiser": 8 * trainable / gpus,
             }
@@ -145,7 +145,7 @@ def activation_memory(shape: Shape, load: Load, b: int, *, checkpointing: bool) 
     """Bytes of what passes keep for the backward pass.
 
     The latent pass, where there is one, keeps as much as the loss pass, and in every forward keys and values of all
-    tokens so far. Checkpointing leaves the loss pass its blocks' inputs and one block.
+    tokens so far. Checkpointing leaves the loss pass its layers' inputs and one layer.
     """
     one = load.tokens * layer_activations(shape, b)
     loss = load.tokens * shape.width * b * shape.layers + one if checkpointing else shape.layers * one
@@ -173,7 +173,7 @@ def step_time(shape: Shape, load: Load, gpu: Gpu, b: int) -> float:
 
 
 def rollout_time(shape: Shape, load: Load, gpu: Gpu, b: int) -> float:
-    """Seconds of sampling a micro-batch's responses: prompts and words are computed once, 2 operations per parameter
+    """Seconds of sampling a micro-batch's responses: prompts and text are computed once, 2 operations per parameter
     and token, and every forward reads the weights.
     """
     operations = 2 * shape.parameters * load.rolled

@@ -54,7 +54,7 @@ CHARACTERS = 3.5
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a run starts from, as far as it can be known."""
+    """The checkpoint that a run starts from, as far as it can be known."""
 
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerFast | None
@@ -164,9 +164,9 @@ def find_source(recipe: Recipe, runs: Path) -> Source:
                 shapes[name], None, f"{name} (shape only)" if name == recipe.init else f"{recipe.init}, {name}"
             )
         if name not in recipes():
-            known = ", ".join(shapes)
+            backbones = ", ".join(shapes)
             raise ValueError(
-                f"init is {name!r}: no recipe, no checkpoint folder, and no backbone known here ({known})."
+                f"init is {name!r}: no recipe, no checkpoint folder, and no backbone known here ({backbones})."
             )
         name = load_recipe(name, [])[0].init
     tokenizer = build_tokenizer()
@@ -178,10 +178,10 @@ def with_method(model: Shape, recipe: Recipe) -> Shape:
     with torch.device("meta"):
         method = build_method(recipe.method_config(), lambda token: 0)
     recipe.spec.stage.freeze(recipe, method)
-    own, learned = (
+    count, learned = (
         sum(p.numel() for p in method.parameters() if p.requires_grad or not trained) for trained in (False, True)
     )
-    return replace(model, parameters=model.parameters + own, trainable=model.trainable + learned)
+    return replace(model, parameters=model.parameters + count, trainable=model.trainable + learned)
 
 
 def read_rows(recipe: Recipe, arguments: TrainingArguments) -> tuple[list[Example], str]:
@@ -200,15 +200,15 @@ def length(example: Example, recipe: Recipe, source: Source) -> Length:
     """Tokens of a row as the stage lays it out, with the largest K."""
     caps, geometry = recipe.caps, image_geometry(source.config)
     side, limits = geometry.token_side, (geometry.min_pixels, geometry.max_pixels)
-    own = shrink(example, caps.total, caps.each, side=side) if caps.total else example
-    theirs = shrink(example, caps.teacher_total, caps.teacher_each, side=side) if caps.teacher_total else own
+    student = shrink(example, caps.total, caps.each, side=side) if caps.total else example
+    teacher = shrink(example, caps.teacher_total, caps.teacher_each, side=side) if caps.teacher_total else student
 
     def tokens(text: str) -> int:
         return text_tokens(source, text)
 
     row = RowSizes(
-        example=own,
-        theirs=None if recipe.teacher is None else theirs,
+        example=student,
+        teacher=None if recipe.teacher is None else teacher,
         prompt=TEMPLATE + tokens(example.question) + tokens(recipe.system or ""),
         text=text_by_role(example, tokens),
         images=ImageSizes(side, *((SIZE**2, SIZE**2) if recipe.mixture else limits)),
@@ -228,14 +228,14 @@ def memory_per_gpu(
 ) -> dict[str, float]:
     """Bytes by use."""
     states = state_memory(model, strategy, count, b)
-    kept = activation_memory(model, load, b, checkpointing=checkpointing)
+    activations = activation_memory(model, load, b, checkpointing=checkpointing)
     frozen = {load.frozen: b * model.parameters} if load.frozen else {}
     if load.rolled:
         # rollouts come before the loss pass, with whole weights
         gathered = b * model.parameters if strategy == "fsdp2" else 0
         rollouts = gathered + cache_memory(model, load.rolled, b)
-        frozen["rollouts, beyond the loss pass"] = max(0.0, rollouts - sum(kept.values()))
-    return states | frozen | kept | {"context": CONTEXT}
+        frozen["rollouts, beyond the loss pass"] = max(0.0, rollouts - sum(activations.values()))
+    return states | frozen | activations | {"context": CONTEXT}
 
 
 def spread(values: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""How long a row of data becomes, without a model: tokens of its texts and images, as a stage puts them together."""
+"""Lengths of a row of data, without a model: tokens of its texts and images, as a stage puts them together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ class Length:
     """Tokens of a row, and forwards that it takes."""
 
     student: int
-    """All of the student's row."""
+    """All of the student's sequence."""
     learned: int
     """Its response."""
     aligned: int = 0
     """Those whose states are compared with the teacher's."""
     teacher: int = 0
-    """All of the teacher's row; 0 without one."""
+    """All of the teacher's sequence; 0 without one."""
     forwards: int = 0
     """Forwards that feed latents back, one after the other, or sample a response; 0 without."""
 
@@ -64,7 +64,7 @@ class RowSizes:
 
     example: Example
     """With images as large as the student sees them."""
-    theirs: Example | None
+    teacher: Example | None
     """With images as large as the teacher sees them; None where there is no teacher."""
     prompt: int
     """Tokens of system prompt, question and chat template, images aside."""
@@ -98,14 +98,14 @@ class RowSizes:
         def count(example: Example, auxiliary: bool) -> int:
             steps = example.steps if auxiliary else ()
             inserted = [self.images.auxiliary(step.image, most) for step in steps if step.image is not None]
-            own = sum(prod(self.images.grid(image)) for image in example.images)
-            return self.prompt + response + own + sum(size + 2 for size in inserted)  # two markers around each
+            images = sum(prod(self.images.grid(image)) for image in example.images)
+            return self.prompt + response + images + sum(size + 2 for size in inserted)  # two markers around each
 
         return Length(
             student=count(self.example, shown) + latents,
             learned=response,
             aligned=aligned,
-            teacher=0 if self.theirs is None else count(self.theirs, True),
+            teacher=0 if self.teacher is None else count(self.teacher, True),
             forwards=forwards,
         )
 

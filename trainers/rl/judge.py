@@ -1,4 +1,4 @@
-"""A language model that says whether an answer means the true one, over an OpenAI-compatible endpoint.
+"""The judge: a language model that says whether an answer means the true one, over an OpenAI-compatible endpoint.
 
 It is asked only where words, numbers and formulae do not match already. A verdict is cached on disk, so that a run
 that goes on asks nothing twice. What cannot be had (no connection, a refusal, an answer that is neither YES nor NO)
@@ -38,7 +38,7 @@ class JudgeFailed(ConnectionError):
 
 
 class Judge:
-    """Verdicts on answers; `ask` fetches what is missing, `verdict` reads."""
+    """The judge's verdicts on answers, with their cache; `ask` fetches what is missing, `verdict` reads."""
 
     def __init__(self, options: JudgeOptions) -> None:
         """Raises ValueError where the key's variable is named, but not set, for an address that is none, and for a
@@ -58,11 +58,11 @@ class Judge:
             raise ValueError(f"judge.url is {short(options.url)}, which is not an address: {error}.") from error
         self._client = httpx.Client(headers=headers, timeout=options.timeout)
         self._cache = Path(options.cache)
-        self._known: dict[str, bool] = {}
+        self._verdicts: dict[str, bool] = {}
         lines, broken = read_lines(self._cache)
-        for number, found in lines:
-            if isinstance(found.get("key"), str) and isinstance(found.get("right"), bool):
-                self._known[found["key"]] = found["right"]
+        for number, entry in lines:
+            if isinstance(entry.get("key"), str) and isinstance(entry.get("right"), bool):
+                self._verdicts[entry["key"]] = entry["right"]
             else:
                 broken.append(number)
         if broken:
@@ -74,12 +74,12 @@ class Judge:
         missing: dict[str, tuple[str, Example]] = {}
         for rollout, example in pairs:
             answer = self._open(rollout, example)
-            if answer is not None and (key := self._key(answer, example)) not in self._known:
+            if answer is not None and (key := self._key(answer, example)) not in self._verdicts:
                 missing[key] = answer, example
         if not missing:
             return
         with ThreadPoolExecutor(self.options.workers) as pool:
-            tasks = {key: pool.submit(self._fetch, *given) for key, given in missing.items()}
+            tasks = {key: pool.submit(self._fetch, *pair) for key, pair in missing.items()}
             try:
                 for key, task in tasks.items():
                     self._keep(key, task.result())
@@ -90,24 +90,24 @@ class Judge:
         """1 where the answer is right; `ask` has to come first. Raises JudgeFailed where it did not."""
         answer = self._open(rollout, example)
         if answer is None:
-            found = answers.extract(rollout.text)
-            return float(found is not None and equal(found, example.answer))
+            extracted = answers.extract(rollout.text)
+            return float(extracted is not None and equal(extracted, example.answer))
         key = self._key(answer, example)
-        if key not in self._known:
+        if key not in self._verdicts:
             raise JudgeFailed(f"Nobody asked the judge about {example.name}.")
-        return float(self._known[key])
+        return float(self._verdicts[key])
 
     def _open(self, rollout: SampledResponse, example: Example) -> str | None:
         """The answer if only a judge can tell; None where there is none or where it is the true one."""
-        found = answers.extract(rollout.text)
-        return None if found is None or equal(found, example.answer) else found
+        extracted = answers.extract(rollout.text)
+        return None if extracted is None or equal(extracted, example.answer) else extracted
 
     def _key(self, answer: str, example: Example) -> str:
-        given = [self.options.model, PROMPT, example.question, example.answer, answer]
-        return hashlib.sha256(json.dumps(given).encode()).hexdigest()
+        decisive = [self.options.model, PROMPT, example.question, example.answer, answer]
+        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
     def _keep(self, key: str, right: bool) -> None:
-        self._known[key] = right
+        self._verdicts[key] = right
         self._cache.parent.mkdir(parents=True, exist_ok=True)
         append_line(self._cache, {"key": key, "right": right})
 
@@ -121,17 +121,17 @@ class Judge:
             try:
                 reply = self._client.post(options.url, json=body)
                 reply.raise_for_status()
-                said = reply.json()["choices"][0]["message"]["content"]
+                content = reply.json()["choices"][0]["message"]["content"]
             except httpx.HTTPError as error:
                 problem = " ".join(f"{type(error).__name__}: {error}".split())
                 continue
             except (ValueError, KeyError, IndexError, TypeError):
                 problem = f"no chat completion came back, but {reply.text[:200]!r}"
                 continue
-            word = str(said).strip().strip(".!*\"'").casefold()
+            word = str(content).strip().strip(".!*\"'").casefold()
             if word in ("yes", "no"):
                 return word == "yes"
-            problem = f"it said {str(said)[:200]!r}, neither YES nor NO"
+            problem = f"it said {str(content)[:200]!r}, neither YES nor NO"
         raise JudgeFailed(
             f"The judge {options.model!r} at {options.url} gave no verdict on {example.name} in "
             f"{counted(options.retries + 1, 'attempt')} ({problem}). The run stops before its step; start it again to "

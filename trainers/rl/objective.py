@@ -1,4 +1,4 @@
-"""The objective of group-relative policy optimisation, for words and latents alike.
+"""The objective of group-relative policy optimisation, for tokens and latents alike.
 
 Log-ratios are the policy's log-probability of an action minus the rollout's; all actions of a response count alike.
 Shapes: G responses of a group, A actions, K latents, N vectors, D their width.
@@ -31,10 +31,10 @@ def surrogate(
     rollout's policy cannot outweigh all others.
     """
     ratios = log_ratios.clamp(-LIMIT, LIMIT).exp()
-    found = torch.minimum(ratios * advantage, ratios.clamp(1 - low, 1 + high) * advantage)
+    values = torch.minimum(ratios * advantage, ratios.clamp(1 - low, 1 + high) * advantage)
     if dual is not None:
-        found = torch.where(advantage < 0, torch.maximum(found, dual * advantage), found)
-    return found
+        values = torch.where(advantage < 0, torch.maximum(values, dual * advantage), values)
+    return values
 
 
 def k3(log_ratios: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,11 @@ from trainers.options import check_types
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RlOptions:
-    """What reinforcement learning leaves open; the defaults are Monet's settings."""
+    """Options of stage rl: rollouts, rewards and objective; the defaults are Monet's settings."""
 
     variant: Literal["text", "constants", "vlpo", "modulation"] = "constants"
-    """text: GRPO on words alone. constants: latents replayed as constants (GRPO_latent). vlpo: latents have a Gaussian
-    ratio. modulation: DeepLatent's modulations are actions (continuous-space GRPO)."""
+    """text: GRPO on tokens alone. constants: latents replayed as constants (GRPO_latent). vlpo: latents have a
+    Gaussian ratio. modulation: DeepLatent's modulations are actions (continuous-space GRPO)."""
     group: int = 8
     """Responses per prompt."""
     updates: int = 4

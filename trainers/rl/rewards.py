@@ -29,8 +29,8 @@ _TAGGED = re.compile(r"\s*<answer>.*</answer>\s*", re.DOTALL)
 
 def accuracy(rollout: SampledResponse, example: Example) -> float:
     """1 where the response's last answer is the example's, by the rules of latent_core/evaluation/grading.py."""
-    found = answers.extract(rollout.text)
-    return float(found is not None and equal(found, example.answer))
+    extracted = answers.extract(rollout.text)
+    return float(extracted is not None and equal(extracted, example.answer))
 
 
 def boxed(rollout: SampledResponse, example: Example) -> float:
@@ -100,16 +100,16 @@ def load_part(name: str) -> Part:
         bool(colon), f"There is no reward {name!r}{nearest(name, [*PARTS, JUDGE])} Your own is named module:function."
     )
     try:
-        found = getattr(importlib.import_module(module), function)
+        part = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"The reward {name!r} cannot be imported: {error}.") from error
-    check(callable(found), f"The reward {name!r} is no function.")
-    return found
+    check(callable(part), f"The reward {name!r} is no function.")
+    return part
 
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """Weighted parts, and what counts as right: the judge's verdict where there is one, else `accuracy`."""
+    """A recipe's reward: weighted parts, and what counts as right, the judge's verdict if any, else `accuracy`."""
 
     parts: Mapping[str, tuple[float, Part]]
     judge: Judge | None = None
@@ -117,10 +117,10 @@ class Reward:
     @classmethod
     def build(cls, options: RlOptions, judge: Judge | None) -> "Reward":
         """Raises ValueError for unknown names and for a judge that is named, but not described, or the reverse."""
-        wanted = JUDGE in options.rewards
+        names_judge = JUDGE in options.rewards
         check(
-            wanted == (judge is not None),
-            f"rl.rewards names {'a' if wanted else 'no'} judge, judge.url {'none' if judge is None else 'one'}; "
+            names_judge == (judge is not None),
+            f"rl.rewards names {'a' if names_judge else 'no'} judge, judge.url {'none' if judge is None else 'one'}; "
             "set both or neither.",
         )
         return cls(

@@ -3,7 +3,7 @@
 A rollout keeps the vectors that were fed, so that every conditional probability in the replay is that of the rollout's
 own context. Nothing is fed that was not recorded, and nothing recorded is left out.
 
-Shapes: A actions in words of a response, K latents of a block, C control vectors, D model width, V vocabulary.
+Shapes: A sampled ids of a response, K latents of a block, C control vectors, D model width, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ Decoder = Callable[[Sequence[int]], str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampledResponse:
-    """One sampled response."""
+    """One sampled response, with all that its replay needs."""
 
     row: ForcedSequence
     """Prompt and response as they were fed; its labels are the sampled ids."""
@@ -46,13 +46,13 @@ class SampledResponse:
     drawn: list[tuple[object, ...]]
     """Per block, the method's own continuous actions."""
     text: str
-    """The words, without control tokens."""
+    """The response without control tokens."""
     reason: Reason
 
 
 @dataclass(slots=True)
 class _Watch:
-    """Sees every block of a run on its way into the model; adds noise where rollouts have any."""
+    """The intervention of a rollout: records every block on its way into the model, and adds noise if there is any."""
 
     noise: float
     seed: int
@@ -77,20 +77,21 @@ def roll_out(
 ) -> list[SampledResponse]:
     """Samples one response per prompt, all at once.
 
-    texts: ids → text. noise: added to every latent, as a share ρ of its root mean square; ε follows the row's seed.
+    texts: ids → text. noise: added to every latent, as a share ρ of its root mean square; ε follows the
+    response's seed.
     """
     watches = [_Watch(noise, setting.seed) for setting in settings]
     events = decode(backbone, method, prompts, settings, intervene=watches, sampler=sampler, scaled=True, levels=())
-    by_row: list[list[TokenEvent | LatentEvent]] = [[] for _ in prompts]
+    by_prompt: list[list[TokenEvent | LatentEvent]] = [[] for _ in prompts]
     reasons: list[Reason] = ["stop"] * len(prompts)
     for event in events:
         if isinstance(event, (TokenEvent, LatentEvent)):
-            by_row[event.row].append(event)
+            by_prompt[event.sequence].append(event)
         elif hasattr(event, "reason"):
-            reasons[event.row] = event.reason
+            reasons[event.sequence] = event.reason
     return [
         _rollout(method, prompt, steps, watch, reason, texts)
-        for prompt, steps, watch, reason in zip(prompts, by_row, watches, reasons, strict=True)
+        for prompt, steps, watch, reason in zip(prompts, by_prompt, watches, reasons, strict=True)
     ]
 
 
@@ -103,7 +104,7 @@ def _rollout(
     texts: Decoder,
 ) -> SampledResponse:
     segments: list[Segment] = []
-    ids, logprobs, words = [], [], []
+    ids, logprobs, text_ids = [], [], []
     latents: list[list[torch.Tensor]] = []
     grid = None
     open_block: TokenEvent | None = None  # a block that nothing has followed yet
@@ -133,7 +134,7 @@ def _rollout(
         else:
             end(None)
             segments.append(Tokens((step.token_id,)))
-            words.append(step.token_id)
+            text_ids.append(step.token_id)
     end(None)
     empty = torch.zeros(0, 0)
     return SampledResponse(
@@ -143,7 +144,7 @@ def _rollout(
         latents=[torch.stack(block) if block else empty for block in latents],
         producers=[torch.cat(watch.producers[n]) if n in watch.producers else empty for n in range(len(latents))],
         drawn=[tuple(map(_ordinary, watch.drawn.get(n, ()))) for n in range(len(latents))],
-        text=texts(words),
+        text=texts(text_ids),
         reason=reason,
     )
 
@@ -159,7 +160,7 @@ def _ordinary(record: object) -> object:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replayed:
-    """A policy's view of one rollout."""
+    """One rollout replayed by a policy: its log-probabilities of the ids, its states before the latents."""
 
     logprobs: torch.Tensor
     """(A,) as SampledResponse.logprobs."""
@@ -186,7 +187,7 @@ def _logprobs(backbone: Backbone, states: torch.Tensor, ids: torch.Tensor, tempe
     if len(states) <= size:
         return part(states, ids)
     parts = zip(states.split(size), ids.split(size), strict=True)
-    return torch.cat([checkpoint(part, *given, use_reentrant=False) for given in parts])
+    return torch.cat([checkpoint(part, *chunk, use_reentrant=False) for chunk in parts])
 
 
 def replay(
@@ -200,29 +201,30 @@ def replay(
 ) -> list[Replayed]:
     """One forward over all rollouts, their latents in their slots as constants, with gradients if they are enabled.
 
-    latents: per rollout and block (K, D) in place of the recorded ones. features: what `see` gave for the prompts.
+    latents: per rollout and block (K, D) in place of the recorded ones. features: what `encode_images` gave for the
+    prompts.
     """
-    none = torch.zeros(0, backbone.width, device=backbone.device, dtype=backbone.dtype)
+    empty = torch.zeros(0, backbone.width, device=backbone.device, dtype=backbone.dtype)
     blocks = [rollout.latents for rollout in rollouts] if latents is None else latents
-    given = [[b.to(none) if len(b) else none for b in row] for row in blocks]
-    seen = None if features is None else Features(list(features), [])
-    spliced = splice(backbone, method, [rollout.row for rollout in rollouts], given, features=seen)
-    chosen = _logprobs(backbone, *spliced.learned(), temperature)
+    fed = [[b.to(empty) if len(b) else empty for b in row] for row in blocks]
+    images = None if features is None else Features(list(features), [])
+    spliced = splice(backbone, method, [rollout.row for rollout in rollouts], fed, features=images)
+    all_logprobs = _logprobs(backbone, *spliced.learned(), temperature)
     classes = slot_class(spliced.layout.slot_types)
-    found = []
+    replayed = []
     for number, (rollout, logprobs) in enumerate(
-        zip(rollouts, chosen.split([len(rollout.ids) for rollout in rollouts]), strict=True)
+        zip(rollouts, all_logprobs.split([len(rollout.ids) for rollout in rollouts]), strict=True)
     ):
-        slots = (classes[number] == LATENT).nonzero()[:, 0]
-        steered = (classes[number] == CONTROL).nonzero()[:, 0]
+        latent_slots = (classes[number] == LATENT).nonzero()[:, 0]
+        control_slots = (classes[number] == CONTROL).nonzero()[:, 0]
         sizes = [len(block) for block in rollout.latents]
-        each = len(steered) // max(1, sum(size > 0 for size in sizes))
-        row = spliced.states[number]
-        found.append(
+        each = len(control_slots) // max(1, sum(size > 0 for size in sizes))
+        states = spliced.states[number]
+        replayed.append(
             Replayed(
                 logprobs,
-                list(row[slots - 1].split(sizes)) if sizes else [],
-                list(row[steered].split([each if size else 0 for size in sizes])) if sizes else [],
+                list(states[latent_slots - 1].split(sizes)) if sizes else [],
+                list(states[control_slots].split([each if size else 0 for size in sizes])) if sizes else [],
             )
         )
-    return found
+    return replayed

@@ -1,4 +1,4 @@
-"""Sampled responses along a run, as traces that the Inspect page opens: thoughts that change as they are trained."""
+"""Sampled responses along a run, saved as traces that the Inspect page opens."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ FOLDER = "rollouts"
 
 
 class SaveSamples(TrainerCallback):
-    """At the start and at every evaluation, the policy's sampled responses to the same questions.
+    """Saves the policy's sampled responses to the same questions, at the start and at every evaluation.
 
     They lie in rollouts/step-<n>/<number>.safetensors of the run's folder, with one line each in index.jsonl.
     """
@@ -42,6 +42,6 @@ class SaveSamples(TrainerCallback):
         lines = []
         for number, (trace, example) in enumerate(zip(traces, self.examples, strict=True)):
             trace.save(folder / f"{number}.safetensors")
-            told = {"question": example.question, "true": example.answer, "answer": answers.extract(trace.text)}
-            lines.append(json.dumps({"file": f"{number}.safetensors", "name": example.name, **told}) + "\n")
+            texts = {"question": example.question, "true": example.answer, "answer": answers.extract(trace.text)}
+            lines.append(json.dumps({"file": f"{number}.safetensors", "name": example.name, **texts}) + "\n")
         (folder / "index.jsonl").write_text("".join(lines), encoding="utf-8")

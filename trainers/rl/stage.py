@@ -1,4 +1,4 @@
-"""One stage for every variant: rollouts of groups, rewards, and a loss over words and latents alike.
+"""The stage of reinforcement learning: rollouts of groups, their rewards, a loss over tokens and latents alike.
 
 A batch of prompts is rolled out once and learned from `updates` times: the data set repeats it, and a checkpoint may
 stand only between two batches, so that a resumed run rolls out what it would have. Responses depend on the policy, the
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """What a phase of updates learns from: the responses of all groups that teach something."""
+    """A batch of rollouts, those of all groups that teach something, from which a phase of updates learns."""
 
     key: tuple[int | str, ...]
     """The seed and the prompts' names: the same prompts of another phase are rolled out anew."""
@@ -67,7 +67,7 @@ class Batch:
 
 
 class RlStage(Stage):
-    """Policy optimisation within groups."""
+    """Group-relative policy optimisation, in the variant that the recipe names."""
 
     options: RlOptions
 
@@ -180,7 +180,7 @@ class RlStage(Stage):
         return self.processor(example.images, example.question, self.recipe.system)
 
     def settings(self, seed: int) -> Settings:
-        """How a rollout is decoded."""
+        """The settings that rollouts are decoded with."""
         options = self.options
         return Settings(
             latents=self.recipe.latents_default,
@@ -210,22 +210,22 @@ class RlStage(Stage):
             features: list[tuple[torch.Tensor, torch.Tensor]] = []
             if options.variant == "modulation":
                 features = [image_tokens(feed) for feed in prompt_feeds(self.backbone, prompts)]
-        rewards, right = (torch.tensor(found).view(-1, group) for found in self.reward(rollouts, owners))
+        rewards, right = (torch.tensor(values).view(-1, group) for values in self.reward(rollouts, owners))
         self.backbone.train()
         solved = right.sum(1)
         taught = (solved > 0) & (solved <= options.easy * group) & (rewards.std(1) > 0)
-        kept = [number for number in range(len(rollouts)) if taught[number // group]]
-        chosen = [rollouts[number] for number in kept]
+        indices = [number for number in range(len(rollouts)) if taught[number // group]]
+        taught_rollouts = [rollouts[number] for number in indices]
         reference: list[Replayed] = []
-        if options.kl and chosen:
-            reference = replay(*self.reference, chosen, options.temperature)
+        if options.kl and taught_rollouts:
+            reference = replay(*self.reference, taught_rollouts, options.temperature)
         return Batch(
             key=(seed, *(example.name for example in examples)),
-            rollouts=chosen,
-            advantages=advantages(rewards).flatten()[kept],
+            rollouts=taught_rollouts,
+            advantages=advantages(rewards).flatten()[indices],
             spare=rollouts[0],
             reference=reference,
-            features=[features[number] for number in kept if features],
+            features=[features[number] for number in indices if features],
             metrics=_describe(rollouts, rewards, right)
             | {f"solved_{count}": (solved == count).float().mean().item() for count in range(group + 1)}
             | {"taught": taught.float().mean().item()},
@@ -234,30 +234,30 @@ class RlStage(Stage):
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """The objective over one replay of all rollouts, and how far the policy has moved."""
         options, method = self.options, self.method
-        now: list[Replayed] = []
+        replays: list[Replayed] = []
         # every process and parameter takes part in the backward pass, whatever there is to learn from; those that are
         # spread now do so by a forward
-        nothing = sum(
-            (0 * p.float()).sum() for p in self.parameters() if p.requires_grad and not isinstance(p, DTensor)
-        )
+        zero = sum((0 * p.float()).sum() for p in self.parameters() if p.requires_grad and not isinstance(p, DTensor))
         if batch.rollouts:
             latents = None
             if options.former:
                 latents = [formed(method, *pair) for pair in zip(batch.rollouts, *zip(*batch.features))]  # noqa: B905
-            now = replay(self.backbone, method, batch.rollouts, options.temperature, latents=latents)
+            replays = replay(self.backbone, method, batch.rollouts, options.temperature, latents=latents)
         elif self.sharded:
-            nothing = nothing + 0 * replay(self.backbone, method, [batch.spare], options.temperature)[0].logprobs.sum()
+            zero = zero + 0 * replay(self.backbone, method, [batch.spare], options.temperature)[0].logprobs.sum()
         terms, costs, moved = [], [], {"token": [], "latent": []}
-        for number, (rollout, mine) in enumerate(zip(batch.rollouts, now, strict=True)):
-            theirs = batch.reference[number] if batch.reference else None
-            words = mine.logprobs - rollout.logprobs.to(mine.logprobs.device)
-            divergence = k3(mine.logprobs - theirs.logprobs) if theirs else torch.zeros_like(words)
-            actions = [(words, divergence)]
-            known = (self.reference[1], theirs) if theirs else None
+        for number, (rollout, replayed) in enumerate(zip(batch.rollouts, replays, strict=True)):
+            old_logprobs = rollout.logprobs.to(replayed.logprobs.device)
+            log_ratios, divergence = replayed.logprobs - old_logprobs, torch.zeros_like(old_logprobs)
+            reference: tuple[LatentMethod, Replayed] | None = None
+            if batch.reference:
+                reference = self.reference[1], batch.reference[number]
+                divergence = k3(replayed.logprobs - reference[1].logprobs)
+            actions = [(log_ratios, divergence)]
             if options.variant == "vlpo":
-                actions += latent_terms(options, method, rollout, mine, known)
+                actions += latent_terms(options, method, rollout, replayed, reference)
             if options.variant == "modulation":
-                actions += modulation_terms(options, method, rollout, mine, known, batch.features[number][0])
+                actions += modulation_terms(options, method, rollout, replayed, reference, batch.features[number][0])
             moved["token"].append(actions[0])
             moved["latent"] += actions[1:]
             ratios, penalty = (torch.cat(parts) for parts in zip(*actions, strict=True))
@@ -270,8 +270,8 @@ class RlStage(Stage):
         metrics = {}
         for kind, actions in moved.items():
             if actions:
-                every, penalty = (torch.cat(parts).detach() for parts in zip(*actions, strict=True))
-                ratios = every.clamp(-LIMIT, LIMIT).exp()
+                log_ratios, penalty = (torch.cat(parts).detach() for parts in zip(*actions, strict=True))
+                ratios = log_ratios.clamp(-LIMIT, LIMIT).exp()
                 clipped = (ratios < 1 - options.low) | (ratios > 1 + options.high)
                 metrics |= {
                     f"{kind}_ratio": ratios.mean().item(),
@@ -279,7 +279,7 @@ class RlStage(Stage):
                     f"{kind}_clipped": clipped.float().mean().item(),
                     f"{kind}_kl": penalty.mean().item(),
                 }
-        return batch_mean(losses) + nothing, metrics
+        return batch_mean(losses) + zero, metrics
 
     @torch.no_grad()
     def traces(self, examples: Sequence[Example], seed: int) -> list[Trace]:
@@ -288,7 +288,7 @@ class RlStage(Stage):
         reasoner = Reasoner(
             name=self.recipe.name, backbone=self.backbone, processor=self.processor, method=self.method, config=config
         )
-        given, noise = asdict(self.settings(seed)), self.options.noise
+        settings, noise = asdict(self.settings(seed)), self.options.noise
         with whole(self), torch.random.fork_rng():
             torch.manual_seed(seed)
             self.method.train(self.options.variant == "modulation")
@@ -298,7 +298,7 @@ class RlStage(Stage):
                     example.question,
                     intervene=perturb(noise, seed) if noise else None,
                     attention=True,
-                    **given,
+                    **settings,
                 )
                 for example in examples
             ]

@@ -1,7 +1,7 @@
-"""What sets the variants apart: which of a response's latents are actions, with which ratio and which divergence.
+"""The variants of stage rl: which of a response's latents are actions, with which ratio and which divergence.
 
     text         rollouts open no blocks                                           GRPO
-    constants    latents are replayed as constants, words alone are actions        GRPO_latent (LVR)
+    constants    latents are replayed as constants, tokens alone are actions       GRPO_latent (LVR)
     vlpo         every latent, with a Gaussian ratio                               VLPO (Monet, equation 7)
     modulation   the modulations that latents are formed from, closed-form KL      continuous-space GRPO (DeepLatent)
 
@@ -61,8 +61,8 @@ def latent_terms(
     options: RlOptions,
     method: LatentMethod,
     rollout: SampledResponse,
-    mine: Replayed,
-    theirs: tuple[LatentMethod, Replayed] | None,
+    replayed: Replayed,
+    reference: tuple[LatentMethod, Replayed] | None,
 ) -> Terms:
     """VLPO, per block (K,): deterministic latents under a fixed σ, sampled ones under the noise they were drawn with.
 
@@ -71,16 +71,17 @@ def latent_terms(
     for block, fed in enumerate(rollout.latents):
         if not len(fed):
             continue
-        now = method.latents(mine.producers[block])
+        now = method.latents(replayed.producers[block])
         fed, then = fed.to(now), rollout.producers[block].to(now)
         sigma = options.sigma
         if options.noise:
             sigma = options.noise * then.float().square().mean(-1).sqrt()
         ratio = latent_log_ratio(fed, now, sigma, then if options.noise else None)
         cost = torch.zeros_like(ratio)
-        if theirs is not None:
-            reference, replayed = theirs
-            cost = k3(latent_log_ratio(fed, now, sigma, reference.latents(replayed.producers[block])))
+        if reference is not None:
+            reference_method, reference_replayed = reference
+            before = reference_method.latents(reference_replayed.producers[block])
+            cost = k3(latent_log_ratio(fed, now, sigma, before))
         yield ratio, cost
 
 
@@ -88,8 +89,8 @@ def modulation_terms(
     options: RlOptions,
     method: DeepLatent,
     rollout: SampledResponse,
-    mine: Replayed,
-    theirs: tuple[DeepLatent, Replayed] | None,
+    replayed: Replayed,
+    reference: tuple[DeepLatent, Replayed] | None,
     features: torch.Tensor,
 ) -> Terms:
     """Continuous-space GRPO, per modulation of a block (1,). features (N, D): the prompt's image tokens."""
@@ -98,12 +99,13 @@ def modulation_terms(
         if not drawn:
             continue
         inputs = method.queries(block.grid), features
-        now = [m for m in method.modulated(mine.controls[number], *inputs) if m is not None]
-        other: list[Modulated | None] = [None] * len(now)
-        if theirs is not None:
-            reference, replayed = theirs
-            other = [m for m in reference.modulated(replayed.controls[number], *inputs) if m is not None]
-        for modulated, action, from_reference in zip(now, drawn, other, strict=True):
+        now = [m for m in method.modulated(replayed.controls[number], *inputs) if m is not None]
+        before: list[Modulated | None] = [None] * len(now)
+        if reference is not None:
+            reference_method, reference_replayed = reference
+            formed_before = reference_method.modulated(reference_replayed.controls[number], *inputs)
+            before = [m for m in formed_before if m is not None]
+        for modulated, action, from_reference in zip(now, drawn, before, strict=True):
             x = inputs[action.of]
             ratio = modulation_log_ratio(modulated, action.modulated, x, action.noise, options.reduction)
             cost = torch.zeros_like(ratio)

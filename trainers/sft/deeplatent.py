@@ -7,7 +7,7 @@ L_align is the mean over levels and positions of 1 − cos between the frozen st
 image's tokens and the student's at the latents, paired in raster order. L_scale is the cross-entropy of the scale
 head's rows and columns with the image's grid. A response with b blocks takes b + 1 forwards.
 
-Shapes: M blocks of all rows, L slots, D model width.
+Shapes: M blocks of all sequences, L slots, D model width.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from PIL import Image
 
 from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block
-from latent_core.decoding.unroll import Features, Unrolled, look, splice
+from latent_core.decoding.unroll import Features, Unrolled, encode_sequences, splice
 from latent_core.example import Example, LatentStep, Step
 from latent_core.methods.deeplatent import SIDE, DeepLatent, squarest
 from latent_core.model.slot_types import AUX, CONTROL, LATENT, slot_class
@@ -48,14 +48,14 @@ class DeepLatentStageOptions:
     scale_weight: float = 0.5
     """Of the scale head's cross-entropy, where the grid is dynamic."""
     words: bool = True
-    """False trains on thoughts and answers alone, without text between them (an ablation of the paper)."""
+    """False trains on latent steps and answers alone, without text between them (an ablation of the paper)."""
 
     def __post_init__(self) -> None:
         check_types(self, "deeplatent")
 
 
 class Interleaved(Stage):
-    """Stage 1: next-token prediction with the assistant images in place."""
+    """DeepLatent's stage 1: next-token prediction with the assistant images in place."""
 
     method: DeepLatent
     options: DeepLatentStageOptions
@@ -74,7 +74,7 @@ class Interleaved(Stage):
 
 
 class Distil(Stage):
-    """Stage 2: latents in place of the assistant images."""
+    """DeepLatent's stage 2: latents in place of the assistant images, aligned with stage 1's states at these."""
 
     method: DeepLatent
     options: DeepLatentStageOptions
@@ -98,22 +98,22 @@ class Distil(Stage):
         self, rows: list[ForcedSequence], rules: list[Rule], families: list[str], teacher: list[ForcedSequence]
     ) -> dict[str, object]:
         options, distils = self.options, self.options.align_weight > 0
-        wanted, own = (), None
+        targets, features = (), None
         if distils:
             with torch.no_grad():
-                seen = look(self.teacher, teacher)
-            wanted = self.targets(teacher, seen)
-            own = Features(seen.prompts, []) if self.same_sight else None
+                teacher_features = encode_sequences(self.teacher, teacher)
+            targets = self.targets(teacher, teacher_features)
+            features = Features(teacher_features.prompts, []) if self.same_sight else None
         unrolled = self.unroll(
             rows,
             rules,
-            features=own or look(self.backbone, rows),
+            features=features or encode_sequences(self.backbone, rows),
             levels=levels(self.backbone, options.align_levels) if distils else (),
         )
         loss, metrics = mean_of_rows(self.backbone, unrolled, families)
         if distils:
-            given = gather(unrolled.levels, slot_class(unrolled.layout.slot_types) == LATENT)
-            aligned = alignment(wanted, given).mean()
+            student_states = gather(unrolled.levels, slot_class(unrolled.layout.slot_types) == LATENT)
+            aligned = alignment(targets, student_states).mean()
             loss, metrics["alignment"] = loss + options.align_weight * aligned, aligned.item()
         if self.method.options.grid == "dynamic":
             scale = self.scale_loss(rows, unrolled)
@@ -121,27 +121,29 @@ class Distil(Stage):
         return {"loss": loss, "metrics": metrics}
 
     @torch.no_grad()
-    def targets(self, teacher: list[ForcedSequence], seen: Features) -> list[torch.Tensor]:
-        """Per row (E, N, D), the teacher's states at the tokens of assistant images."""
-        none: list[list[torch.Tensor]] = [[] for _ in teacher]
+    def targets(self, teacher: list[ForcedSequence], features: Features) -> list[torch.Tensor]:
+        """Per sequence (E, N, D), the teacher's states at the tokens of assistant images."""
+        no_latents: list[list[torch.Tensor]] = [[] for _ in teacher]
         aligned = levels(self.backbone, self.options.align_levels)
-        read = splice(self.teacher, self.method, teacher, none, rule="causal", levels=aligned, features=seen)
-        return gather(read.levels, slot_class(read.layout.slot_types) == AUX)
+        spliced = splice(
+            self.teacher, self.method, teacher, no_latents, rule="causal", levels=aligned, features=features
+        )
+        return gather(spliced.levels, slot_class(spliced.layout.slot_types) == AUX)
 
     def scale_loss(self, rows: list[ForcedSequence], unrolled: Unrolled) -> torch.Tensor:
         """Mean over blocks of the cross-entropies of rows and columns; 0 without blocks."""
         grids = [segment.grid for row in rows for segment in row.segments if isinstance(segment, Block)]
-        steered = unrolled.states[slot_class(unrolled.layout.slot_types) == CONTROL]
-        scores = self.method.sizes(steered[:: len(self.method.controls())])
-        true = torch.tensor(grids, device=scores.device).view(-1, 2) - 1
-        losses = F.cross_entropy(scores.flatten(0, 1), true.flatten(), reduction="none")
+        control_states = unrolled.states[slot_class(unrolled.layout.slot_types) == CONTROL]
+        scores = self.method.sizes(control_states[:: len(self.method.controls())])
+        true_sizes = torch.tensor(grids, device=scores.device).view(-1, 2) - 1
+        losses = F.cross_entropy(scores.flatten(0, 1), true_sizes.flatten(), reduction="none")
         return batch_mean(losses.view(-1, 2).sum(1))
 
 
 def framed_row(stage: Interleaved | Distil, example: Example, part: Part, latents: int) -> ForcedSequence:
     """An example as prompt and response; assistant images resized to the grid they get.
 
-    Without the words between thoughts where the recipe says so.
+    Without the text between latent steps where the recipe says so.
     """
     framed = [
         step if step.image is None else replace(step, image=frame(stage, step.image, latents))
@@ -169,7 +171,7 @@ def frame(stage: Interleaved | Distil, image: Image.Image, latents: int) -> Imag
 
 
 def grid_block(stage: Interleaved | Distil, step: Step, latents: int, sample: str) -> Block:
-    """The block of a thought: a grid like the assistant image's."""
+    """The block of a latent step: a grid like the assistant image's."""
     check(step.image is not None, f"{sample}: a thought has no image, which its latents would be taught by.")
     _, grid_thw = stage.processor.patches(step.image)
     rows, columns = (grid_thw[0, 1:] // stage.processor.merge_size).tolist()
@@ -178,10 +180,10 @@ def grid_block(stage: Interleaved | Distil, step: Step, latents: int, sample: st
         f"{sample}: an assistant image has {rows} × {columns} tokens; at most {SIDE} × {SIDE} are possible.",
     )
     if stage.method.options.grid == "fixed":
-        wanted = squarest(latents)
+        fixed_grid = squarest(latents)
         check(
-            (rows, columns) == wanted,
-            f"K is {latents}, a grid of {wanted}, but the image processor makes {rows} × {columns} tokens of an "
+            (rows, columns) == fixed_grid,
+            f"K is {latents}, a grid of {fixed_grid}, but the image processor makes {rows} × {columns} tokens of an "
             "assistant image of that size; choose another K.",
         )
     parallel = stage.method.options.generation == "parallel"

@@ -30,13 +30,13 @@ Grid = tuple[int, int]
 
 
 class Encoder(Protocol):
-    """What a stage needs of a teacher."""
+    """A frozen vision encoder, as a stage calls it: images in, features on a grid of patches out."""
 
     width: int
     """E."""
 
     def prepare(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """What `features` takes, on the CPU."""
+        """The input of `features`, on the CPU."""
 
     def features(self, prepared: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], list[Grid]]:
         """Per image (P, E) row by row, and its grid (rows, columns)."""
@@ -84,8 +84,8 @@ class OwnTower:
 
     def prepare(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """See Encoder."""
-        found = [self.processor.patches(image) for image in images]
-        return {"pixels": torch.cat([pixels for pixels, _ in found]), "grids": torch.cat([grid for _, grid in found])}
+        pixels, grids = zip(*(self.processor.patches(image) for image in images), strict=True)
+        return {"pixels": torch.cat(pixels), "grids": torch.cat(grids)}
 
     @torch.no_grad()
     def features(self, prepared: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], list[Grid]]:
@@ -111,7 +111,9 @@ def load_encoder(source: str) -> PatchEncoder:
     bad = not_finite(model.named_parameters())
     check(not bad, f"{source!r} cannot be learned from: {shortened(bad)} have nan or infinity.")
     config = getattr(model, "vision_model", model).config
-    known = all(isinstance(getattr(config, name, None), int) for name in ("image_size", "patch_size", "hidden_size"))
-    check(known, f"{source!r} ({config.model_type}) has no single image_size, patch_size and hidden_size.")
+    has_grid = all(
+        isinstance(getattr(config, name, None), int) for name in ("image_size", "patch_size", "hidden_size")
+    )
+    check(has_grid, f"{source!r} ({config.model_type}) has no single image_size, patch_size and hidden_size.")
     check("image_mean" in settings, f"{source!r}: preprocessor_config.json names no image_mean.")
     return PatchEncoder(model, settings["image_mean"], settings["image_std"])

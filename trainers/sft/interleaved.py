@@ -1,7 +1,7 @@
-"""Rows whose visual thoughts are images, latents or both, and what their distillation computes, for several methods.
+"""Sequences whose latent steps are images, blocks or both: their layout, losses and states, for several methods.
 
-Shapes: B rows, L slots, E levels (embeddings, every decoder layer, the last one after the final norm), N tokens, D
-model width.
+Shapes: B sequences, L slots, E levels (embeddings, every decoder layer, the last one after the final norm), N tokens,
+D model width.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from trainers.sft.losses import exact, row_cross_entropy
 from trainers.stage import Item, Stage, families_of
 
 Part = Literal["images", "latents", "both"]
-"""What stands for a visual thought in a row."""
+"""Form of latent steps in a sequence: auxiliary images, blocks, or each image before its block."""
 
 
 def collate(
@@ -29,7 +29,7 @@ def collate(
     student: Part,
     teacher: Part | None = None,
 ) -> dict[str, object]:
-    """Rows of student and teacher, and each row's attention rule; row: see monet.row."""
+    """A batch: sequences of student and teacher, and each one's attention rule; row: see monet.row."""
     latents, rule = stage.draw(items[0][1])
     caps, side = stage.recipe.caps, stage.processor.token_side
     examples = [shrink(example, caps.total, caps.each, side=side) if caps.total else example for example, _ in items]
@@ -55,7 +55,7 @@ def lay_row(
     tags: bool = False,
     tag_observed: bool = True,
 ) -> ForcedSequence:
-    """An example as prompt and response: `pieces` in order, each thought as `part` says, its latents by `block`.
+    """An example as prompt and response: `pieces` in order, each latent step as `part` says, its latents by `block`.
 
     tags: whether `<observation>` and `</observation>` stand around observations, unlearned; tag_observed: whether the
     first of them is part of the observation.
@@ -83,7 +83,7 @@ def lay_row(
 def mean_of_rows(
     backbone: Backbone, unrolled: Unrolled, families: Sequence[str], *, observation: float = 1.0
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean of the rows' cross-entropies, words of observations weighted with `observation`, and accuracy_<family>."""
+    """Mean of the sequences' cross-entropies, observations weighted with `observation`, and accuracy_<family>."""
     states, targets = unrolled.learned()
     logits = backbone.logits(states).float()
     learned = unrolled.layout.labels != NO_LABEL
@@ -99,6 +99,6 @@ def levels(backbone: Backbone, which: Literal["all", "last"]) -> range:
 
 
 def gather(levels: Sequence[torch.Tensor], chosen: torch.Tensor) -> list[torch.Tensor]:
-    """Per row (E, N, D), the slots `chosen` (B, L) of levels (B, L, D) each."""
+    """Per sequence (E, N, D), the slots `chosen` (B, L) of levels (B, L, D) each."""
     stacked = torch.stack(list(levels), 1)
     return [row[:, mask] for row, mask in zip(stacked, chosen, strict=True)]

@@ -1,6 +1,6 @@
-"""The simplest latent recipe: K fed-back states per thought, end to end, under an attention rule.
+"""The simplest latent recipe: K fed-back states per latent step, end to end, under an attention rule.
 
-Cross-entropy on the words around the blocks reaches the latents through what later text attends to; nothing else
+Cross-entropy on the text around the blocks reaches the latents through what later text attends to; nothing else
 supervises them. K is drawn per batch, so that K can be varied when decoding.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class LatentStage(Stage):
-    """Cross-entropy over text and opening tokens of rows whose thoughts are unrolled latent blocks."""
+    """Cross-entropy over text and opening tokens of sequences whose latent steps are unrolled blocks."""
 
     one_pass = True
 

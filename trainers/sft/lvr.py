@@ -1,10 +1,10 @@
 """LVR, stage 1 (arXiv 2509.24251, section 3.2): a block's slots are the image's own tokens inside a box.
 
 Teacher forcing: the slots' inputs are the merged visual embeddings of the box, and the state before each slot must
-match the embedding in it, so that the first is predicted by the opening token. Cross-entropy is on the words, the
+match the embedding in it, so that the first is predicted by the opening token. Cross-entropy is on the text, the
 opening and the closing token; the slots carry none. The vision tower and its merger are frozen.
 
-Shapes: B rows, M slots of all rows, D model width.
+Shapes: B sequences, M slots of all sequences, D model width.
 """
 
 import math
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from latent_core.decoding.layout import ForcedSequence
 from latent_core.decoding.sequence import Block, Tokens
-from latent_core.decoding.unroll import Unrolled, look, splice
+from latent_core.decoding.unroll import Unrolled, encode_sequences, splice
 from latent_core.example import Box, Step
 from latent_core.methods.lvr import Distance, Lvr, distance
 from latent_core.model.slot_types import CLOSE, LATENT, OPEN, slot_class
@@ -72,8 +72,8 @@ def box_slots(box: Box, grid: tuple[int, int], sample: str) -> list[int]:
 def step_slots(step: Step, grid: tuple[int, int], most: int, sample: str) -> list[int]:
     """Image tokens of a step's places, each once, in raster order.
 
-    `most` > 0 keeps so many: of several places each in turn gives one more of its tokens, spread over it. A step that
-    shows nowhere (a count of none) looks everywhere.
+    `most` > 0 keeps so many: of several places each in turn gives one more of its tokens, spread over it. A step
+    without a place (a count of none) takes the whole image.
     """
     boxes = step.focus or ((step.region,) if step.region else ((0.0, 0.0, 1.0, 1.0),))
     places = [box_slots(box, grid, sample) for box in boxes]
@@ -84,14 +84,14 @@ def step_slots(step: Step, grid: tuple[int, int], most: int, sample: str) -> lis
     return sorted({place[k * len(place) // n] for place, n in zip(places, shares, strict=True) for k in range(n)})
 
 
-def reconstruction(predicted: torch.Tensor, wanted: torch.Tensor, kind: Distance) -> torch.Tensor:
+def reconstruction(predicted: torch.Tensor, targets: torch.Tensor, kind: Distance) -> torch.Tensor:
     """Mean distance of what states (M, D) feed from the embeddings (M, D) in the slots; 0 without slots. Best 0."""
-    return batch_mean(distance(predicted, wanted, kind))
+    return batch_mean(distance(predicted, targets, kind))
 
 
-def mode_switch(logits: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+def mode_switch(logits: torch.Tensor, closes: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy of the closing token's raw logit (M,) with whether it comes next (M,) bool; 0 for none."""
-    return batch_mean(F.binary_cross_entropy_with_logits(logits.float(), ends.float(), reduction="none"))
+    return batch_mean(F.binary_cross_entropy_with_logits(logits.float(), closes.float(), reduction="none"))
 
 
 class LvrStage(Stage):
@@ -111,7 +111,7 @@ class LvrStage(Stage):
             step_slots(step, grids[step.image_index], recipe.stage_options.slots_max, example.name)
             for step in example.steps
         ]
-        return row.length(latents=sum(len(found) + 2 for found in slots))
+        return row.length(latents=sum(len(block) + 2 for block in slots))
 
     @classmethod
     def card(cls, recipe: "Recipe") -> str:
@@ -124,19 +124,19 @@ class LvrStage(Stage):
             prompt = self.processor(example.images, example.question, self.recipe.system)
             grids = [tuple(grid) for grid in (prompt.grid_thw[:, 1:] // self.processor.merge_size).tolist()]
             offsets = [sum(r * c for r, c in grids[:i]) for i in range(len(grids))]
-            parts, own = [], []
+            parts, blocks = [], []
             for part in segments(example):
                 if isinstance(part, TextSpan):
                     parts.append(Tokens(tuple(self.processor.encode(part.text))))
                     continue
                 step = part.step
-                found = step_slots(step, grids[step.image_index], self.options.slots_max, example.name)
-                own.append([offsets[step.image_index] + slot for slot in found])
+                chosen = step_slots(step, grids[step.image_index], self.options.slots_max, example.name)
+                blocks.append([offsets[step.image_index] + slot for slot in chosen])
                 extra = int(self.method.options.exit == "latent_end")
-                parts.append(Block(len(found) + extra, learn_close=True))
+                parts.append(Block(len(chosen) + extra, learn_close=True))
             parts.append(Tokens((self.processor.eos_id,)))
             rows.append(ForcedSequence(prompt, tuple(parts)))
-            slots.append(own)
+            slots.append(blocks)
         return {"rows": rows, "slots": slots, "families": families_of(items)}
 
     def forward(
@@ -144,23 +144,23 @@ class LvrStage(Stage):
     ) -> dict[str, object]:
         unrolled = self.run(rows, slots)
         options = self.options
-        words, right = self.cross_entropy(unrolled, families)
-        seen = reconstruction(*self.pairs(unrolled), options.loss)
-        loss = words + options.weight * seen
-        metrics = {"ce": words.item(), "reconstruction": seen.item()}
+        text_loss, accuracies = self.cross_entropy(unrolled, families)
+        latent_loss = reconstruction(*self.pairs(unrolled), options.loss)
+        loss = text_loss + options.weight * latent_loss
+        metrics = {"ce": text_loss.item(), "reconstruction": latent_loss.item()}
         if self.method.options.exit == "mode_switch":
             switch = mode_switch(*self.switches(unrolled))
             loss, metrics = loss + options.switch_weight * switch, metrics | {"switch": switch.item()}
-        return {"loss": loss, "metrics": right | metrics}
+        return {"loss": loss, "metrics": accuracies | metrics}
 
     def run(self, rows: Sequence[ForcedSequence], slots: Sequence[Sequence[Sequence[int]]]) -> Unrolled:
-        """One forward with the boxes' embeddings in the slots; `slots` are image tokens by row and block."""
-        features = look(self.backbone, rows)
-        given = [
-            [self._inputs(seen[torch.tensor(block, device=seen.device)]) for block in blocks]
-            for seen, blocks in zip(features.prompts, slots, strict=True)
+        """One forward with the boxes' embeddings in the slots; `slots` are image tokens by sequence and block."""
+        features = encode_sequences(self.backbone, rows)
+        latents = [
+            [self._inputs(image[torch.tensor(block, device=image.device)]) for block in blocks]
+            for image, blocks in zip(features.prompts, slots, strict=True)
         ]
-        return splice(self.backbone, self.method, rows, given, features=features)
+        return splice(self.backbone, self.method, rows, latents, features=features)
 
     def _inputs(self, embeddings: torch.Tensor) -> torch.Tensor:
         if self.method.options.exit != "latent_end":
@@ -168,13 +168,13 @@ class LvrStage(Stage):
         return torch.cat([embeddings, self.method.lvr_latent_end_emb[None].to(embeddings)])
 
     def pairs(self, unrolled: Unrolled) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the states before the slots feed, and what is in the slots, both (M, D)."""
+        """Predictions, fed from the states before the slots, and targets, the vectors in the slots, both (M, D)."""
         rows, slots = (slot_class(unrolled.layout.slot_types) == LATENT).nonzero(as_tuple=True)
-        given = [block for blocks in unrolled.latents for block in blocks]
+        latents = [block for blocks in unrolled.latents for block in blocks]
         before = unrolled.states[rows, slots - 1]
-        wanted = torch.cat(given) if given else before
+        targets = torch.cat(latents) if latents else before
         # the learned vector is trained to be reached, so that its gradient stays; embeddings are frozen anyhow
-        return self.method.latents(before), wanted
+        return self.method.latents(before), targets
 
     def switches(self, unrolled: Unrolled) -> tuple[torch.Tensor, torch.Tensor]:
         """The closing token's logit at opening tokens and slots (M,), and whether it comes next (M,)."""

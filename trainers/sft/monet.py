@@ -6,9 +6,10 @@
     3 latents       text · latents · observation           cross-entropy; alignment with stage 2's latents
 
 The teacher is frozen and its states are computed on the fly. Where paper and released code differ there is an option,
-see MonetStageOptions. Rows may differ in the number, places and lengths of their blocks.
+see MonetStageOptions. Sequences may differ in the number, places and lengths of their blocks.
 
-Shapes: B rows, L slots, E levels (embeddings, every decoder layer, the last one after the final norm), D model width.
+Shapes: B sequences, L slots, E levels (embeddings, every decoder layer, the last one after the final norm), D model
+width.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import torch
 
 from latent_core.decoding.layout import ForcedSequence, Layout
 from latent_core.decoding.sequence import Block
-from latent_core.decoding.unroll import Features, Unrolled, look, splice, unroll
+from latent_core.decoding.unroll import Features, Unrolled, encode_sequences, splice, unroll
 from latent_core.example import Example
 from latent_core.model.attention import PLAIN, Flow
 from latent_core.model.slot_types import LATENT, slot_class
@@ -40,7 +41,7 @@ class MonetStageOptions:
     """Options of Monet's stages: weights of the losses, and what paper and released code decide differently."""
 
     observation_factor: float = 1.0
-    """Weight of an observation's words in the cross-entropy; the paper takes 2 in stage 1 and 4 later."""
+    """Weight of an observation's tokens in the cross-entropy; the paper takes 2 in stage 1 and 4 later."""
     align_weight: float = 2.0
     """α of stage 2, β of stage 3; 0 leaves the alignment out (an ablation of the paper)."""
     align_axis: Literal["hidden", "token"] = "hidden"
@@ -70,7 +71,7 @@ class MonetStageOptions:
 
 
 class WarmUp(Stage):
-    """Stage 1: next-token prediction with the auxiliary images in place, plain causal."""
+    """Monet's stage 1: next-token prediction with the auxiliary images in place, plain causal."""
 
     options: MonetStageOptions
     student: Part = "images"
@@ -89,7 +90,7 @@ class WarmUp(Stage):
 
 
 class AlignObservations(Stage):
-    """Stage 2: latents that make the student's observations look as if it had seen the image."""
+    """Monet's stage 2: the states at observations, aligned with those of a teacher that sees the images."""
 
     options: MonetStageOptions
     student: Part = "both"
@@ -121,19 +122,19 @@ class AlignObservations(Stage):
 
     @torch.no_grad()
     def targets(
-        self, teacher: list[ForcedSequence], rules: list[Rule], seen: Features | None = None
+        self, teacher: list[ForcedSequence], rules: list[Rule], features: Features | None = None
     ) -> list[torch.Tensor]:
-        """Per row (E, N, D), the teacher's states at the words of observations, the auxiliary images in view."""
-        read = splice(
+        """Per sequence (E, N, D), the teacher's states at the tokens of observations, the auxiliary images in view."""
+        spliced = splice(
             self.teacher,
             self.method,
             teacher,
             [[] for _ in teacher],
             rule="causal",
             levels=levels(self.backbone, self.options.align_levels),
-            features=seen,
+            features=features,
         )
-        return gather(read.levels, self.aligned(read.layout))
+        return gather(spliced.levels, self.aligned(spliced.layout))
 
     def aligned(self, layout: Layout) -> torch.Tensor:
         """(B, L) bool, the slots that are aligned."""
@@ -154,7 +155,7 @@ class AlignObservations(Stage):
 
 
 class AlignLatents(Stage):
-    """Stage 3: the same latents without the auxiliary images; ordinary backpropagation."""
+    """Monet's stage 3: latents aligned with stage 2's, without the auxiliary images; ordinary backpropagation."""
 
     options: MonetStageOptions
     student: Part = "latents"
@@ -182,29 +183,29 @@ class AlignLatents(Stage):
 
     @torch.no_grad()
     def targets(
-        self, teacher: list[ForcedSequence], rules: list[Rule], seen: Features | None = None
+        self, teacher: list[ForcedSequence], rules: list[Rule], features: Features | None = None
     ) -> list[torch.Tensor]:
-        """Per row (E, N, D), the latents of stage 2's model at every level, the auxiliary images in view."""
+        """Per sequence (E, N, D), the latents of stage 2's model at every level, the auxiliary images in view."""
         masked = self.options.target_mask == "flow"
-        made = unroll(
+        unrolled = unroll(
             self.teacher,
             self.method,
             [until_last_block(row) for row in teacher],
             rule=rules,
             flow=flow(self.options, latent_pass=True) if masked else PLAIN,
-            features=seen,
+            features=features,
         )
-        read = splice(
+        spliced = splice(
             self.teacher,
             self.method,
             teacher,
-            made.latents,
+            unrolled.latents,
             rule=rules,
             flow=flow(self.options) if masked else PLAIN,
             levels=levels(self.backbone, self.options.align_levels),
-            features=seen,
+            features=features,
         )
-        return gather(read.levels, self.aligned(read.layout))
+        return gather(spliced.levels, self.aligned(spliced.layout))
 
     def aligned(self, layout: Layout) -> torch.Tensor:
         """(B, L) bool, the latents' slots."""
@@ -214,7 +215,7 @@ class AlignLatents(Stage):
 def row(
     stage: WarmUp | AlignObservations | AlignLatents, example: Example, part: Part, latents: int
 ) -> ForcedSequence:
-    """An example as prompt and response; every thought has K latents."""
+    """An example as prompt and response; every latent step has K latents."""
     tags, observed = stage.options.observation_tags == "context", stage.student != "latents"
     # stage 3's spans leave out the opening tag, as released
     return lay_row(
@@ -225,15 +226,15 @@ def row(
 def weighted_cross_entropy(
     stage: Stage, unrolled: Unrolled, families: Sequence[str]
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean of the rows' cross-entropies, words of observations weighted, and accuracy_<family>."""
+    """Mean of the sequences' cross-entropies, observations weighted, and accuracy_<family>."""
     factor = stage.options.observation_factor
     return mean_of_rows(stage.backbone, unrolled, families, observation=factor)
 
 
 def flow(options: MonetStageOptions, *, latent_pass: bool = False) -> Flow:
-    """Who may look at auxiliary images, in the pass that generates latents or in the one that takes the losses."""
+    """The mask of auxiliary images, in the pass that generates latents or in the one that takes the losses."""
     free = latent_pass and options.latent_pass_mask == "causal"
-    return Flow(options.aux_readers, options.aux_self, free_thoughts=free)
+    return Flow(options.aux_readers, options.aux_self, free_latents=free)
 
 
 def distil(
@@ -243,17 +244,17 @@ def distil(
     families: list[str],
     teacher: list[ForcedSequence],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, float]]:
-    """What stages 2 and 3 share: cross-entropy, alignment with the teacher's states, the latents (N, D), metrics."""
+    """Cross-entropy, alignment with the teacher's states, the latents (N, D), metrics: what stages 2 and 3 share."""
     with torch.no_grad():
-        seen = look(stage.teacher, teacher)
-    wanted = stage.targets(teacher, rules, seen)
-    # the teacher's rows show all images that the student's do
-    shown = seen.pictures if any(row.pictures for row in rows) else []
-    own = Features(seen.prompts, shown) if stage.same_sight else look(stage.backbone, rows)
-    spliced, latents = think(stage, rows, rules, own)
+        teacher_features = encode_sequences(stage.teacher, teacher)
+    targets = stage.targets(teacher, rules, teacher_features)
+    # the teacher's sequences show all images that the student's do
+    auxiliary = teacher_features.auxiliary_images if any(row.auxiliary_images for row in rows) else []
+    features = Features(teacher_features.prompts, auxiliary) if stage.same_sight else encode_sequences(stage.backbone, rows)
+    spliced, latents = think(stage, rows, rules, features)
     loss, metrics = weighted_cross_entropy(stage, spliced, families)
-    given = gather(spliced.levels, stage.aligned(spliced.layout))
-    aligned = alignment(wanted, given, stage.options.align_axis).mean()
+    student_states = gather(spliced.levels, stage.aligned(spliced.layout))
+    aligned = alignment(targets, student_states, stage.options.align_axis).mean()
     return loss, aligned, latents, metrics | {"alignment": aligned.item()}
 
 
@@ -261,8 +262,8 @@ def think(
     stage: Stage, rows: list[ForcedSequence], rules: list[Rule], features: Features | None = None
 ) -> tuple[Unrolled, torch.Tensor]:
     """Generates the latents, then one pass with them in their slots; also the latents (N, D), stacked."""
-    features, heads = features or look(stage.backbone, rows), [until_last_block(row) for row in rows]
-    unrolled = stage.unroll(heads, rules, flow=flow(stage.options, latent_pass=True), features=features)
+    features, prefixes = features or encode_sequences(stage.backbone, rows), [until_last_block(row) for row in rows]
+    unrolled = stage.unroll(prefixes, rules, flow=flow(stage.options, latent_pass=True), features=features)
     stacked = torch.cat([block for blocks in unrolled.latents for block in blocks])
     spliced = splice(
         stage.backbone,
@@ -278,12 +279,12 @@ def think(
 
 
 def until_last_block(row: ForcedSequence) -> ForcedSequence:
-    """The row without the words after its last block, on which no latent depends."""
+    """The sequence without the text after its last block, on which no latent depends."""
     last = max((i for i, segment in enumerate(row.segments) if isinstance(segment, Block)), default=-1)
     return ForcedSequence(row.prompt, row.segments[: last + 1])
 
 
 def unstack(latents: torch.Tensor, like: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]:
-    """(N, D) back to rows and blocks of the lengths of `like`."""
+    """(N, D) back to sequences and blocks of the lengths of `like`."""
     blocks = iter(latents.split([len(block) for blocks in like for block in blocks]))
     return [[next(blocks) for _ in row] for row in like]

@@ -5,7 +5,7 @@
 F are a block's states after one decoder layer in the middle: those of the positions whose outputs become the latents.
 The encoders are frozen and are needed here alone; ψ is thrown away. Stage 1 is stage `text`.
 
-Shapes: M segments (blocks of all rows), K latents, P patches, D model width, E width of the encoder.
+Shapes: M segments (blocks of all sequences), K latents, P patches, D model width, E width of the encoder.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class ValrStageOptions:
     encoders: list[str] = field(default_factory=list)
     """Names, folders or Hub ids of vision encoders; `self` is the model's own tower. Several: mean of their losses."""
     layer: int | None = None
-    """The decoder layer, 0-based, whose states are aligned; none: block 12 of 28, as far down in other models."""
+    """The decoder layer, 0-based, whose states are aligned; none: layer 12 of 28, as far down in other models."""
     states: Literal["producers", "slots"] = "producers"
     """producers: positions whose outputs become the latents. slots: the latents' own."""
     upsample: Literal["2d", "1d"] = "2d"
@@ -96,15 +96,15 @@ def repa(
     for grid in set(grids):
         chosen = [i for i, other in enumerate(grids) if other == grid]
         index = torch.tensor(chosen, device=states.device)
-        given = head(upsample(states[index], grid, kind))
-        wanted = torch.stack([targets[i] for i in chosen])
-        cosine = F.cosine_similarity(given.float(), wanted.float(), dim=-1)
+        projected = head(upsample(states[index], grid, kind))
+        features = torch.stack([targets[i] for i in chosen])
+        cosine = F.cosine_similarity(projected.float(), features.float(), dim=-1)
         losses = losses.index_add(0, index, -cosine.mean(1))
     return losses
 
 
 class ValrStage(Stage):
-    """Cross-entropy over words and opening tokens, and the alignment of every block."""
+    """Cross-entropy over text and opening tokens, and the alignment of every block."""
 
     options: ValrStageOptions
     one_pass = True
@@ -160,11 +160,11 @@ class ValrStage(Stage):
         latents, rule = self.draw(items[0][1], self.sizes)
         rows, images = [], []
         for example, _ in items:
-            response, seen = self.respond(example, latents)
+            response, views = self.respond(example, latents)
             rows.append(
                 ForcedSequence(self.processor(example.images, example.question, self.recipe.system), tuple(response))
             )
-            images += seen
+            images += views
         return {
             "rows": rows,
             "rules": [rule] * len(rows),
@@ -180,28 +180,28 @@ class ValrStage(Stage):
         """
         interleaved = example.parts is not None
         response: list[Segment] = []
-        seen: list[Image.Image] = []
+        views: list[Image.Image] = []
 
-        def think(step: Step) -> None:
-            if seen and self.options.blocks == "first_step":
+        def add_block(step: Step) -> None:
+            if views and self.options.blocks == "first_step":
                 return
             response.append(Block(latents))
             inserted = step.image if interleaved else None
-            seen.append(inserted or example.images[step.image_index])
+            views.append(inserted or example.images[step.image_index])
 
         steps = iter(example.steps)
         for part in segments(example):
             if isinstance(part, TextSpan):
-                # a block goes before the words that lead to its thought
+                # a block goes before the text that leads to its latent step
                 if not interleaved and part.role == "text":
-                    think(next(steps))
+                    add_block(next(steps))
                 response.append(Tokens(tuple(self.processor.encode(part.text))))
             elif interleaved:
-                think(part.step)
+                add_block(part.step)
             elif not part.step.text:
-                think(next(steps))
+                add_block(next(steps))
         response.append(Tokens((self.processor.eos_id,)))
-        return response, seen
+        return response, views
 
     def forward(
         self,
@@ -211,8 +211,8 @@ class ValrStage(Stage):
         targets: list[dict[str, torch.Tensor]],
     ) -> dict[str, object]:
         unrolled = self.unroll(rows, rules, levels=(self.layer + 1,))
-        loss, right = self.cross_entropy(unrolled, families)
-        metrics = {"ce": loss.item(), **right}
+        loss, accuracies = self.cross_entropy(unrolled, families)
+        metrics = {"ce": loss.item(), **accuracies}
         if self.options.weight:
             aligned = self.alignment(unrolled, targets)
             loss = loss + self.options.weight * aligned
@@ -220,17 +220,18 @@ class ValrStage(Stage):
         return {"loss": loss, "metrics": metrics}
 
     def alignment(self, unrolled: Unrolled, targets: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
-        """L_REPA, the mean over encoders; 0 for rows without segments, in which ψ has nothing to learn."""
+        """L_REPA, the mean over encoders; 0 for sequences without segments, in which ψ has nothing to learn."""
         states = self.segments(unrolled)
         # a process without segments takes part in the mean all the same
-        nothing = sum(p.float().sum() for p in self.heads.parameters()) * 0 + unrolled.levels[0].float().sum() * 0
+        zero = sum(p.float().sum() for p in self.heads.parameters()) * 0 + unrolled.levels[0].float().sum() * 0
         losses = []
         for number, head in enumerate(self.heads):
-            found = states.new_zeros(0, dtype=torch.float32)
+            per_segment = states.new_zeros(0, dtype=torch.float32)
             if len(states):
-                found = repa(states, *self._encoders[number].features(targets[number]), head, self.options.upsample)
-            losses.append(batch_mean(found))
-        return torch.stack(losses).mean() + nothing if losses else nothing
+                features, grids = self._encoders[number].features(targets[number])
+                per_segment = repa(states, features, grids, head, self.options.upsample)
+            losses.append(batch_mean(per_segment))
+        return torch.stack(losses).mean() + zero if losses else zero
 
     def segments(self, unrolled: Unrolled) -> torch.Tensor:
         """(M, K, D) states of every block after the aligned decoder layer, at the producers or at the slots."""

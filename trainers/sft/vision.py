@@ -82,6 +82,6 @@ class VisionStage(Stage):
         loss, scores = label_loss(self.head(features), labels)
         metrics = {}
         for i, (name, score) in enumerate(zip(CLASSES, scores, strict=True)):
-            there = labels[:, i] > 0  # accuracy counts tokens that show something; the ground is easy
-            metrics[f"accuracy_{name}"] = (score.argmax(-1) == labels[:, i])[there].float().mean().item()
+            shown = labels[:, i] > 0  # accuracy counts tokens that show something; the ground is easy
+            metrics[f"accuracy_{name}"] = (score.argmax(-1) == labels[:, i])[shown].float().mean().item()
         return {"loss": loss, "metrics": metrics}
