@@ -250,7 +250,10 @@ def distil(
     targets = stage.targets(teacher, rules, teacher_features)
     # the teacher's sequences show all images that the student's do
     auxiliary = teacher_features.auxiliary_images if any(row.auxiliary_images for row in rows) else []
-    features = Features(teacher_features.prompts, auxiliary) if stage.same_sight else encode_sequences(stage.backbone, rows)
+    if stage.same_sight:
+        features = Features(teacher_features.prompts, auxiliary)
+    else:
+        features = encode_sequences(stage.backbone, rows)
     spliced, latents = think(stage, rows, rules, features)
     loss, metrics = weighted_cross_entropy(stage, spliced, families)
     student_states = gather(spliced.levels, stage.aligned(spliced.layout))
