@@ -51,7 +51,7 @@ class LookRule:
             return f"cosine with the image states at level {self.level}, {'centred' if self.part else 'raw'}"
         # counted from 1, as the page does
         head = "mean of all heads" if self.part < 0 else f"head {self.part + 1}"
-        return f"attention of block {self.level + 1}, {head}"
+        return f"attention of layer {self.level + 1}, {head}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
