@@ -43,13 +43,13 @@ def test_frequencies_equal_transformers_probabilities(settings):
         warpers.append(TopPLogitsWarper(settings["top_p"]))
     expected = LogitsProcessorList(warpers)(torch.tensor([prompt]), logits.clone()).softmax(-1)[0]
     count = 4000
-    die = sampler_state(prompt, **settings)
-    seen = None if die.seen is None else die.seen.clone()
+    state = sampler_state(prompt, **settings)
+    occurred = None if state.occurred is None else state.occurred.clone()
     drawn = torch.zeros(VOCABULARY)
     for _ in range(count):
-        if seen is not None:
-            die.seen.copy_(seen)
-        drawn[choose(logits, [die])] += 1
+        if occurred is not None:
+            state.occurred.copy_(occurred)
+        drawn[choose(logits, [state])] += 1
     assert not drawn[expected == 0].any()
     assert (drawn / count - expected).abs().max() < 0.04
 
