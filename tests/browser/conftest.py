@@ -34,6 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "browser" in item.path.parts:
             item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.alone)  # what a page does has bounds in seconds, which a busy machine breaks
 
 
 @pytest.fixture(scope="session")
